@@ -1,0 +1,43 @@
+"""Errors that a user sees: what happened, why, and what to try, each with its exit code."""
+
+from __future__ import annotations
+
+
+class SdcoreError(Exception):
+    """An error in three parts.
+
+    Args:
+        what: what failed, naming the file, argument or stage.
+        why: the cause as far as it is known.
+        hint: what the user can try.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, why: str, hint: str) -> None:
+        super().__init__(f"{what}\n  why: {why}\n  try: {hint}")
+        self.what, self.why, self.hint = what, why, hint
+
+
+class UsageError(SdcoreError, ValueError):
+    """An argument or setting that cannot be used."""
+
+    exit_code = 2
+
+
+class FileError(SdcoreError, ValueError):
+    """A file or folder that is missing, damaged or not what its name says."""
+
+    exit_code = 3
+
+
+class MemoryLimitError(SdcoreError, MemoryError):
+    """Not enough memory for what was asked."""
+
+    exit_code = 4
+
+
+class NonFiniteError(SdcoreError, ArithmeticError):
+    """NaN or infinity appeared; `what` names the stage."""
+
+    exit_code = 5
