@@ -1,4 +1,4 @@
-"""Text-to-image diffusion in which a Transformer's control over the picture can be seen and steered.
+"""Text-to-image diffusion in which you can see and steer how a prompt controls the picture.
 
 The names below are loaded when they are first used, so `import sdcore` costs next to nothing.
 The way from prompt to picture: tokenizer, text_encoder, attention, transformer, unet, guidance,
