@@ -1,0 +1,248 @@
+"""The UNet's settings: read from a diffusers config.json, checked, and turned into a plan of levels.
+
+A setting that would change the network and that we do not have is refused by its name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from sdcore.errors import UsageError
+
+CLASS_NAME = "UNet2DConditionModel"
+
+# Settings of diffusers' UNet that we have only at these values; anything else is refused.
+FIXED: dict[str, tuple[Any, ...]] = {
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "mid_block_only_cross_attention": (None, False),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "num_attention_heads": (None,),
+    "num_class_embeds": (None,),
+    "only_cross_attention": (False,),
+    "resnet_out_scale_factor": (1,),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+}
+# Only read by diffusers for kinds of conditioning that are refused above.
+WITHOUT_EFFECT = ("addition_embed_type_num_heads",)
+
+ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
+DOWN_TYPES = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # -> does it attend
+UP_TYPES = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the UNet: the blocks that work on the same grid on the way down and up."""
+
+    number: int  # how often the grid has been halved
+    channels: int
+    layers: int  # residual blocks on the way down; one more on the way up
+    heads: int
+    text_width: int
+    down_attends: bool
+    up_attends: bool
+    down_transformers: tuple[int, ...]  # Transformer blocks after each residual block, down
+    up_transformers: tuple[int, ...]
+    last: bool  # the coarsest level neither halves nor doubles the grid
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The settings of a UNet, under the names of diffusers' config.json.
+
+    A number for a setting that may be a list holds for every level.
+
+    Attributes:
+        attention_head_dim: the NUMBER of heads, per level. The name is a mistake that diffusers
+            keeps for the sake of the files that carry it (huggingface/diffusers issue 2011); the
+            width of a head is the level's channels divided by it.
+        transformer_layers_per_block: Transformer blocks after each residual block: a number, one
+            per level, or for a level one per residual block. In the last case the way up needs
+            `reverse_transformer_layers_per_block`, coarsest level first.
+        upcast_attention: kept in the file. Nothing to switch: every backend computes its scores
+            in float32 whatever the type of its input.
+        addition_embed_type: `text_time` for SDXL: the pooled text and six (refiner: five) numbers
+            about the image are added to the time embedding.
+    """
+
+    sample_size: int | tuple[int, ...] | None = None
+    in_channels: int = 4
+    out_channels: int = 4
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    down_block_types: tuple[str, ...] = (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")
+    up_block_types: tuple[str, ...] = ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3)
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int | tuple[int, ...] = 2
+    dropout: float = 0.0
+    act_fn: str = "silu"
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    cross_attention_dim: int | tuple[int, ...] = 1280
+    transformer_layers_per_block: int | tuple[int | tuple[int, ...], ...] = 1
+    reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = None
+    attention_head_dim: int | tuple[int, ...] = 8
+    use_linear_projection: bool = False
+    upcast_attention: bool = False
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
+    conv_in_kernel: int = 3
+    conv_out_kernel: int = 3
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
+        _check_choice("act_fn", self.act_fn, ACTIVATIONS)
+        _check_choice("addition_embed_type", self.addition_embed_type, (None, "text_time"))
+        for name in self.down_block_types:
+            _check_choice("down_block_types", name, tuple(DOWN_TYPES))
+        for name in self.up_block_types:
+            _check_choice("up_block_types", name, tuple(UP_TYPES))
+        if self.addition_embed_type is not None:
+            for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+                if getattr(self, name) is None:
+                    raise _refusal(name, None, "addition_embed_type 'text_time' needs it")
+        elif self.projection_class_embeddings_input_dim is not None:
+            why = "only addition_embed_type 'text_time' uses it"
+            value = self.projection_class_embeddings_input_dim
+            raise _refusal("projection_class_embeddings_input_dim", value, why)
+        if not isinstance(self.norm_num_groups, int):
+            raise _refusal("norm_num_groups", self.norm_num_groups, "the norms cannot be left out")
+        for level in self.levels():
+            _check_level(level, self.norm_num_groups)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> UNetConfig:
+        """The config of a diffusers config.json.
+
+        Raises:
+            UsageError: a setting is unknown, or asks for something that this UNet does not have.
+        """
+        name = settings.get("_class_name", CLASS_NAME)
+        if name != CLASS_NAME:
+            raise _refusal("_class_name", name, f"this is not a {CLASS_NAME}")
+        known = {field.name for field in fields(cls)}
+        ours = {}
+        for key, value in settings.items():
+            if key in known:
+                ours[key] = value
+            elif key in FIXED:
+                _check_choice(key, value, FIXED[key])
+            elif not key.startswith("_") and key not in WITHOUT_EFFECT:
+                near = difflib.get_close_matches(key, [*known, *FIXED], n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise _refusal(key, value, f"there is no such setting{hint}")
+        return cls(**ours)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A config.json that diffusers' UNet2DConditionModel opens."""
+        return {"_class_name": CLASS_NAME, **{k: _thawed(v) for k, v in asdict(self).items()}}
+
+    def levels(self) -> tuple[Level, ...]:
+        """The plan of the UNet, finest level first."""
+        count = len(self.block_out_channels)
+        layers = _per_level("layers_per_block", self.layers_per_block, count)
+        heads = _per_level("attention_head_dim", self.attention_head_dim, count)
+        text_width = _per_level("cross_attention_dim", self.cross_attention_dim, count)
+        down_types = _per_level("down_block_types", self.down_block_types, count)
+        up_types = _per_level("up_block_types", self.up_block_types, count)[::-1]
+        down_transformers, up_transformers = self._transformers(layers)
+        return tuple(
+            Level(
+                number=i,
+                channels=self.block_out_channels[i],
+                layers=layers[i],
+                heads=heads[i],
+                text_width=text_width[i],
+                down_attends=DOWN_TYPES[down_types[i]],
+                up_attends=UP_TYPES[up_types[i]],
+                down_transformers=down_transformers[i],
+                up_transformers=up_transformers[i],
+                last=i == count - 1,
+            )
+            for i in range(count)
+        )
+
+    def _transformers(self, layers: Sequence[int]) -> tuple[list, list]:
+        """Transformer blocks after each residual block, per level: on the way down, and up."""
+        name, count = "transformer_layers_per_block", len(layers)
+        down = _per_level(name, self.transformer_layers_per_block, count)
+        up = down
+        if self.reverse_transformer_layers_per_block is not None:
+            name = f"reverse_{name}"
+            up = _per_level(name, self.reverse_transformer_layers_per_block, count)[::-1]
+        elif any(isinstance(entry, tuple) for entry in down):
+            why = f"a list per level needs reverse_{name} for the way up"
+            raise _refusal(name, self.transformer_layers_per_block, why)
+        return (
+            [_per_layer("transformer_layers_per_block", e, n) for e, n in zip(down, layers)],
+            [_per_layer(name, e, n + 1) for e, n in zip(up, layers)],
+        )
+
+
+def _per_level(name: str, value: Any, count: int) -> tuple:
+    if not isinstance(value, tuple):
+        return (value,) * count
+    if len(value) != count:
+        raise _refusal(name, value, f"block_out_channels has {count} levels")
+    return value
+
+
+def _per_layer(name: str, value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * count
+    if len(value) != count:
+        raise _refusal(name, value, f"the level has {count} residual blocks")
+    return value
+
+
+def _check_level(level: Level, groups: int) -> None:
+    if level.channels % groups:
+        why = f"block_out_channels {level.channels} is not a multiple of it"
+        raise _refusal("norm_num_groups", groups, why)
+    attends = level.down_attends or level.up_attends or level.last
+    if attends and level.channels % level.heads:
+        why = f"it is the number of heads, and block_out_channels {level.channels} is no multiple"
+        raise _refusal("attention_head_dim", level.heads, why)
+
+
+def _check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if _frozen(value) in allowed:
+        return
+    each = value if isinstance(value, list | tuple) else ()
+    if each and all(entry in allowed for entry in each):  # e.g. only_cross_attention per level
+        return
+    raise _refusal(name, value, f"this UNet has {', '.join(repr(entry) for entry in allowed)}")
+
+
+def _refusal(name: str, value: Any, why: str) -> UsageError:
+    hint = "another checkpoint, or diffusers' own UNet for this one"
+    return UsageError(f"UNet setting {name} = {value!r}", why, hint)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, as JSON has them, to tuples, at any depth."""
+    return tuple(_frozen(entry) for entry in value) if isinstance(value, list | tuple) else value
+
+
+def _thawed(value: Any) -> Any:
+    return [_thawed(entry) for entry in value] if isinstance(value, tuple) else value
