@@ -1,0 +1,125 @@
+"""The drawings: SVG emoji of one concept in several art styles, rendered once to RGBA pictures.
+
+`python -m train.data.drawings` fetches the pinned drawing packs (npm, `package-lock.json` beside
+this file), renders every (concept, style) of the settings, and writes
+
+    runs/data/emoji/drawings.safetensors   one uint8 tensor (128, 128, 4) per drawing, straight alpha
+    runs/data/emoji/manifest.json          hash, source icon, licence and author of each drawing
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from sdcore.errors import FileError
+from train.data.settings import DataSettings
+from train.settings import load_settings
+
+PACKS = Path(__file__).parent / "node_modules" / "@iconify-json"
+SIZE = 128  # pixels; larger than any object in a scene, so that every scene size is a reduction
+
+
+def fetch_packs() -> None:
+    """Install the pinned drawing packs beside this file with npm (checked against their hashes)."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FileError("cannot fetch the drawings", "npm is not installed", "install Node.js")
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    subprocess.run(command, cwd=Path(__file__).parent, check=True)
+
+
+def read_pack(pack: str) -> dict:
+    """The icon set `pack` as parsed JSON: icons, aliases, width, height, info (author, licence)."""
+    parts = [PACKS / pack / name for name in ("icons.json", "info.json")]
+    if not all(path.is_file() for path in parts):
+        raise FileError(f"drawing pack {pack!r} not found", f"{parts[0]} is missing", "fetch the packs first")
+    icons, info = (json.loads(path.read_text(encoding="utf-8")) for path in parts)
+    return icons | {"info": info}
+
+
+def render(pack: dict, icon: str, size: int = SIZE) -> np.ndarray:
+    """Icon name -> RGBA picture (size, size, 4), uint8, straight alpha."""
+    from resvg_py import svg_to_bytes
+
+    name = icon
+    while name not in pack["icons"]:  # an alias may point to another alias
+        name = pack.get("aliases", {}).get(name, {}).get("parent")
+        if name is None:
+            raise FileError(f"no drawing {icon!r}", f"pack {pack['prefix']!r} has none", "see configs/")
+    body = pack["icons"][name]
+    width = body.get("width", pack.get("width", 16))
+    height = body.get("height", pack.get("height", 16))
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{size}" height="{size}" viewBox="0 0 {width} {height}">{body["body"]}</svg>'
+    )
+    png = bytes(svg_to_bytes(svg_string=svg, width=size, height=size))
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
+
+
+def build(settings: DataSettings) -> None:
+    """Render every drawing of `settings` and write pictures and manifest into `settings.folder`."""
+    folder = Path(settings.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, rows = {}, []
+    for style, pack_name in settings.styles.items():
+        pack = read_pack(pack_name)
+        licence, author = pack["info"]["license"], pack["info"]["author"]
+        for concept, icon in settings.concepts.items():
+            picture = render(pack, icon)
+            pictures[f"{style}/{concept}"] = picture
+            rows.append(
+                {
+                    "concept": concept,
+                    "style": style,
+                    "icon": f"{pack_name}:{icon}",
+                    "sha256": hashlib.sha256(picture.tobytes()).hexdigest(),
+                    "licence": licence["spdx"],
+                    "author": author["name"],
+                    "source": author["url"],
+                }
+            )
+    save_file(pictures, folder / "drawings.safetensors")
+    lock = json.loads((Path(__file__).parent / "package-lock.json").read_text("utf-8"))["packages"]
+    used = [f"node_modules/@iconify-json/{pack}" for pack in settings.styles.values()]
+    packs = {key: {k: lock[key][k] for k in ("version", "integrity", "license")} for key in used}
+    manifest = {"packs": packs, "held_out_pairs": sorted(map(list, settings.held_out_pairs())), "drawings": rows}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
+    print(f"{len(rows)} drawings of {len(settings.concepts)} concepts in {len(settings.styles)} styles: {folder}")
+
+
+def load(settings: DataSettings) -> dict[tuple[str, str], np.ndarray]:
+    """(style, concept) -> RGBA picture (128, 128, 4), uint8, from the built set."""
+    path = Path(settings.folder) / "drawings.safetensors"
+    if not path.is_file():
+        raise FileError(f"{path} not found", "the drawings are not built", "python -m train.data.drawings")
+    pictures = load_file(path)
+    wanted = [(style, concept) for style in settings.styles for concept in settings.concepts]
+    missing = [pair for pair in wanted if "/".join(pair) not in pictures]
+    if missing:
+        raise FileError(f"{path} lacks {missing[:3]}", "the settings changed", "python -m train.data.drawings")
+    return {pair: pictures["/".join(pair)] for pair in wanted}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/train/emoji_data.yaml", help="(default: %(default)s)")
+    parser.add_argument("--no-fetch", action="store_true", help="use the packs that are installed")
+    arguments = parser.parse_args()
+    if not arguments.no_fetch:
+        fetch_packs()
+    build(load_settings(DataSettings, arguments.config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Emoji scenes: one object or two, of a style, size and place, on a named background, and a caption.
+
+A scene is a function of (settings, seed, index): order of workers, restarts and machines change
+nothing. Its ground truth (which object where, which colours) comes with it, so that what a model
+paints can be measured against what the caption asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from train.data.drawings import load
+from train.data.settings import DataSettings
+
+SIZES = {"big": 56, "": 40, "small": 28}  # pixels of 64; "" is the size that goes without saying
+PLACES = ("center", "left", "right", "top", "bottom")
+RELATIONS = {  # where the first object is, seen from the second
+    "to the left of": (-1, 0),
+    "to the right of": (1, 0),
+    "above": (0, -1),
+    "below": (0, 1),
+}
+MARGIN = 4  # pixels between an object and the edge it stands at
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One object of a scene: what it is and the square it fills (x, y, side in pixels)."""
+
+    concept: str
+    style: str
+    size: str
+    place: str
+    box: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Ground truth of a picture; `relation` is empty unless there are two objects."""
+
+    objects: tuple[Drawn, ...]
+    background: str
+    relation: str
+    caption: str
+
+
+class Scenes:
+    """All scenes of one set of settings.
+
+    `held_out=False` never shows a held-out (style, concept) pair or two-object combination;
+    `held_out=True` shows only those.
+    """
+
+    def __init__(self, settings: DataSettings, held_out: bool = False) -> None:
+        self.settings = settings
+        self._drawings = load(settings)
+        self._reduced: dict[tuple[str, str, int], np.ndarray] = {}
+        kept_back = settings.held_out_pairs()
+        self._pairs = [pair for pair in self._drawings if (pair in kept_back) == held_out]
+        self._combinations = {frozenset(pair) for pair in settings.held_out_combinations}
+        self._held_out = held_out
+
+    def scene(self, seed: int, index: int, stage: int | None = None) -> Scene:
+        """The scene number `index` of the series `seed`, without its picture.
+
+        Scenes of one `stage` share background, size, place and number of objects, so that only
+        what is drawn tells them apart.
+        """
+        random = np.random.default_rng((seed, index))
+        setting = random if stage is None else np.random.default_rng((seed, 1 << 40, stage))
+        two = setting.random() < self.settings.two_objects_share
+        return (self._two_objects if two else self._one_object)(random, setting)
+
+    def picture(self, scene: Scene) -> np.ndarray:
+        """Scene -> RGB picture (image_size, image_size, 3), uint8."""
+        side = self.settings.image_size
+        canvas = np.empty((side, side, 3), np.float32)
+        canvas[:] = self.settings.backgrounds[scene.background]
+        for drawn in scene.objects:
+            x, y, size = drawn.box
+            layer = self._reduce(drawn.style, drawn.concept, size)
+            part = canvas[y : y + size, x : x + size]
+            part *= 1 - layer[..., 3:] / 255
+            part += layer[..., :3]
+        return canvas.round().clip(0, 255).astype(np.uint8)
+
+    def _one_object(self, random: np.random.Generator, setting: np.random.Generator) -> Scene:
+        size = ("big", "", "small")[setting.choice(3, p=(0.4, 0.4, 0.2))]
+        place = "center" if size == "big" or setting.random() < 0.35 else PLACES[setting.integers(5)]
+        background = self._background(setting)
+        style, concept = self._pairs[random.integers(len(self._pairs))]
+        box = self._box(random, SIZES[size], place)
+        drawn = Drawn(concept, style, size, place, box)
+        return Scene((drawn,), background, "", caption_one(random, drawn, background))
+
+    def _two_objects(self, random: np.random.Generator, setting: np.random.Generator) -> Scene:
+        relation = tuple(RELATIONS)[setting.integers(4)]
+        background = self._background(setting)
+        style, first, second = self._two_concepts(random)
+        dx, dy = RELATIONS[relation]
+        size = SIZES["small"]
+        boxes = []
+        for sign in (1, -1):  # the first object at the relation's side, the second opposite
+            x, y = (round((self.settings.image_size - size) / 2 + sign * d * 15) for d in (dx, dy))
+            boxes.append((x, y, size))
+        objects = tuple(
+            Drawn(concept, style, "small", "", box)
+            for concept, box in zip((first, second), boxes, strict=True)
+        )
+        return Scene(objects, background, relation, caption_two(random, objects, relation, background))
+
+    def _two_concepts(self, random: np.random.Generator) -> tuple[str, str, str]:
+        """Style and two different concepts, of the held-out combinations or never of them."""
+        while True:
+            style, first = self._pairs[random.integers(len(self._pairs))]
+            if self._held_out and self._combinations:
+                names = sorted(sorted(pair) for pair in self._combinations)
+                first, second = random.permutation(names[random.integers(len(names))])
+                styles = list(self.settings.styles)
+                return styles[random.integers(len(styles))], str(first), str(second)
+            same_style = [concept for s, concept in self._pairs if s == style and concept != first]
+            if not same_style:
+                continue
+            second = same_style[random.integers(len(same_style))]
+            if (frozenset((first, second)) in self._combinations) == self._held_out:
+                return style, first, second
+            if self._held_out:  # no combinations are held out: any two held-out drawings will do
+                return style, first, second
+
+    def _background(self, random: np.random.Generator) -> str:
+        names = tuple(self.settings.backgrounds)
+        return names[random.integers(len(names))]
+
+    def _box(self, random: np.random.Generator, size: int, place: str) -> tuple[int, int, int]:
+        free, middle = self.settings.image_size - size, (self.settings.image_size - size) // 2
+        x = {"left": MARGIN, "right": free - MARGIN}.get(place, middle)
+        y = {"top": MARGIN, "bottom": free - MARGIN}.get(place, middle)
+        jitter = self.settings.jitter
+        if jitter:
+            x, y = (int(np.clip(v + random.integers(-jitter, jitter + 1), 0, free)) for v in (x, y))
+        return x, y, size
+
+    def _reduce(self, style: str, concept: str, size: int) -> np.ndarray:
+        """RGBA (size, size, 4), float32, premultiplied; reduced once and kept."""
+        key = (style, concept, size)
+        if key not in self._reduced:
+            straight = self._drawings[style, concept].astype(np.float32)
+            straight[..., :3] *= straight[..., 3:] / 255
+            channels = [
+                Image.fromarray(straight[..., c]).resize((size, size), Image.Resampling.BOX)
+                for c in range(4)
+            ]
+            self._reduced[key] = np.stack([np.asarray(channel) for channel in channels], -1)
+        return self._reduced[key]
+
+
+def caption_one(random: np.random.Generator, drawn: Drawn, background: str) -> str:
+    """Some or all of what is in a one-object scene, in varied wording."""
+    adjective = drawn.size if drawn.size and random.random() < 0.85 else ""
+    words, style_said = _object_words(random, drawn, adjective, random.random() < 0.75)
+    place = drawn.place if random.random() < (0.25 if drawn.place == "center" else 0.9) else ""
+    parts = [words] if style_said == "" else [words, style_said]
+    if place:
+        parts.append(_choose(random, _PLACE_WORDS[place]))
+    return _with_background(random, " ".join(parts), background)
+
+
+def caption_two(
+    random: np.random.Generator, objects: tuple[Drawn, ...], relation: str, background: str
+) -> str:
+    """Both objects, their relation, sometimes the style and the background."""
+    first, second = (_object_words(random, drawn, "", False)[0] for drawn in objects)
+    text = f"{first} {relation} {second}"
+    if random.random() < 0.75:
+        text += " " + _choose(random, _STYLE_WORDS).format(objects[0].style)
+    return _with_background(random, text, background)
+
+
+_PLACE_WORDS = {
+    "center": ("in the center", "in the middle"),
+    "left": ("on the left", "at the left"),
+    "right": ("on the right", "at the right"),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
+}
+_STYLE_WORDS = ("in {} style", "drawn in {} style", "{} style")
+_BACKGROUND_WORDS = ("on a {} background", "on {}", "with a {} background", "{} background")
+
+
+def _object_words(
+    random: np.random.Generator, drawn: Drawn, adjective: str, say_style: bool
+) -> tuple[str, str]:
+    """("a small fox", "in noto style"), or the style before the noun: ("a small noto fox", "")."""
+    before = say_style and random.random() < 0.25
+    words = " ".join(w for w in (adjective, drawn.style if before else "", drawn.concept) if w)
+    article = ("an " if words[0] in "aeiou" else "a ") if random.random() < 0.9 else ""
+    after = say_style and not before
+    style = _choose(random, _STYLE_WORDS).format(drawn.style) if after else ""
+    return article + words, style
+
+
+def _with_background(random: np.random.Generator, text: str, background: str) -> str:
+    if random.random() < 0.1:
+        return text
+    said = _choose(random, _BACKGROUND_WORDS).format(background)
+    if "a orange" in said:
+        said = said.replace("a orange", "an orange")
+    return f"{text} {said}" if random.random() < 0.7 else f"{text}, {said}"
+
+
+def _choose(random: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[random.integers(len(options))]

@@ -1,0 +1,50 @@
+"""What the emoji scenes are made of: concepts, styles, backgrounds, sizes, places, what is held out."""
+
+from __future__ import annotations
+
+import hashlib
+
+from train.settings import Settings
+
+BACKGROUNDS = {
+    "white": (255, 255, 255),
+    "black": (24, 24, 24),
+    "gray": (150, 150, 150),
+    "red": (215, 60, 60),
+    "orange": (245, 160, 70),
+    "yellow": (250, 225, 100),
+    "light green": (175, 225, 160),
+    "dark green": (50, 110, 70),
+    "light blue": (165, 215, 245),
+    "dark blue": (45, 65, 140),
+    "purple": (150, 105, 195),
+    "pink": (250, 190, 205),
+}
+
+
+class DataSettings(Settings):
+    """The set of scenes; a scene is a function of these settings, a seed and an index."""
+
+    concepts: dict[str, str]  # concept name -> icon name in the packs
+    styles: dict[str, str]  # style name -> drawing pack
+    backgrounds: dict[str, tuple[int, int, int]] = BACKGROUNDS  # name -> RGB, 0-255
+    held_out_pairs_share: float = 0.1  # of the (style, concept) pairs, never shown in training
+    held_out_combinations: list[tuple[str, str]] = []  # two-object scenes never shown in training
+    image_size: int = 64  # pixels, square
+    jitter: int = 0  # pixels by which an object may be off its place, each way
+    two_objects_share: float = 0.15  # of the scenes
+    folder: str = "runs/data/emoji"  # where the built drawings lie
+
+    def held_out_pairs(self) -> set[tuple[str, str]]:
+        """The (style, concept) pairs kept from training: the lowest hashes, at most one per concept.
+
+        A concept keeps its other styles, so that a held-out pair is an unseen combination of a
+        known concept and a known style.
+        """
+        pairs = [(style, concept) for style in self.styles for concept in self.concepts]
+        wanted = round(self.held_out_pairs_share * len(pairs))
+        chosen: dict[str, tuple[str, str]] = {}
+        for pair in sorted(pairs, key=lambda p: hashlib.sha256("/".join(p).encode()).digest()):
+            if len(chosen) < wanted:
+                chosen.setdefault(pair[1], pair)
+        return set(chosen.values())

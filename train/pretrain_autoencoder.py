@@ -1,0 +1,111 @@
+"""Recipe (a): the autoencoder of the embedded model, diffusers' `AutoencoderKL` at emoji size.
+
+    python -m train.pretrain_autoencoder
+    accelerate launch -m train.pretrain_autoencoder run.batch_size=256     # on GPUs
+
+Loss: L1 + L1 of the image gradients (keeps edges) + a small KL, which keeps the latents smooth
+(Rombach et al. 2022, arXiv:2112.10752, without the adversarial part: drawings have no texture to
+invent). The exported folder holds `scaling_factor` = 1 / standard deviation of the latents.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from train.data.scenes import Scenes
+from train.data.settings import DataSettings
+from train.run import Run, RunSettings, main
+from train.settings import Settings, load_settings
+from train.state import generator
+
+
+class AutoencoderSettings(Settings):
+    data: str = "configs/train/emoji_data.yaml"
+    block_out_channels: list[int] = [32, 64, 128]
+    latent_channels: int = 4
+    kl_weight: float = 5e-4
+    run: RunSettings
+
+
+def build(settings: AutoencoderSettings, image_size: int) -> AutoencoderKL:
+    levels = len(settings.block_out_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=settings.block_out_channels,
+        layers_per_block=1,
+        latent_channels=settings.latent_channels,
+        norm_num_groups=8,
+        sample_size=image_size,
+    )
+
+
+def images(scenes: Scenes, seed: int, step: int, count: int) -> Tensor:
+    """Batch number `step` of scene pictures: (count, 3, H, W) in [-1, 1]."""
+    pictures = [scenes.picture(scenes.scene(seed, step * count + i)) for i in range(count)]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def reconstruction_loss(output: Tensor, image: Tensor) -> Tensor:
+    """Mean L1 of the pixels and of their differences to the right and lower neighbours."""
+    difference = output - image
+    edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+    return difference.abs().mean() + edges
+
+
+def train(settings: AutoencoderSettings) -> None:
+    data = load_settings(DataSettings, settings.data)
+    scenes, unseen = Scenes(data), Scenes(data, held_out=True)
+    torch.manual_seed(settings.run.seed)
+    model = build(settings, data.image_size).to(memory_format=torch.channels_last)
+    run = Run(settings, settings.run, model)
+    check = images(unseen, seed=1, step=0, count=128).to(run.accelerator.device)
+
+    for step in run.steps():
+        image = images(scenes, settings.run.seed, step, settings.run.batch_size)
+        image = image.to(run.accelerator.device, memory_format=torch.channels_last)
+        with run.accelerator.autocast():
+            posterior = model.encode(image).latent_dist
+            noise = [torch.randn(posterior.mean.shape[1:], generator=generator(settings.run.seed, "latent", step, i))
+                     for i in range(len(image))]  # fmt: skip
+            latents = posterior.mean + posterior.std * torch.stack(noise).to(image.device)
+            output = model.decode(latents).sample
+        reconstruction = reconstruction_loss(output.float(), image)
+        kl = posterior.kl().mean() / latents[0].numel()
+        norm = run.update(reconstruction + settings.kl_weight * kl)
+        run.log(loss=reconstruction, kl=kl, grad_norm=norm)
+        if (step + 1) % settings.run.sample_every == 0:
+            evaluate(run, model, check)
+
+    export(run, model, scenes)
+
+
+@torch.no_grad()
+def evaluate(run: Run, model: AutoencoderKL, image: Tensor) -> None:
+    """PSNR on scenes of held-out (style, concept) pairs, and a picture of originals over outputs."""
+    output = model.decode(model.encode(image).latent_dist.mean).sample.clamp(-1, 1)
+    error = F.mse_loss(output / 2, image / 2, reduction="none").mean(dim=(1, 2, 3))
+    run.write("evaluation.jsonl", {"step": run.step + 1, "psnr_db": float(-10 * error.log10().mean())})
+    rows = torch.cat([image[:16], output[:16]], dim=0).add(1).mul(127.5).round().byte().cpu()
+    grid = torch.cat([torch.cat(list(rows[i : i + 16]), dim=2) for i in (0, 16)], dim=1)
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(run.folder / "reconstructions.png")
+
+
+@torch.no_grad()
+def export(run: Run, model: AutoencoderKL, scenes: Scenes) -> None:
+    """Write the model as a diffusers folder, with the scale that gives latents unit variance."""
+    image = images(scenes, seed=2, step=0, count=512).to(run.accelerator.device)
+    latents = torch.cat([model.encode(part).latent_dist.mean for part in image.split(64)])
+    model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
+    model.save_pretrained(run.folder / "vae")
+    spread = latents.std(dim=(0, 2, 3)).mul(model.config["scaling_factor"]).tolist()
+    run.write("evaluation.jsonl", {"step": run.step, **{f"std_{i}": s for i, s in enumerate(spread)}})
+
+
+if __name__ == "__main__":
+    main(train, AutoencoderSettings, "configs/train/emoji_autoencoder.yaml", __doc__)

@@ -1,0 +1,121 @@
+"""Training state that survives anything: checkpoints written whole or not at all, and exact resume.
+
+A checkpoint is a folder `step-00001000/` of safetensors files and a `manifest.json` with the hash of
+each. It is written beside its place, flushed to disk, and renamed; only then older ones are removed.
+`latest` is the newest checkpoint that verifies, so a run killed at any moment resumes from a good
+one. Nothing is pickled. No random state is stored, because every random draw of a training run is
+a function of (seed, purpose, step, sample): see `generator`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sdcore.errors import FileError
+
+Tensors = Mapping[str, Tensor]
+
+
+def generator(seed: int, purpose: str, step: int, sample: int) -> torch.Generator:
+    """A CPU generator for one draw: the same numbers whatever the order, ranks or restarts."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{step}/{sample}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def save_checkpoint(runs: Path, step: int, parts: Mapping[str, Tensors], keep: int = 2) -> Path:
+    """Write `parts` (file stem -> tensors) as the checkpoint of `step`; keep the newest `keep`."""
+    target = runs / f"step-{step:08d}"
+    draft = runs / f".{target.name}.tmp-{os.getpid()}"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    for name, tensors in parts.items():
+        save_file({key: t.detach().contiguous() for key, t in tensors.items()}, draft / f"{name}.safetensors")
+    hashes = {path.name: _hash(path) for path in sorted(draft.iterdir())}
+    (draft / "manifest.json").write_text(json.dumps({"step": step, "files": hashes}), "utf-8")
+    for path in (*draft.iterdir(), draft):
+        _flush(path)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    _flush(runs)
+    for old in _checkpoints(runs)[keep:]:
+        shutil.rmtree(old)
+    return target
+
+
+def latest_checkpoint(runs: Path) -> Path | None:
+    """The newest checkpoint under `runs` that verifies, or None."""
+    return next((path for path in _checkpoints(runs) if verifies(path)), None)
+
+
+def verifies(checkpoint: Path) -> bool:
+    """Whether every file of the manifest is there with the hash that was written."""
+    try:
+        files = json.loads((checkpoint / "manifest.json").read_text("utf-8"))["files"]
+        return all(_hash(checkpoint / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def load_checkpoint(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
+    """(step, file stem -> tensors) of a checkpoint; `FileError` when it does not verify."""
+    if not verifies(checkpoint):
+        raise FileError(f"checkpoint {checkpoint} is damaged", "a file or hash is off", "use an older one")
+    manifest = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
+    parts = {Path(name).stem: load_file(checkpoint / name) for name in manifest["files"]}
+    return manifest["step"], parts
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors `index.name`; learning rates come from the step."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": torch.as_tensor(value) for i, row in state.items() for name, value in row.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Put back what `optimizer_tensors` gave."""
+    rows: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        rows.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": rows})
+
+
+class Average:
+    """Exponential moving average of a module's parameters (Polyak averaging), in float32."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: p.detach().clone().float() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards `module`; early steps use a shorter memory, so the start is forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        ours = list(self.tensors.values())
+        theirs = [p.detach().float() for p in module.parameters()]
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+def _checkpoints(runs: Path) -> list[Path]:
+    return sorted(runs.glob("step-*"), reverse=True) if runs.is_dir() else []
+
+
+def _hash(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
