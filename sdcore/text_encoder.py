@@ -9,37 +9,18 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdcore.attention import BACKENDS, causal_mask, padding_mask
+from sdcore.checkpoint import load_component, save_component
 from sdcore.errors import UsageError
-
-# Keys of a transformers config.json that change nothing in what the encoder computes.
-_BOOKKEEPING = frozenset(
-    "_name_or_path architectures dtype gradient_checkpointing initializer_factor initializer_range "
-    "model_type torch_dtype transformers_version".split()
-)
-# Keys that are accepted at exactly this value, because sdcore has nothing else.
-_FIXED = {
-    "_attn_implementation_autoset": (True, False),
-    "add_cross_attention": (False,),
-    "attention_dropout": (0, None),
-    "dropout": (0, None),
-    "is_decoder": (False,),
-    "is_encoder_decoder": (False,),
-    "output_attentions": (False,),
-    "output_hidden_states": (False,),
-    "return_dict": (True,),
-    "tie_word_embeddings": (True, False),
-    "use_bfloat16": (False,),
-}
-_ARCHITECTURES = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
-_LAYERS_LIMIT = 512
-_SIZE_LIMIT = 1 << 24
+from sdcore.text_config import CLIPTextConfig
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -47,105 +28,7 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
-
-
-@dataclass(frozen=True)
-class CLIPTextConfig:
-    """Sizes of a CLIP text encoder; names and defaults are those of transformers' config.json.
-
-    `eos_token_id == 2` is the value of old files (SD 1.x, 2.x, SDXL) that never was the real id:
-    the pooled token is then the one with the highest id, as it was when they were trained.
-
-    Raises:
-        UsageError: a size that cannot be, or an unknown activation.
-    """
-
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    projection_dim: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    pad_token_id: int | None = 1
-    bos_token_id: int | None = 49406
-    eos_token_id: int = 49407
-    with_projection: bool = False
-
-    def __post_init__(self) -> None:
-        for name in _SIZES:
-            _check_size(name, getattr(self, name))
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            value = getattr(self, name)
-            if not _is_int(value) and not (value is None and name != "eos_token_id"):
-                raise _bad_setting(name, value, "it must be one whole number")
-        if self.hidden_act not in ACTIVATIONS:
-            raise _bad_setting("hidden_act", self.hidden_act, f"sdcore has {sorted(ACTIVATIONS)}")
-        if self.hidden_size % self.num_attention_heads:
-            why = f"it does not divide hidden_size = {self.hidden_size}"
-            raise _bad_setting("num_attention_heads", self.num_attention_heads, why)
-        eps = self.layer_norm_eps
-        if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not 0 < eps < 1:
-            raise _bad_setting("layer_norm_eps", eps, "it must be a number between 0 and 1")
-
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> CLIPTextConfig:
-        """Read the dict of a transformers config.json; every setting we do not have is refused."""
-        model_type = settings.get("model_type", "clip_text_model")
-        if model_type != "clip_text_model":
-            raise _bad_setting("model_type", model_type, "this class reads clip_text_model")
-        architectures = settings.get("architectures") or ["CLIPTextModel"]
-        if not isinstance(architectures, list) or architectures[0] not in list(_ARCHITECTURES):
-            raise _bad_setting("architectures", architectures, f"known: {list(_ARCHITECTURES)}")
-        known = {field.name for field in fields(cls)} - {"with_projection"}
-        for name, value in settings.items():
-            if name in known or name in _BOOKKEEPING:
-                continue
-            if name not in _FIXED:
-                raise _bad_setting(name, value, "sdcore's CLIP text encoder has no such setting")
-            if value not in _FIXED[name]:
-                raise _bad_setting(name, value, f"sdcore has only {_FIXED[name][0]} here")
-        chosen = {name: settings[name] for name in known & settings.keys()}
-        return cls(**chosen, with_projection=_ARCHITECTURES[architectures[0]])
-
-    def to_dict(self) -> dict[str, Any]:
-        """The config.json that transformers' CLIPTextModel (or ...WithProjection) reads."""
-        settings = asdict(self)
-        with_projection = settings.pop("with_projection")
-        architecture = "CLIPTextModelWithProjection" if with_projection else "CLIPTextModel"
-        return {"architectures": [architecture], "model_type": "clip_text_model", **settings}
-
-
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "projection_dim",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_size(name: str, value: object) -> None:
-    limit = _LAYERS_LIMIT if name == "num_hidden_layers" else _SIZE_LIMIT
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-        raise _bad_setting(name, value, f"it must be a whole number from 1 to {limit}")
-
-
-def _bad_setting(name: str, value: object, why: str) -> UsageError:
-    return UsageError(
-        f"text encoder setting {name} = {value!r:.80} cannot be used",
-        why,
-        "use a CLIP text encoder of SD 1.x, 2.x or XL, or correct the setting",
-    )
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
 @dataclass(frozen=True)
@@ -153,8 +36,8 @@ class TextEncoding:
     """What a text encoder returns.
 
     last_hidden_state: (B, T, D), after the final LayerNorm: the text of SD 1.x and 2.x.
-    hidden_states:     num_hidden_layers + 1 of (B, T, D), embeddings first, none of them normalised;
-                       SDXL's text is hidden_states[-2].
+    hidden_states:     num_hidden_layers + 1 of (B, T, D), embeddings first, before the final
+                       LayerNorm; SDXL's text is hidden_states[-2].
     pooled:            (B, D) the normalised state at the end-of-text token; (B, P) where the
                        encoder has a projection.
     """
@@ -177,12 +60,13 @@ class CLIPTextEmbeddings(nn.Module):
 
 
 class CLIPTextAttention(nn.Module):
-    """Multi-head self-attention over the text; mask (B or 1, 1, T, T), True = attend."""
+    """Multi-head self-attention over the text; mask (T, T) or (B, 1, T, T), True = attend."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self.heads = config.num_attention_heads
+        self.backend = "sdpa"
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
@@ -193,7 +77,7 @@ class CLIPTextAttention(nn.Module):
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = BACKENDS[self.backend](q, k, v, mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))  #           (B, T, D)
 
 
@@ -280,7 +164,10 @@ class CLIPTextEncoder(nn.Module):
         """
         self._check(ids, mask)
         x = self.text_model.embeddings(ids)  #                           (B, T, D)
-        states = self.text_model.encoder(x, _attention_mask(ids, mask))
+        visible = causal_mask(ids.shape[1], ids.device)  #               (T, T)
+        if mask is not None:
+            visible = visible & padding_mask(mask)  #                    (B, 1, T, T)
+        states = self.text_model.encoder(x, visible)
         last = self.text_model.final_layer_norm(states[-1])  #           (B, T, D)
         rows = torch.arange(len(ids), device=ids.device)
         pooled = last[rows, end_of_text(ids, self.config.eos_token_id)]  # (B, D)
@@ -329,6 +216,45 @@ class CLIPTextEncoder(nn.Module):
                 "use the tokenizer that belongs to this text encoder",
             )
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        subfolder: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        variant: str | None = None,
+    ) -> CLIPTextEncoder:
+        """Load the text encoder of a diffusers or transformers folder; see load_component."""
+        return load_component(
+            cls, folder, subfolder=subfolder, dtype=dtype, device=device, variant=variant
+        )
+
+    def save_pretrained(
+        self, folder: str | Path, *, variant: str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Write config.json and the weights as transformers reads them; see save_component."""
+        save_component(self, folder, variant=variant, dtype=dtype)
+
+    @staticmethod
+    def published_name(key: str) -> str | None:
+        """What this class calls the parameter that a file calls `key`; None: no weight at all.
+
+        | written by                                 | keys in the file                          |
+        |--------------------------------------------|-------------------------------------------|
+        | transformers 4, CLIPTextModel: SD 1.x, 2.x | text_model.*                              |
+        | the same before 4.31                       | text_model.*, and the constant            |
+        |                                            | text_model.embeddings.position_ids        |
+        | transformers 5, CLIPTextModel              | embeddings.*, encoder.*, final_layer_norm.* |
+        | transformers 4, 5, ...WithProjection: SDXL | text_model.*, text_projection.weight      |
+        | sdcore; transformers 5 reads these too     | text_model.*, text_projection.weight      |
+        """
+        if key in ("text_model.embeddings.position_ids", "embeddings.position_ids"):
+            return None
+        bare = key.startswith(("embeddings.", "encoder.", "final_layer_norm."))
+        return f"text_model.{key}" if bare else key
+
     @torch.no_grad()
     def _reset_parameters(self) -> None:
         """Initial weights of CLIP training (Radford et al. 2021, section 2.4, and its code)."""
@@ -352,10 +278,3 @@ def end_of_text(ids: Tensor, eos_token_id: int) -> Tensor:
     if eos_token_id == 2:
         return ids.to(torch.int).argmax(dim=-1)
     return (ids == eos_token_id).to(torch.int).argmax(dim=-1)
-
-
-def _attention_mask(ids: Tensor, mask: Tensor | None) -> Tensor:
-    """Causal mask (1, 1, T, T), with padding removed from the keys (B, 1, T, T); True = attend."""
-    length = ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()[None, None]
-    return causal if mask is None else causal & mask.bool()[:, None, None, :]

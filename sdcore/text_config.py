@@ -1,0 +1,139 @@
+"""The settings of a CLIP text encoder: transformers' config.json, read strictly and written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from sdcore.errors import UsageError
+
+ACTIVATION_NAMES = ("quick_gelu", "gelu")
+# Keys of a transformers config.json that change nothing in what the encoder computes.
+_BOOKKEEPING = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "dtype",
+        "gradient_checkpointing",
+        "initializer_factor",
+        "initializer_range",
+        "model_type",
+        "torch_dtype",
+        "transformers_version",
+    }
+)
+# Keys that are accepted at exactly this value, because sdcore has nothing else.
+_FIXED = {
+    "_attn_implementation_autoset": (True, False),
+    "add_cross_attention": (False,),
+    "attention_dropout": (0, None),
+    "dropout": (0, None),
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "output_attentions": (False,),
+    "output_hidden_states": (False,),
+    "return_dict": (True,),
+    "tie_word_embeddings": (True, False),
+    "use_bfloat16": (False,),
+}
+_ARCHITECTURES = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
+_LAYERS_LIMIT = 512
+_SIZE_LIMIT = 1 << 24
+
+
+@dataclass(frozen=True)
+class CLIPTextConfig:
+    """Sizes of a CLIP text encoder; names and defaults are those of transformers' config.json.
+
+    `eos_token_id == 2` is the value of old files (SD 1.x, 2.x, SDXL) that never was the real id:
+    the pooled token is then the one with the highest id, as it was when they were trained.
+
+    Raises:
+        UsageError: a size that cannot be, or an unknown activation.
+    """
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 49406
+    eos_token_id: int = 49407
+    with_projection: bool = False
+
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            _check_size(name, getattr(self, name))
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            if not _is_int(value) and not (value is None and name != "eos_token_id"):
+                raise _bad_setting(name, value, "it must be one whole number")
+        if self.hidden_act not in ACTIVATION_NAMES:
+            raise _bad_setting("hidden_act", self.hidden_act, f"sdcore has {ACTIVATION_NAMES}")
+        if self.hidden_size % self.num_attention_heads:
+            why = f"it does not divide hidden_size = {self.hidden_size}"
+            raise _bad_setting("num_attention_heads", self.num_attention_heads, why)
+        eps = self.layer_norm_eps
+        if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not 0 < eps < 1:
+            raise _bad_setting("layer_norm_eps", eps, "it must be a number between 0 and 1")
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> CLIPTextConfig:
+        """Read the dict of a transformers config.json; every setting we do not have is refused."""
+        model_type = settings.get("model_type", "clip_text_model")
+        if model_type != "clip_text_model":
+            raise _bad_setting("model_type", model_type, "this class reads clip_text_model")
+        architectures = settings.get("architectures") or ["CLIPTextModel"]
+        if not isinstance(architectures, list) or architectures[0] not in list(_ARCHITECTURES):
+            raise _bad_setting("architectures", architectures, f"known: {list(_ARCHITECTURES)}")
+        known = {field.name for field in fields(cls)} - {"with_projection"}
+        for name, value in settings.items():
+            if name in known or name in _BOOKKEEPING:
+                continue
+            if name not in _FIXED:
+                raise _bad_setting(name, value, "sdcore's CLIP text encoder has no such setting")
+            if value not in _FIXED[name]:
+                raise _bad_setting(name, value, f"sdcore has only {_FIXED[name][0]} here")
+        chosen = {name: settings[name] for name in known & settings.keys()}
+        return cls(**chosen, with_projection=_ARCHITECTURES[architectures[0]])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config.json that transformers' CLIPTextModel (or ...WithProjection) reads."""
+        settings = asdict(self)
+        with_projection = settings.pop("with_projection")
+        architecture = "CLIPTextModelWithProjection" if with_projection else "CLIPTextModel"
+        return {"architectures": [architecture], "model_type": "clip_text_model", **settings}
+
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_size(name: str, value: object) -> None:
+    limit = _LAYERS_LIMIT if name == "num_hidden_layers" else _SIZE_LIMIT
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+        raise _bad_setting(name, value, f"it must be a whole number from 1 to {limit}")
+
+
+def _bad_setting(name: str, value: object, why: str) -> UsageError:
+    return UsageError(
+        f"text encoder setting {name} = {value!r:.80} cannot be used",
+        why,
+        "use a CLIP text encoder of SD 1.x, 2.x or XL, or correct the setting",
+    )
