@@ -66,7 +66,7 @@ def encode_prompts_xl(
 
 
 def without_text(conditioning: Conditioning) -> Conditioning:
-    """Zeros in place of the text and the pooled text: how SDXL base was trained without a prompt."""
+    """Zeros in place of all text: how SDXL base was trained to paint without a prompt."""
     added = conditioning.added
     if added is not None:
         added = AddedConditions(torch.zeros_like(added.pooled_text), added.time_ids)

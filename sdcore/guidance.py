@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told about each image: text (B, T, D) and, for SDXL, the added conditions."""
+    """What the UNet is told about each image: text (B, T, D), and SDXL's added conditions."""
 
     text: Tensor
     added: AddedConditions | None = None
@@ -127,7 +127,7 @@ def _rescale(prediction: Tensor, conditional: Tensor, amount: float) -> Tensor:
 
 
 class _ConditionalRows:
-    """Shows a control the conditional half; the unconditional half attends as if there were none."""
+    """Shows a control the conditional half; the other half attends as if there were none."""
 
     def __init__(self, control: Control) -> None:
         self.control = control
