@@ -25,6 +25,7 @@ from sdcore.errors import UsageError
 # --- the backends: plain functions (q, k, v, mask) -> out --------------------------------------
 
 Backend = Callable[..., Tensor]
+_recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 QUERY_CHUNK, KEY_CHUNK = 512, 1024
 
 
@@ -60,7 +61,7 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
         queries = slice(start, start + QUERY_CHUNK)
         arguments = q[..., queries, :], k, v, None if mask is None else mask[..., queries, :]
         if torch.is_grad_enabled():
-            rows.append(checkpoint(_online_softmax, *arguments, use_reentrant=False))
+            rows.append(_recomputed(_online_softmax, *arguments))
         else:
             rows.append(_online_softmax(*arguments))
     return torch.cat(rows, dim=-2)
@@ -121,73 +122,6 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-# --- choosing a backend ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class AttentionChoice:
-    """What `use_attention` chose: the backend, the kernel behind it, why, and for how many layers."""
-
-    backend: str
-    kernel: str
-    why: str
-    layers: int
-
-
-def unavailable(name: str) -> str | None:
-    """Why a backend cannot run here, or None when it can."""
-    if name != "xformers":
-        return None
-    if importlib.util.find_spec("xformers") is None:
-        return "the package xformers is not installed"
-    return None if torch.cuda.is_available() else "xformers needs a CUDA device"
-
-
-def use_attention(model: nn.Module, name: str) -> AttentionChoice:
-    """Set the attention backend of every attention layer of a model; a runtime choice, never saved.
-
-    Args:
-        model: any module; each `AttentionLayer` within it is set.
-        name: a key of `BACKENDS`, or `auto`.
-
-    Raises:
-        UsageError: the name is unknown, the backend cannot run here, or nothing attends in `model`.
-    """
-    layers = [module for module in model.modules() if isinstance(module, AttentionLayer)]
-    if not layers:
-        raise UsageError(
-            f"use_attention: {type(model).__name__} has no attention layer",
-            "the backend is set on the attention layers inside a model",
-            "pass a UNet, a text encoder or another model with attention",
-        )
-    sample = layers[0].to_q.weight
-    backend, why = (name, "asked for by name") if name != "auto" else _choose(model, sample)
-    reason = unavailable(backend) if backend in BACKENDS else "there is no backend of this name"
-    if reason is not None:
-        known = [f"{key} ({unavailable(key) or 'available'})" for key in BACKENDS]
-        raise UsageError(f"attention backend {name!r}", reason, ", ".join([*known, "auto"]))
-    for layer in layers:
-        layer.backend = backend
-    return AttentionChoice(backend, _kernel(backend, layers[0]), why, len(layers))
-
-
-def _choose(model: nn.Module, sample: Tensor) -> tuple[str, str]:
-    """The backend for `auto`, and the reason."""
-    if sample.device.type == "cpu" and model.training:
-        return "reference", "training on CPU, where the backward pass of torch's kernel is slower"
-    return "sdpa", f"torch's fused attention serves {sample.device.type}"
-
-
-def _kernel(backend: str, layer: AttentionLayer) -> str:
-    """The name of the code that runs, where torch chooses: for this layer's device and type."""
-    if backend != "sdpa":
-        return f"sdcore.attention.{backend}" if backend != "xformers" else "xformers.ops"
-    weight = layer.to_q.weight
-    probe = weight.new_zeros(1, layer.heads, 64, layer.to_q.out_features // layer.heads)
-    choice = torch._fused_sdp_choice(probe, probe, probe)
-    return f"torch {torch.nn.attention.SDPBackend(choice).name.lower()}"
-
-
 # --- masks -------------------------------------------------------------------------------------
 
 
@@ -214,12 +148,12 @@ class Site:
         index: which spatial Transformer of that level, in running order.
         kind: `self` (image tokens) or `cross` (text tokens).
         block: which Transformer block inside the spatial Transformer.
-        name: the published name of the layer, e.g. `mid_block.attentions.0.transformer_blocks.0.attn2`.
+        name: the published name of the layer, which ends in `attn1` (self) or `attn2` (cross).
     """
 
     place: str
     level: int
-    index: int
+    index: int = 0
     kind: str = "self"
     block: int = 0
     name: str = ""
@@ -257,76 +191,48 @@ class Control(Protocol):
 
 
 class AttentionLayer(nn.Module):
-    """What self- and cross-attention share: four projections, the heads, and the one call point."""
+    """What every layer that attends shares: its heads, its site, and the one call point."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        source_width: int,
-        *,
-        bias: bool = False,
-        dropout: float = 0.0,
-        site: Site | None = None,
-    ) -> None:
+    def __init__(self, heads: int, site: Site | None = None) -> None:
         super().__init__()
-        assert width % heads == 0, f"width {width} is not a multiple of {heads} heads"
         self.heads = heads
         self.site = site
         self.backend = "sdpa"
-        self.to_q = nn.Linear(width, width, bias=bias)
-        self.to_k = nn.Linear(source_width, width, bias=bias)
-        self.to_v = nn.Linear(source_width, width, bias=bias)
-        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
-
-    def run(
-        self,
-        x: Tensor,
-        source: Tensor,
-        mask: Tensor | None,
-        grid: tuple[int, int] | None,
-        control: Control | None,
-    ) -> Tensor:
-        q = self._split(self.to_q(x))  #            (B, N, D) -> (B, H, N, d)
-        k = self._split(self.to_k(source))  #       (B, T, ·) -> (B, H, T, d)
-        v = self._split(self.to_v(source))
-        out = self.attend(q, k, v, mask, grid, control)
-        out = out.transpose(1, 2).flatten(2)  #     (B, H, N, d) -> (B, N, D)
-        return self.to_out(out)
 
     def attend(
         self,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        mask: Tensor | None,
-        grid: tuple[int, int] | None,
-        control: Control | None,
+        mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+        control: Control | None = None,
     ) -> Tensor:
-        """The one place where attention happens and where a control can step in."""
+        """Queries (B, N, D) read keys and values (B, T, D): (B, N, D).
+
+        The only place where attention happens, and where a control can step in.
+        """
+        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         backend = BACKENDS[self.backend]
         if control is None or self.site is None:
-            return backend(q, k, v, mask)
-        assert grid is not None, "a control needs the token grid"
-        return control(self.site, grid, q, k, v, partial(backend, mask=mask))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            out = backend(q, k, v, mask)  #                      (B, H, N, d)
+        else:
+            assert grid is not None, "a control needs the token grid"
+            out = control(self.site, grid, q, k, v, partial(backend, mask=mask))
+        return out.transpose(1, 2).flatten(2)  #                 (B, N, D)
 
 
 class SelfAttention(AttentionLayer):
     """Tokens look at one another: x (B, N, D) to (B, N, D)."""
 
     def __init__(
-        self,
-        width: int,
-        heads: int,
-        *,
-        bias: bool = False,
-        dropout: float = 0.0,
-        site: Site | None = None,
+        self, width: int, heads: int, *, dropout: float = 0.0, site: Site | None = None
     ) -> None:
-        super().__init__(width, heads, width, bias=bias, dropout=dropout, site=site)
+        super().__init__(heads, site)
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(width, width, bias=False)
+        self.to_v = nn.Linear(width, width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
 
     def forward(
         self,
@@ -335,11 +241,27 @@ class SelfAttention(AttentionLayer):
         grid: tuple[int, int] | None = None,
         control: Control | None = None,
     ) -> Tensor:
-        return self.run(x, x, mask, grid, control)
+        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        return self.to_out(self.attend(q, k, v, mask, grid, control))
 
 
 class CrossAttention(AttentionLayer):
-    """Tokens read the text: x (B, N, D), text (B, T, source_width) to (B, N, D)."""
+    """Tokens read the text: x (B, N, D), text (B, T, text_width) to (B, N, D)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        text_width: int,
+        *,
+        dropout: float = 0.0,
+        site: Site | None = None,
+    ) -> None:
+        super().__init__(heads, site)
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(text_width, width, bias=False)
+        self.to_v = nn.Linear(text_width, width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
 
     def forward(
         self,
@@ -349,4 +271,73 @@ class CrossAttention(AttentionLayer):
         grid: tuple[int, int] | None = None,
         control: Control | None = None,
     ) -> Tensor:
-        return self.run(x, text, mask, grid, control)
+        q, k, v = self.to_q(x), self.to_k(text), self.to_v(text)
+        return self.to_out(self.attend(q, k, v, mask, grid, control))
+
+
+# --- choosing a backend ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """What `use_attention` chose: backend, the kernel behind it, the reason, how many layers."""
+
+    backend: str
+    kernel: str
+    why: str
+    layers: int
+
+
+def use_attention(model: nn.Module, name: str) -> AttentionChoice:
+    """Set the backend of every attention layer of a model; a runtime choice, never saved.
+
+    Args:
+        model: any module; each `AttentionLayer` within it is set.
+        name: a key of `BACKENDS`, or `auto`.
+
+    Raises:
+        UsageError: the name is unknown, the backend cannot run here, or nothing attends in `model`.
+    """
+    layers = [module for module in model.modules() if isinstance(module, AttentionLayer)]
+    if not layers:
+        raise UsageError(
+            f"use_attention: {type(model).__name__} has no attention layer",
+            "the backend is set on the attention layers inside a model",
+            "pass a UNet, a text encoder or another model with attention",
+        )
+    weight = next(layers[0].parameters())
+    backend, why = _choose(model, weight) if name == "auto" else (name, "asked for by name")
+    reason = unavailable(backend)
+    if reason is not None:
+        known = [f"{key} ({unavailable(key) or 'available'})" for key in BACKENDS]
+        raise UsageError(f"attention backend {name!r}", reason, ", ".join([*known, "auto"]))
+    for layer in layers:
+        layer.backend = backend
+    return AttentionChoice(backend, _kernel(backend, weight), why, len(layers))
+
+
+def unavailable(backend: str) -> str | None:
+    """Why a backend cannot run here, or None when it can."""
+    if backend not in BACKENDS:
+        return "there is no backend of this name"
+    if backend == "xformers" and importlib.util.find_spec("xformers") is None:
+        return "the package xformers is not installed"
+    if backend == "xformers" and not torch.cuda.is_available():
+        return "xformers needs a CUDA device"
+    return None
+
+
+def _choose(model: nn.Module, weight: Tensor) -> tuple[str, str]:
+    """The backend for `auto`, and the reason."""
+    if weight.device.type == "cpu" and model.training:
+        return "reference", "training on CPU, where torch's fused backward pass is slow"
+    return "sdpa", f"torch's fused attention runs on {weight.device.type}"
+
+
+def _kernel(backend: str, weight: Tensor) -> str:
+    """The code that runs; for `sdpa`, what torch picks for this device and type."""
+    if backend != "sdpa":
+        return "xformers.ops" if backend == "xformers" else f"sdcore.attention.{backend}"
+    probe = weight.new_zeros(1, 1, 64, 64)
+    choice = torch._fused_sdp_choice(probe, probe, probe)  # pyright: ignore[reportPrivateImportUsage]
+    return f"torch {torch.nn.attention.SDPBackend(choice).name.lower()}"

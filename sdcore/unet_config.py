@@ -1,4 +1,4 @@
-"""The UNet's settings: read from a diffusers config.json, checked, and turned into a plan of levels.
+"""The UNet's settings, read from a diffusers config.json and turned into a plan of levels.
 
 A setting that would change the network and that we do not have is refused by its name.
 """
@@ -43,6 +43,18 @@ FIXED: dict[str, tuple[Any, ...]] = {
 # Only read by diffusers for kinds of conditioning that are refused above.
 WITHOUT_EFFECT = ("addition_embed_type_num_heads",)
 
+SIZES = (
+    "in_channels",
+    "out_channels",
+    "block_out_channels",
+    "layers_per_block",
+    "norm_num_groups",
+    "cross_attention_dim",
+    "transformer_layers_per_block",
+    "attention_head_dim",
+    "conv_in_kernel",
+    "conv_out_kernel",
+)
 ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
 DOWN_TYPES = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # -> does it attend
 UP_TYPES = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
@@ -52,16 +64,21 @@ UP_TYPES = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 class Level:
     """One level of the UNet: the blocks that work on the same grid on the way down and up."""
 
-    number: int  # how often the grid has been halved
+    number: int  # how often the grid has been halved; its place on the way down
+    up_number: int  # its place on the way up, which begins at the coarsest level
     channels: int
     layers: int  # residual blocks on the way down; one more on the way up
     heads: int
     text_width: int
-    down_attends: bool
-    up_attends: bool
-    down_transformers: tuple[int, ...]  # Transformer blocks after each residual block, down
-    up_transformers: tuple[int, ...]
-    last: bool  # the coarsest level neither halves nor doubles the grid
+    down_transformers: (
+        tuple[int, ...] | None
+    )  # blocks after each residual block; None: no attention
+    up_transformers: tuple[int, ...] | None
+    mid_transformers: int  # blocks of the middle, used at the coarsest level
+
+    @property
+    def coarsest(self) -> bool:
+        return self.up_number == 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,11 @@ class UNetConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
+        for name in SIZES:
+            _check_sizes(name, getattr(self, name))
+        if self.reverse_transformer_layers_per_block is not None:
+            name = "reverse_transformer_layers_per_block"
+            _check_sizes(name, self.reverse_transformer_layers_per_block)
         _check_choice("act_fn", self.act_fn, ACTIVATIONS)
         _check_choice("addition_embed_type", self.addition_embed_type, (None, "text_time"))
         for name in self.down_block_types:
@@ -121,12 +143,6 @@ class UNetConfig:
             for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
                 if getattr(self, name) is None:
                     raise _refusal(name, None, "addition_embed_type 'text_time' needs it")
-        elif self.projection_class_embeddings_input_dim is not None:
-            why = "only addition_embed_type 'text_time' uses it"
-            value = self.projection_class_embeddings_input_dim
-            raise _refusal("projection_class_embeddings_input_dim", value, why)
-        if not isinstance(self.norm_num_groups, int):
-            raise _refusal("norm_num_groups", self.norm_num_groups, "the norms cannot be left out")
         for level in self.levels():
             _check_level(level, self.norm_num_groups)
 
@@ -165,19 +181,18 @@ class UNetConfig:
         text_width = _per_level("cross_attention_dim", self.cross_attention_dim, count)
         down_types = _per_level("down_block_types", self.down_block_types, count)
         up_types = _per_level("up_block_types", self.up_block_types, count)[::-1]
-        down_transformers, up_transformers = self._transformers(layers)
+        down, up = self._transformers(layers)
         return tuple(
             Level(
                 number=i,
+                up_number=count - 1 - i,
                 channels=self.block_out_channels[i],
                 layers=layers[i],
                 heads=heads[i],
                 text_width=text_width[i],
-                down_attends=DOWN_TYPES[down_types[i]],
-                up_attends=UP_TYPES[up_types[i]],
-                down_transformers=down_transformers[i],
-                up_transformers=up_transformers[i],
-                last=i == count - 1,
+                down_transformers=down[i] if DOWN_TYPES[down_types[i]] else None,
+                up_transformers=up[i] if UP_TYPES[up_types[i]] else None,
+                mid_transformers=down[i][0],
             )
             for i in range(count)
         )
@@ -185,17 +200,16 @@ class UNetConfig:
     def _transformers(self, layers: Sequence[int]) -> tuple[list, list]:
         """Transformer blocks after each residual block, per level: on the way down, and up."""
         name, count = "transformer_layers_per_block", len(layers)
-        down = _per_level(name, self.transformer_layers_per_block, count)
-        up = down
+        down = up = _per_level(name, self.transformer_layers_per_block, count)
+        up_name = f"reverse_{name}"
         if self.reverse_transformer_layers_per_block is not None:
-            name = f"reverse_{name}"
-            up = _per_level(name, self.reverse_transformer_layers_per_block, count)[::-1]
+            up = _per_level(up_name, self.reverse_transformer_layers_per_block, count)[::-1]
         elif any(isinstance(entry, tuple) for entry in down):
-            why = f"a list per level needs reverse_{name} for the way up"
+            why = f"a list for one level needs {up_name} for the way up"
             raise _refusal(name, self.transformer_layers_per_block, why)
         return (
-            [_per_layer("transformer_layers_per_block", e, n) for e, n in zip(down, layers)],
-            [_per_layer(name, e, n + 1) for e, n in zip(up, layers)],
+            [_per_layer(name, entry, n) for entry, n in zip(down, layers, strict=True)],
+            [_per_layer(up_name, entry, n + 1) for entry, n in zip(up, layers, strict=True)],
         )
 
 
@@ -219,10 +233,20 @@ def _check_level(level: Level, groups: int) -> None:
     if level.channels % groups:
         why = f"block_out_channels {level.channels} is not a multiple of it"
         raise _refusal("norm_num_groups", groups, why)
-    attends = level.down_attends or level.up_attends or level.last
+    attends = level.down_transformers or level.up_transformers or level.coarsest
     if attends and level.channels % level.heads:
         why = f"it is the number of heads, and block_out_channels {level.channels} is no multiple"
         raise _refusal("attention_head_dim", level.heads, why)
+
+
+def _check_sizes(name: str, value: Any) -> None:
+    """A whole number above zero, or a list of such numbers (Transformer blocks may be zero)."""
+    least = 0 if "transformer" in name else 1
+    for entry in value if isinstance(value, tuple) else (value,):
+        if isinstance(entry, tuple):
+            _check_sizes(name, entry)
+        elif type(entry) is not int or entry < least:
+            raise _refusal(name, value, f"it must be whole numbers from {least} on")
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
