@@ -10,7 +10,7 @@ Shapes: B images, C channels, h w latent grid, T text tokens, D text width, H he
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,13 +31,9 @@ class Conditioning:
     text: Tensor
     added: AddedConditions | None = None
 
-    def repeat(self, times: int) -> Conditioning:
-        """Every row `times` times in a row: B becomes B · times."""
-        return self._map(lambda rows: rows.repeat_interleave(times, dim=0))
-
-    def slice(self, start: int, stop: int) -> Conditioning:
-        """The rows of images start to stop - 1."""
-        return self._map(lambda rows: rows[start:stop])
+    def pick(self, rows: Sequence[int]) -> Conditioning:
+        """These rows, in this order, some perhaps more than once."""
+        return self._map(lambda values: values[list(rows)])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         added = self.added

@@ -10,7 +10,6 @@ Shapes: B batch, C channels, h w latent grid.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdcore.checkpoint.jsonfile import read_json
 from sdcore.errors import FileError, UsageError
 from sdcore.noise import PREDICTION_TYPES
 
@@ -166,29 +166,27 @@ def load_scheduler(folder: str | Path) -> Any:
     Only the classes behind `SCHEDULERS` are made; a config cannot name any other.
     """
     path = Path(folder) / "scheduler_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        class_name = config["_class_name"]
-    except FileNotFoundError:
-        raise FileError(
-            f"{path} is missing.",
-            "The folder does not say how the model's noise was scheduled.",
-            "Copy the scheduler folder from the original model.",
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(
-            f"{path} cannot be read.",
-            f"It is not a scheduler config in JSON ({type(error).__name__}: {error}).",
-            "Copy the file from the original model again.",
-        ) from None
+    config = read_json(path)
+    class_name = config.get("_class_name")
     for sampler in _SAMPLERS.values():
         if sampler.cls == class_name:
-            return _scheduler_class(sampler).from_config(config)
+            return _build(path, _scheduler_class(sampler), config)
     raise FileError(
         f"{path} names the scheduler class {class_name!r}, which is not supported.",
         f"Known classes: {', '.join(sorted({s.cls for s in _SAMPLERS.values()}))}.",
         "Set _class_name to one of these.",
     )
+
+
+def _build(path: Path, cls: Any, config: Mapping[str, Any]) -> Any:
+    try:
+        return cls.from_config(config)
+    except (TypeError, ValueError, NotImplementedError, ArithmeticError) as error:
+        raise FileError(
+            f"{path} cannot be used.",
+            f"No {cls.__name__} can be built from it: {error}.",
+            "Copy the file from the original model again.",
+        ) from error
 
 
 def scheduler_name(scheduler: Any) -> str:

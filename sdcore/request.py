@@ -1,0 +1,110 @@
+"""The arguments of one `TextToImage` call, checked before anything is computed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sdcore.errors import UsageError
+from sdcore.guidance import Guidance
+from sdcore.model_defaults import ModelDefaults
+
+_LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be painted: one entry in each list for each image."""
+
+    prompts: list[str]
+    negative_prompts: list[str | None]
+    seeds: list[int]
+    guidance: Guidance
+    width: int
+    height: int
+
+
+def make_request(
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] | None,
+    seed: int | None,
+    images_per_prompt: int,
+    choices: ModelDefaults,
+    factor: int,
+) -> Request:
+    """Check the arguments; `factor` is the autoencoder's. Raises UsageError."""
+    if isinstance(images_per_prompt, bool) or not isinstance(images_per_prompt, int):
+        raise _bad_count(images_per_prompt)
+    if images_per_prompt < 1:
+        raise _bad_count(images_per_prompt)
+    prompts = _texts(prompt, "prompt")
+    negatives = _negative_texts(negative_prompt, len(prompts))
+    count = len(prompts) * images_per_prompt
+    return Request(
+        prompts=[text for text in prompts for _ in range(images_per_prompt)],
+        negative_prompts=[text for text in negatives for _ in range(images_per_prompt)],
+        seeds=_seeds(seed, count),
+        guidance=Guidance(choices.guidance_scale, choices.guidance_rescale),
+        width=_size(choices.width, "width", factor),
+        height=_size(choices.height, "height", factor),
+    )
+
+
+def _texts(prompt: str | Sequence[str], name: str) -> list[str]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if not isinstance(prompt, Sequence) or not all(isinstance(text, str) for text in prompt):
+        raise UsageError(
+            f"The {name} is not text.",
+            f"It is {prompt!r:.80}.",
+            "Pass a string, or a list of strings.",
+        )
+    if not prompt:
+        raise UsageError(
+            f"The list of {name}s is empty.", "There is nothing to paint.", "Pass at least one."
+        )
+    return list(prompt)
+
+
+def _negative_texts(prompt: str | Sequence[str] | None, count: int) -> list[str | None]:
+    if prompt is None or isinstance(prompt, str):
+        return [prompt] * count
+    texts = _texts(prompt, "negative prompt")
+    if len(texts) != count:
+        raise UsageError(
+            f"There are {len(texts)} negative prompts for {count} prompts.",
+            "A list needs one for each prompt.",
+            "Pass one string to use it for all prompts.",
+        )
+    return [*texts]
+
+
+def _seeds(seed: int | None, count: int) -> list[int]:
+    if seed is None:
+        seed = secrets.randbelow(2**32)  # short enough to be typed again
+    last = _LARGEST_SEED - count + 1
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= last:
+        raise UsageError(
+            f"The seed is {seed!r}.",
+            f"It must be a whole number from 0 to {last}.",
+            "Leave it out for a random one.",
+        )
+    return [seed + i for i in range(count)]
+
+
+def _size(size: int | None, name: str, factor: int) -> int:
+    if not isinstance(size, int) or isinstance(size, bool) or size < factor or size % factor:
+        near = max(factor, round(size / factor) * factor) if isinstance(size, int) else 64 * factor
+        raise UsageError(
+            f"The {name} is {size!r} pixels.",
+            f"One latent covers {factor} x {factor} pixels, so it must be a multiple of {factor}.",
+            f"Use {near}.",
+        )
+    return size
+
+
+def _bad_count(count: object) -> UsageError:
+    return UsageError(
+        f"images_per_prompt is {count!r}.", "It counts pictures.", "Use a whole number from 1 up."
+    )
