@@ -51,6 +51,13 @@ def images(scenes: Scenes, seed: int, step: int, count: int) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def encode_and_decode(model: AutoencoderKL, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Picture -> (decoded picture, mean KL per latent value); noise (B, C, h, w) picks the latents."""
+    posterior = model.encode(image).latent_dist
+    kl = posterior.kl().mean() / noise[0].numel()
+    return model.decode(posterior.mean + posterior.std * noise).sample, kl
+
+
 def reconstruction_loss(output: Tensor, image: Tensor) -> Tensor:
     """Mean L1 of the pixels and of their differences to the right and lower neighbours."""
     difference = output - image
@@ -64,19 +71,18 @@ def train(settings: AutoencoderSettings) -> None:
     torch.manual_seed(settings.run.seed)
     model = build(settings, data.image_size).to(memory_format=torch.channels_last)
     run = Run(settings, settings.run, model)
+    factor = 2 ** (len(settings.block_out_channels) - 1)
+    shape = (settings.latent_channels, *[data.image_size // factor] * 2)
     check = images(unseen, seed=1, step=0, count=128).to(run.accelerator.device)
 
     for step in run.steps():
         image = images(scenes, settings.run.seed, step, settings.run.batch_size)
         image = image.to(run.accelerator.device, memory_format=torch.channels_last)
+        draws = [generator(settings.run.seed, "latent", step, i) for i in range(len(image))]
+        noise = torch.stack([torch.randn(shape, generator=draw) for draw in draws])
         with run.accelerator.autocast():
-            posterior = model.encode(image).latent_dist
-            noise = [torch.randn(posterior.mean.shape[1:], generator=generator(settings.run.seed, "latent", step, i))
-                     for i in range(len(image))]  # fmt: skip
-            latents = posterior.mean + posterior.std * torch.stack(noise).to(image.device)
-            output = model.decode(latents).sample
+            output, kl = encode_and_decode(model, image, noise.to(image.device))
         reconstruction = reconstruction_loss(output.float(), image)
-        kl = posterior.kl().mean() / latents[0].numel()
         norm = run.update(reconstruction + settings.kl_weight * kl)
         run.log(loss=reconstruction, kl=kl, grad_norm=norm)
         if (step + 1) % settings.run.sample_every == 0:

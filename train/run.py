@@ -46,7 +46,6 @@ class RunSettings(Settings):
     seed: int = 0
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     threads: int = 0  # 0: as many as torch takes
-    compile: bool = False
     log_every: int = 20
     checkpoint_every: int = 500
     sample_every: int = 1000
@@ -82,7 +81,10 @@ class Run:
         self.module = module.to(self.accelerator.device)
         self.average = Average(self.module, loop.ema_decay) if loop.ema_decay else None
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(module, loop.weight_decay), lr=loop.learning_rate, betas=(0.9, 0.99)
+            parameter_groups(module, loop.weight_decay),
+            lr=loop.learning_rate,
+            betas=(0.9, 0.99),
+            fused=True,  # one pass over the weights: a twelfth of a step on two cores
         )
         self.step = self._resume()
         self._started, self._first = time.monotonic(), self.step

@@ -1,0 +1,268 @@
+"""Recipe (c): the UNet of the embedded model, taught to remove noise from scenes it is told about.
+
+    python -m train.pretrain_unet
+    accelerate launch -m train.pretrain_unet run.batch_size=256        # on a GPU
+
+The text encoder of recipe (b) and the autoencoder of recipe (a) stay frozen. A tenth of the
+captions is dropped, which is what guidance needs (Ho & Salimans 2022, arXiv:2207.12598). Besides
+the loss, watch `wrong_minus_right`: how much worse the UNet does when the caption names another
+concept. It moves before the pictures do.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sdcore.attention import use_attention
+from sdcore.autoencoder import Autoencoder
+from sdcore.noise import add_noise, alphas_cumprod_from_config, loss_weight, prediction_target
+from sdcore.pipeline import TextToImage
+from sdcore.schedulers import make_scheduler
+from sdcore.text_encoder import CLIPTextEncoder
+from sdcore.tokenizer import Tokenizer
+from sdcore.unet import UNet, UNetConfig
+from train.data.scenes import Scene, Scenes
+from train.data.settings import DataSettings
+from train.run import Run, RunSettings, main
+from train.settings import Settings, load_settings
+from train.state import generator
+
+SCHEDULER = {  # scheduler_config.json of the embedded model
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    # Stable Diffusion stops at 0.012, where a 16x16 grid still shows the background colour through
+    # the noise; pictures would then start from a colour that no caption asked for.
+    "beta_end": 0.02,
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "steps_offset": 0,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+}
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "safety_checker": [None, None],
+    "requires_safety_checker": False,
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+GRID_PROMPTS = (
+    "a big fox in noto style on light blue",
+    "a big penguin in twemoji style on yellow",
+    "a big mushroom in fluent style on a white background",
+    "a big rocket in twemoji style on a dark blue background",
+    "a big red apple in noto style on light green",
+    "a panda in noto style on a pink background",
+    "a house in fluent style on light blue",
+    "a cactus in twemoji style on orange",
+    "an owl in noto style on purple",
+    "a frog in fluent style on white",
+    "a car on the left in noto style, gray background",
+    "a star at the top in twemoji style on dark blue",
+    "a small whale at the bottom in noto style on light blue",
+    "a small umbrella on the right in fluent style on yellow",
+    "a cat to the left of a tree in noto style on light green",
+    "a robot above a pizza in fluent style on white",
+)
+
+
+class UNetSettings(Settings):
+    data: str = "configs/train/emoji_data.yaml"
+    autoencoder: str = "runs/emoji/autoencoder/vae"
+    text_encoder: str = "runs/emoji/text_encoder"  # holds tokenizer/ and text_encoder/
+    block_out_channels: list[int] = [64, 160, 256]
+    down_block_types: list[str] = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
+    up_block_types: list[str] = ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]
+    layers_per_block: int = 1
+    heads: int = 4
+    attention: str = "reference"  # on CPU its gradient is faster than that of the fused kernel
+    caption_dropout: float = 0.1
+    weighting: str = "plain"  # of the time steps, see sdcore.noise.loss_weight
+    run: RunSettings
+
+
+class Source:
+    """Batches of (latents, text): scenes drawn and encoded on the fly.
+
+    Latents of one-object scenes are kept, because without jitter they come again and again.
+    """
+
+    def __init__(self, settings: UNetSettings, scenes: Scenes, device: torch.device) -> None:
+        self.seed, self.scenes, self.device = settings.run.seed, scenes, device
+        self.dropout = settings.caption_dropout
+        self.autoencoder = Autoencoder.from_pretrained(settings.autoencoder, device=device)
+        folder = Path(settings.text_encoder)
+        self.tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
+        self.text_encoder = CLIPTextEncoder.from_pretrained(folder / "text_encoder", device=device)
+        self.text_encoder.requires_grad_(False).eval()
+        self._kept: dict[Scene, Tensor] = {}
+
+    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
+        """Latents (B, C, h, w) and text (B, T, D) of step number `step`."""
+        indices = range(step * size, (step + 1) * size)
+        chosen = [self.scenes.scene(self.seed, index) for index in indices]
+        draws = np.random.default_rng((self.seed, 1, step)).random(size)
+        captions = ["" if d < self.dropout else s.caption for d, s in zip(draws, chosen, strict=True)]
+        return self.latents(chosen), self.text(captions)
+
+    @torch.no_grad()
+    def text(self, captions: list[str]) -> Tensor:
+        return self.text_encoder(self.tokenizer(captions).ids.to(self.device)).last_hidden_state
+
+    @torch.no_grad()
+    def latents(self, chosen: list[Scene]) -> Tensor:
+        known = {replace(scene, caption=""): None for scene in chosen}
+        missing = [scene for scene in known if scene not in self._kept]
+        fresh: dict[Scene, Tensor] = {}
+        if missing:
+            pictures = np.stack([self.scenes.picture(scene) for scene in missing])
+            image = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+            encoded = self.autoencoder.encode(image.to(self.device))
+            fresh = dict(zip(missing, encoded, strict=True))
+            if not self.scenes.settings.jitter:
+                self._kept |= {scene: x.clone() for scene, x in fresh.items() if not scene.relation}
+        known = {scene: fresh[scene] if scene in fresh else self._kept[scene] for scene in known}
+        return torch.stack([known[replace(scene, caption="")] for scene in chosen])
+
+
+def noise_and_times(seed: int, step: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Noise (B, C, h, w) and training times (B,), each row a function of (seed, step, row).
+
+    Times are spread evenly over the batch (Kingma et al. 2021, arXiv:2107.00630, appendix I.1),
+    which makes the loss of a small batch less noisy.
+    """
+    draws = [generator(seed, "noise", step, i) for i in range(shape[0])]
+    noise = torch.stack([torch.randn(shape[1:], generator=draw) for draw in draws])
+    start = torch.rand((), generator=generator(seed, "time", step, 0))
+    times = ((start + torch.arange(shape[0]) / shape[0]) % 1 * 1000).long()
+    return noise, times
+
+
+def train(settings: UNetSettings) -> None:
+    data = load_settings(DataSettings, settings.data)
+    torch.manual_seed(settings.run.seed)
+    unet = UNet(config(settings, channels=4, width=256, grid=16))
+    run = Run(settings, settings.run, unet)
+    use_attention(unet, settings.attention)
+    device = run.accelerator.device
+    source = Source(settings, Scenes(data), device)
+    alphas = alphas_cumprod_from_config(SCHEDULER).to(device)
+    check = Check(source, alphas)
+
+    for step in run.steps():
+        latents, text = source.batch(step, settings.run.batch_size)
+        noise, times = (t.to(device) for t in noise_and_times(settings.run.seed, step, latents.shape))
+        noisy = add_noise(latents, noise, times, alphas)
+        target = prediction_target("v_prediction", latents, noise, times, alphas)
+        with run.accelerator.autocast():
+            output = unet(noisy, times, text)
+        error = (output.float() - target).square().mean(dim=(1, 2, 3))
+        weight = loss_weight("v_prediction", times, alphas, settings.weighting)
+        norm = run.update((weight * error).mean())
+        run.log(loss=error.mean(), grad_norm=norm)
+        if (step + 1) % settings.run.sample_every == 0:
+            with run.averaged():
+                run.write("evaluation.jsonl", {"step": step + 1, **check(run)})
+                sample_grid(run, source, step + 1)
+
+    with run.averaged():
+        export(run, source)
+
+
+def config(settings: UNetSettings, channels: int, width: int, grid: int) -> UNetConfig:
+    return UNetConfig(
+        sample_size=grid,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=tuple(settings.block_out_channels),
+        down_block_types=tuple(settings.down_block_types),
+        up_block_types=tuple(settings.up_block_types),
+        layers_per_block=settings.layers_per_block,
+        attention_head_dim=settings.heads,
+        cross_attention_dim=width,
+    )
+
+
+class Check:
+    """Loss on 64 fixed scenes with the right caption, with another concept in it, and with none."""
+
+    TIMES = (950, 800, 600)
+
+    def __init__(self, source: Source, alphas: Tensor) -> None:
+        scenes = [scene for scene in (source.scenes.scene(7, i) for i in range(80)) if not scene.relation]
+        self.scenes, self.alphas = scenes[:64], alphas
+        self.latents = source.latents(self.scenes)
+        names = list(source.scenes.settings.concepts)
+        right = [f"a {s.objects[0].concept} in {s.objects[0].style} style on {s.background}" for s in self.scenes]
+        wrong = []
+        for scene, caption in zip(self.scenes, right, strict=True):
+            concept = scene.objects[0].concept
+            other = names[(names.index(concept) + len(names) // 2) % len(names)]
+            wrong.append(caption.replace(concept, other, 1))
+        self.texts = {"right": source.text(right), "wrong": source.text(wrong)}
+        self.texts["empty"] = source.text([""] * len(right))
+        self.noise = noise_and_times(7, 0, self.latents.shape)[0].to(self.latents.device)
+
+    @torch.no_grad()
+    def __call__(self, run: Run) -> dict[str, float]:
+        row = {}
+        for time in self.TIMES:
+            noisy = add_noise(self.latents, self.noise, time, self.alphas)
+            target = prediction_target("v_prediction", self.latents, self.noise, time, self.alphas)
+            losses = {}
+            for name, text in self.texts.items():
+                with run.accelerator.autocast():
+                    output = run.module(noisy, time, text)
+                losses[name] = float((output.float() - target).square().mean())
+            row[f"right_{time}"] = round(losses["right"], 5)
+            row[f"wrong_minus_right_{time}"] = round(losses["wrong"] - losses["right"], 5)
+            row[f"empty_minus_right_{time}"] = round(losses["empty"] - losses["right"], 5)
+        return row
+
+
+def sample_grid(run: Run, source: Source, step: int) -> None:
+    """Paint `GRID_PROMPTS` into `samples/`, with the weights that would be exported."""
+    with run.accelerator.autocast():
+        images = pipeline(run, source)(list(GRID_PROMPTS), seed=1, steps=20, guidance_scale=4.0).images
+    side = images[0].width
+    grid = Image.new("RGB", (8 * side, 2 * side))
+    for i, image in enumerate(images):
+        grid.paste(image, (i % 8 * side, i // 8 * side))
+    (run.folder / "samples").mkdir(exist_ok=True)
+    grid.save(run.folder / "samples" / f"step-{step:06d}.png")
+
+
+def pipeline(run: Run, source: Source) -> TextToImage:
+    scheduler = make_scheduler("ddim", SCHEDULER)
+    return TextToImage(
+        source.tokenizer, source.text_encoder, run.module, source.autoencoder, scheduler
+    )
+
+
+def export(run: Run, source: Source) -> None:
+    """Write the whole model as a diffusers folder, weights in float16."""
+    folder = run.folder / "model"
+    pipe = pipeline(run, source)
+    pipe.tokenizer.save_pretrained(folder / "tokenizer")
+    pipe.text_encoder.save_pretrained(folder / "text_encoder", dtype=torch.float16)
+    pipe.unet.save_pretrained(folder / "unet", dtype=torch.float16)
+    pipe.autoencoder.save_pretrained(folder / "vae", dtype=torch.float16)
+    pipe.scheduler.save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main(train, UNetSettings, "configs/train/emoji_unet.yaml", __doc__)
