@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdcore.attention import BACKENDS, causal_mask, padding_mask
+from sdcore.attention import AttentionLayer, causal_mask, padding_mask
 from sdcore.checkpoint import load_component, save_component
 from sdcore.errors import UsageError
 from sdcore.text_config import CLIPTextConfig
@@ -59,26 +59,20 @@ class CLIPTextEmbeddings(nn.Module):
         return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
 
 
-class CLIPTextAttention(nn.Module):
+class CLIPTextAttention(AttentionLayer):
     """Multi-head self-attention over the text; mask (T, T) or (B, 1, T, T), True = attend."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
-        super().__init__()
+        super().__init__(config.num_attention_heads)
         width = config.hidden_size
-        self.heads = config.num_attention_heads
-        self.backend = "sdpa"
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (  #                                                    each (B, H, T, d)
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        out = BACKENDS[self.backend](q, k, v, mask)
-        return self.out_proj(out.transpose(1, 2).flatten(2))  #           (B, T, D)
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return self.out_proj(self.attend(q, k, v, mask))  #               (B, T, D)
 
 
 class CLIPTextMLP(nn.Module):
