@@ -22,7 +22,7 @@ import torch
 from tokenizers import AddedToken, Encoding, Regex, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from sdcore.checkpoint.folder import resolve_folder
+from sdcore.checkpoint.folder import component_folder
 from sdcore.checkpoint.publish import publish
 from sdcore.errors import FileError, UsageError
 from sdcore.tokenizer_files import END, START, TokenizerFiles, read_tokenizer_files
@@ -86,8 +86,7 @@ class Tokenizer:
         Raises:
             FileError: a file is missing or damaged, or describes another kind of tokenizer.
         """
-        folder = resolve_folder(folder)
-        return cls(read_tokenizer_files(folder if subfolder is None else folder / subfolder))
+        return cls(read_tokenizer_files(component_folder(folder, subfolder)))
 
     @classmethod
     def from_vocab(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sdcore.checkpoint.folder import refuse_custom_code, resolve_folder
+from sdcore.checkpoint.folder import component_folder, refuse_custom_code
 from sdcore.checkpoint.jsonfile import name_some, read_json
 from sdcore.checkpoint.publish import publish
 from sdcore.checkpoint.weights import (
@@ -69,7 +69,7 @@ def load_component(
     """
     check_variant(variant)
     dtype, device = _check_placement(dtype or torch.float32, device)
-    folder = _component_folder(folder, subfolder)
+    folder = component_folder(folder, subfolder)
     model = _build_without_memory(cls, folder / CONFIG_NAME)
     component = cast("type[Component]", cls)
     files = find_weights(folder, component.WEIGHTS_NAME, variant)
@@ -135,16 +135,6 @@ def _check_placement(
     except (RuntimeError, AssertionError, TypeError) as error:
         why = str(error).splitlines()[0]
         raise UsageError(f"device={device!r} cannot be used", why, 'use device="cpu"') from error
-
-
-def _component_folder(folder: str | Path, subfolder: str | None) -> Path:
-    folder = resolve_folder(folder)
-    if subfolder is None:
-        return folder
-    if Path(subfolder).name != subfolder:
-        hint = "name a folder directly inside the model, such as unet"
-        raise UsageError(f"subfolder={subfolder!r} cannot be used", "it is a path", hint)
-    return resolve_folder(folder / subfolder)
 
 
 def _build_without_memory(cls: type[ModelT], path: Path) -> ModelT:

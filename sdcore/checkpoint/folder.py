@@ -57,6 +57,22 @@ def resolve_folder(name_or_path: str | Path) -> Path:
     return _download(str(name_or_path))
 
 
+def component_folder(name_or_path: str | Path, subfolder: str | None) -> Path:
+    """The folder of one component: the model's own, or one directly inside it.
+
+    Raises:
+        FileError: as resolve_folder.
+        UsageError: the subfolder is a path.
+    """
+    folder = resolve_folder(name_or_path)
+    if subfolder is None:
+        return folder
+    if Path(subfolder).name != subfolder or subfolder == "..":
+        hint = "name a folder directly inside the model, such as unet"
+        raise UsageError(f"subfolder={subfolder!r:.80} cannot be used", "it is a path", hint)
+    return resolve_folder(folder / subfolder)
+
+
 def read_model_index(folder: str | Path) -> ModelIndex:
     """Read a local folder's model_index.json.
 
