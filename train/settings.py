@@ -7,6 +7,7 @@ settings in force are written back into every run as `resolved.yaml`, which repe
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,9 @@ class Settings(BaseModel):
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
-def load_settings(model: type[AnySettings], path: str | Path, overrides: list[str] = ()) -> AnySettings:
+def load_settings(
+    model: type[AnySettings], path: str | Path, overrides: Sequence[str] = ()
+) -> AnySettings:
     """Read `path` as YAML, apply `key.path=value` overrides, and check everything.
 
     Raises `FileError` when the file is missing or no mapping, `UsageError` when a key is unknown or
@@ -33,34 +36,53 @@ def load_settings(model: type[AnySettings], path: str | Path, overrides: list[st
     """
     path = Path(path)
     if not path.is_file():
-        raise FileError(f"settings file {path} not found", "there is no such file", "check the path")
+        raise FileError(
+            f"settings file {path} not found", "there is no such file", "check the path"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise FileError(f"{path} is not valid YAML", str(error), "correct the file") from error
     if not isinstance(values, dict):
-        raise FileError(f"{path} holds no settings", "its top level is not a mapping", "use key: value")
+        raise FileError(
+            f"{path} holds no settings", "its top level is not a mapping", "use key: value"
+        )
     for override in overrides:
         _set(values, override)
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UsageError(f"{path}: {_explain(error, model)}", "the settings do not fit", "see configs/") from error
+        raise UsageError(
+            f"{path}: {_explain(error, model)}", "the settings do not fit", "see configs/"
+        ) from error
 
 
 def save_settings(settings: Settings, path: str | Path) -> None:
     """Write every setting in force to `path` as YAML."""
-    Path(path).write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "utf-8")
+    Path(path).write_text(
+        yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "utf-8"
+    )
 
 
 def _set(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
-        raise UsageError(f"override {override!r} is not understood", "it has no '='", "use key.path=value")
+        raise UsageError(
+            f"override {override!r} is not understood", "it has no '='", "use key.path=value"
+        )
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
-    values[last] = yaml.safe_load(text)
+        if not isinstance(values, dict):
+            raise UsageError(
+                f"override {override!r} does not fit", f"{parent!r} is one value", "see configs/"
+            )
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"override {override!r} is not valid YAML", str(error), "check the value"
+        ) from error
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

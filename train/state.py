@@ -33,12 +33,15 @@ def generator(seed: int, purpose: str, step: int, sample: int) -> torch.Generato
 
 def save_checkpoint(runs: Path, step: int, parts: Mapping[str, Tensors], keep: int = 2) -> Path:
     """Write `parts` (file stem -> tensors) as the checkpoint of `step`; keep the newest `keep`."""
-    target = runs / f"step-{step:08d}"
-    draft = runs / f".{target.name}.tmp-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
+    target = runs / _name(step)
+    draft = runs / f".{target.name}.tmp"
+    shutil.rmtree(draft, ignore_errors=True)  # of a save that was killed
     draft.mkdir(parents=True)
     for name, tensors in parts.items():
-        save_file({key: t.detach().contiguous() for key, t in tensors.items()}, draft / f"{name}.safetensors")
+        save_file(
+            {key: t.detach().contiguous() for key, t in tensors.items()},
+            draft / f"{name}.safetensors",
+        )
     hashes = {path.name: _hash(path) for path in sorted(draft.iterdir())}
     (draft / "manifest.json").write_text(json.dumps({"step": step, "files": hashes}), "utf-8")
     for path in (*draft.iterdir(), draft):
@@ -46,8 +49,7 @@ def save_checkpoint(runs: Path, step: int, parts: Mapping[str, Tensors], keep: i
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
     _flush(runs)
-    for old in _checkpoints(runs)[keep:]:
-        shutil.rmtree(old)
+    _prune(runs, target, keep)
     return target
 
 
@@ -57,18 +59,21 @@ def latest_checkpoint(runs: Path) -> Path | None:
 
 
 def verifies(checkpoint: Path) -> bool:
-    """Whether every file of the manifest is there with the hash that was written."""
+    """Whether the manifest is of this step, and every file in it has the hash that was written."""
     try:
-        files = json.loads((checkpoint / "manifest.json").read_text("utf-8"))["files"]
-        return all(_hash(checkpoint / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError):
+        manifest = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
+        hashes = {name: _hash(checkpoint / name) for name in manifest["files"]}
+        return checkpoint.name == _name(manifest["step"]) and hashes == manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def load_checkpoint(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
     """(step, file stem -> tensors) of a checkpoint; `FileError` when it does not verify."""
     if not verifies(checkpoint):
-        raise FileError(f"checkpoint {checkpoint} is damaged", "a file or hash is off", "use an older one")
+        raise FileError(
+            f"checkpoint {checkpoint} is damaged", "a file or hash is off", "use an older one"
+        )
     manifest = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
     parts = {Path(name).stem: load_file(checkpoint / name) for name in manifest["files"]}
     return manifest["step"], parts
@@ -77,7 +82,11 @@ def load_checkpoint(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]]
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as flat tensors `index.name`; learning rates come from the step."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": torch.as_tensor(value) for i, row in state.items() for name, value in row.items()}
+    return {
+        f"{i}.{name}": torch.as_tensor(value)
+        for i, row in state.items()
+        for name, value in row.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
@@ -100,9 +109,23 @@ class Average:
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards `module`; early steps use a shorter memory, so the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        ours = list(self.tensors.values())
+        # By name: a loaded checkpoint has the tensors in another order than the module.
+        ours = [self.tensors[name] for name, _ in module.named_parameters()]
         theirs = [p.detach().float() for p in module.parameters()]
         torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+def _prune(runs: Path, newest: Path, keep: int) -> None:
+    """Remove all but `newest`, which was just published, and the `keep - 1` good ones before it."""
+    older = [path for path in _checkpoints(runs) if path != newest]
+    kept = [path for path in older if verifies(path)][: keep - 1]
+    drafts = runs.glob(".step-*.tmp*")  # of saves that were killed
+    for path in (*drafts, *(path for path in older if path not in kept)):
+        shutil.rmtree(path)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _checkpoints(runs: Path) -> list[Path]:
