@@ -215,7 +215,13 @@ def set_steps(scheduler: Any, steps: int, device: torch.device | str = "cpu") ->
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise _too_many_steps(scheduler, steps, str(error)) from None
     times = scheduler.timesteps
-    if times.max() >= trained or (steps > 1 and times[0] <= times[-1]):
+    # A step between two equal noise levels is a division by zero in the multistep solvers. (The
+    # solvers of order 2 list each level twice.)
+    sigmas = (
+        getattr(scheduler, "sigmas", torch.tensor([1.0, 0.0])) if scheduler.order == 1 else None
+    )
+    stands_still = sigmas is not None and bool((sigmas.diff() >= 0).any())
+    if times.max() >= trained or stands_still:
         raise _too_many_steps(scheduler, steps, "They do not fit into the trained noise levels.")
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)

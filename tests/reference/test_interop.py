@@ -1,0 +1,83 @@
+"""Our modules in place of diffusers' and transformers' own, inside diffusers' pipelines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+
+from sdcore import CLIPTextEncoder, UNet
+from sdcore.errors import UsageError
+from sdcore.interop import as_diffusers_unet, as_transformers_text_encoder
+
+PIPELINES = {
+    "sd_folder": StableDiffusionPipeline,
+    "sd2_folder": StableDiffusionPipeline,
+    "sdxl_folder": StableDiffusionXLPipeline,
+}
+
+
+def replace_modules(pipe: Any, folder: Path) -> None:
+    for name in ("text_encoder", "text_encoder_2"):
+        if getattr(pipe, name, None) is not None:
+            ours = CLIPTextEncoder.from_pretrained(folder, subfolder=name)
+            setattr(pipe, name, as_transformers_text_encoder(ours))
+    pipe.unet = as_diffusers_unet(UNet.from_pretrained(folder, subfolder="unet"))
+
+
+def paint(pipe: Any, **how: Any) -> np.ndarray:
+    images = pipe(
+        "a red apple",
+        negative_prompt="bad drawing",
+        num_inference_steps=5,
+        guidance_scale=7.5,
+        generator=torch.Generator().manual_seed(0),
+        **how,
+    ).images
+    return np.asarray(images[0]).astype(int)
+
+
+@pytest.mark.parametrize("layout", PIPELINES)
+def test_same_picture_in_diffusers_own_pipeline(layout, request) -> None:
+    folder: Path = request.getfixturevalue(layout)
+    pipe: Any = PIPELINES[layout].from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    expected = paint(pipe)
+    replace_modules(pipe, folder)
+    got = paint(pipe)
+    assert expected.std() > 30
+    assert np.abs(got - expected).max() <= 1
+
+
+def test_other_pipelines_of_diffusers_take_them_too(sd_folder: Path) -> None:
+    pipe: Any = StableDiffusionImg2ImgPipeline.from_pretrained(sd_folder)
+    pipe.set_progress_bar_config(disable=True)
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    expected = paint(pipe, image=picture, strength=0.8)
+    replace_modules(pipe, sd_folder)
+    assert np.abs(paint(pipe, image=picture, strength=0.8) - expected).max() <= 1
+
+
+def test_the_clip_skip_of_diffusers_finds_our_layer_norm(sd_folder: Path) -> None:
+    pipe: Any = StableDiffusionPipeline.from_pretrained(sd_folder)
+    pipe.set_progress_bar_config(disable=True)
+    replace_modules(pipe, sd_folder)
+    assert np.abs(paint(pipe, clip_skip=1) - paint(pipe)).max() > 2
+
+
+def test_what_our_unet_does_not_do_is_refused(sd_folder: Path) -> None:
+    unet = as_diffusers_unet(UNet.from_pretrained(sd_folder, subfolder="unet"))
+    latents, text = torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, 32)
+    assert unet(latents, 5, text).sample.shape == latents.shape
+    with pytest.raises(UsageError, match="mid_block_additional_residual"):
+        unet(latents, 5, text, mid_block_additional_residual=latents)
+    with pytest.raises(UsageError, match="image_embeds"):
+        unet(latents, 5, text, added_cond_kwargs={"image_embeds": text})
