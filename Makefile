@@ -1,0 +1,66 @@
+# make sample PROMPT="a small rocket on a dark blue background"
+# make test
+# Every target sets up .venv first, with the versions in constraints.txt. `make help` lists them.
+
+PYTHON ?= python3
+ARGS ?=
+PROMPT ?= a red apple on a light blue background
+# The prompt reaches the script as it was typed: neither make nor the shell reads $, quotes or `.
+override export PROMPT := $(value PROMPT)
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+READY := $(VENV)/.ready
+READY_TEST := $(VENV)/.ready-test
+READY_DEV := $(VENV)/.ready-dev
+
+.PHONY: help sample test test-slow test-gpu check parity bench data clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+sample: $(READY)  ## paint PROMPT="..." with the embedded model; further flags in ARGS="..."
+	@$(RUN) sample/text_to_image.py $(ARGS) -- "$$PROMPT"
+
+test: $(READY_TEST)  ## the tests that need neither a GPU nor patience
+	$(RUN) -m pytest -q -m "not slow and not gpu"
+
+test-slow: $(READY_TEST)  ## the tests that take longer
+	$(RUN) -m pytest -q -m "slow and not gpu"
+
+test-gpu: $(READY_TEST)  ## the tests that need a CUDA device
+	$(RUN) -m pytest -q -m gpu
+
+check: $(READY_DEV)  ## lint, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check --quiet .
+	$(RUN) -m pyright
+
+parity: $(READY_TEST)  ## sdcore beside diffusers and transformers at full size (minutes, gigabytes)
+	$(RUN) -m bench.parity $(ARGS)
+
+bench: $(READY_TEST)  ## how well the prompt controls the picture
+	$(RUN) -m bench.prompt_control $(ARGS)
+
+data: $(READY_TEST)  ## fetch the pinned drawings (npm) and build the training set
+	$(RUN) -m train.data.drawings $(ARGS)
+
+clean:  ## remove .venv and caches; runs/ and outputs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "sdcore needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -e .
+	@touch $@
+
+$(READY_TEST): $(READY)
+	@$(INSTALL) -e ".[test]"
+	@touch $@
+
+$(READY_DEV): $(READY_TEST)
+	@$(INSTALL) -e ".[dev]"
+	@touch $@
