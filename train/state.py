@@ -1,10 +1,10 @@
 """Training state that survives anything: checkpoints written whole or not at all, and exact resume.
 
-A checkpoint is a folder `step-00001000/` of safetensors files and a `manifest.json` with the hash of
-each. It is written beside its place, flushed to disk, and renamed; only then older ones are removed.
-`latest` is the newest checkpoint that verifies, so a run killed at any moment resumes from a good
-one. Nothing is pickled. No random state is stored, because every random draw of a training run is
-a function of (seed, purpose, step, sample): see `generator`.
+A checkpoint is a folder `step-00001000/` of safetensors files and a `manifest.json` with the hash
+of each. It is written beside its place, flushed to disk, and renamed; only then older ones are
+removed. `latest` is the newest checkpoint that verifies, so a run killed at any moment resumes from
+a good one. Nothing is pickled. No random state is stored, because every random draw of a training
+run is a function of (seed, purpose, step, sample): see `generator`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ COUNT = 1500  # scenes looked at where a test says "never" or "always"
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> DataSettings:
-    """Drawings that are plain opaque squares, each of its own colour, so that pixels tell it all."""
+    """Drawings that are plain opaque squares, each of its own colour: pixels tell it all."""
     folder = tmp_path_factory.mktemp("drawings")
     random = np.random.default_rng(0)
     pictures = {}
@@ -163,12 +163,7 @@ def test_captions_name_what_is_drawn(settings: DataSettings, many: list[Scene]) 
 
 def test_captions_vary_in_wording_and_keep_their_articles(many: list[Scene]) -> None:
     captions = [scene.caption for scene in many]
-    assert not [
-        text for text in captions if re.search(r"\ba [aeio]", text)
-    ]  # "a umbrella" is below
-    assert not [
-        text for text in captions if re.search(r"\ban? umbrella", text) and "an umb" not in text
-    ]
+    assert not [text for text in captions if re.search(r"\ba [aeiou]", text)]
     assert not [text for text in captions if re.search(r"\ban [^aeiou]", text)]
     shapes = set()
     for scene in many:
