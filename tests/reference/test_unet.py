@@ -132,14 +132,15 @@ def error(found, expected):
     return ((found - expected).norm() / expected.norm()).item()
 
 
-def check(pair, mask=None, **sizes):
+def check(pair, mask=None, tolerance=1e-6, **sizes):
+    """The promise is 1e-5; on the backend that diffusers uses too, rounding leaves far less."""
     theirs, ours = pair
     latents, time, text, added = inputs(ours, **sizes)
     with torch.no_grad():
         expected = run_theirs(theirs, latents, time, text, added, mask)
         found = ours(latents, time, text, added=added, text_mask=mask)
     assert found.shape == expected.shape
-    assert error(found, expected) <= 1e-5
+    assert error(found, expected) <= tolerance
 
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 56), (9, 13)], ids=lambda s: f"{s[0]}x{s[1]}")
@@ -157,8 +158,8 @@ def test_output_at_every_batch_and_text_length(pair, batch, tokens):
 def test_output_on_every_backend(pair, name):
     use_attention(pair[1], name)
     try:
-        check(pair)
-        check(pair, size=(9, 13))
+        check(pair, tolerance=1e-5)
+        check(pair, tolerance=1e-5, size=(9, 13))
     finally:
         use_attention(pair[1], "sdpa")
 
