@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sdcore.attention import use_attention
 from sdcore.autoencoder import Autoencoder
+from sdcore.checkpoint import save_component
 from sdcore.noise import add_noise, alphas_cumprod_from_config, loss_weight, prediction_target
 from sdcore.pipeline import TextToImage
 from sdcore.schedulers import make_scheduler
@@ -59,6 +60,7 @@ MODEL_INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+SAMPLING = {"steps": 25, "guidance_scale": 4.0, "scheduler": "dpm++ 2m"}  # how it is best run
 GRID_PROMPTS = (
     "a big fox in noto style on light blue",
     "a big penguin in twemoji style on yellow",
@@ -253,15 +255,16 @@ def pipeline(run: Run, source: Source) -> TextToImage:
 
 
 def export(run: Run, source: Source) -> None:
-    """Write the whole model as a diffusers folder, weights in float16."""
+    """Write the whole model as a diffusers folder, weights in float16, no file over 14 MB."""
     folder = run.folder / "model"
     pipe = pipeline(run, source)
+    networks = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, "vae": pipe.autoencoder}
+    for name, network in networks.items():
+        save_component(network, folder / name, dtype=torch.float16, shard_bytes=14_000_000)
     pipe.tokenizer.save_pretrained(folder / "tokenizer")
-    pipe.text_encoder.save_pretrained(folder / "text_encoder", dtype=torch.float16)
-    pipe.unet.save_pretrained(folder / "unet", dtype=torch.float16)
-    pipe.autoencoder.save_pretrained(folder / "vae", dtype=torch.float16)
     pipe.scheduler.save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", "utf-8")
+    for name, content in (("model_index.json", MODEL_INDEX), ("sampling.json", SAMPLING)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
