@@ -51,8 +51,9 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
 def chunked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attention in little memory and plain torch, on any device.
 
-    Never more than QUERY_CHUNK x KEY_CHUNK scores exist per head, in the backward pass too, where
-    they are computed once more (Rabe and Staats 2021, arXiv:2112.05682).
+    At most QUERY_CHUNK x KEY_CHUNK scores exist at a time per head. The backward pass computes
+    them once more, one block of queries at a time: QUERY_CHUNK x T (Rabe and Staats 2021,
+    arXiv:2112.05682).
     """
     if mask is not None:
         mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])

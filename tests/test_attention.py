@@ -141,7 +141,7 @@ def test_controls_linear_in_v_hold_on_every_backend(name, kind):
     torch.testing.assert_close(mixed, other @ (scale * v) + weights @ ((1 - scale) * v), **close)
 
 
-def test_chunked_never_holds_more_than_one_block_of_scores(monkeypatch):
+def test_chunked_computes_scores_one_block_at_a_time(monkeypatch):
     monkeypatch.setattr(attention, "QUERY_CHUNK", 16)
     monkeypatch.setattr(attention, "KEY_CHUNK", 8)
     largest = 0
