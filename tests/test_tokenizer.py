@@ -21,6 +21,7 @@ from tests.tiny import END, START, make_tokenizer, vocabulary
 LENGTH = 24
 PIECES = [
     *["a", "red", "fox,", "don't", "it's", "we'll", "ice-cream", "42", "3rd", "foo_bar"],
+    *["<my-cat>", "<MY-CAT>", "Fox Two", "fox two"],
     *["!!", "!", ".", "\n", "\t", ""],
     *["<|endoftext|>", "<|startoftext|>", "<|ENDOFTEXT|>", "<|endoftext", "</w>", "photo", "apple"],
     *[
