@@ -52,7 +52,7 @@ def images(scenes: Scenes, seed: int, step: int, count: int) -> Tensor:
 
 
 def encode_and_decode(model: AutoencoderKL, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Picture -> (decoded picture, mean KL per latent value); noise (B, C, h, w) picks the latents."""
+    """Picture -> (decoded picture, mean KL per latent value); noise (B, C, h, w) picks latents."""
     posterior = model.encode(image).latent_dist
     kl = posterior.kl().mean() / noise[0].numel()
     return model.decode(posterior.mean + posterior.std * noise).sample, kl
@@ -93,10 +93,12 @@ def train(settings: AutoencoderSettings) -> None:
 
 @torch.no_grad()
 def evaluate(run: Run, model: AutoencoderKL, image: Tensor) -> None:
-    """PSNR on scenes of held-out (style, concept) pairs, and a picture of originals over outputs."""
+    """PSNR on scenes of held-out (style, concept) pairs; a picture of originals over outputs."""
     output = model.decode(model.encode(image).latent_dist.mean).sample.clamp(-1, 1)
     error = F.mse_loss(output / 2, image / 2, reduction="none").mean(dim=(1, 2, 3))
-    run.write("evaluation.jsonl", {"step": run.step + 1, "psnr_db": float(-10 * error.log10().mean())})
+    run.write(
+        "evaluation.jsonl", {"step": run.step + 1, "psnr_db": float(-10 * error.log10().mean())}
+    )
     rows = torch.cat([image[:16], output[:16]], dim=0).add(1).mul(127.5).round().byte().cpu()
     grid = torch.cat([torch.cat(list(rows[i : i + 16]), dim=2) for i in (0, 16)], dim=1)
     Image.fromarray(grid.permute(1, 2, 0).numpy()).save(run.folder / "reconstructions.png")
@@ -110,7 +112,9 @@ def export(run: Run, model: AutoencoderKL, scenes: Scenes) -> None:
     model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
     model.save_pretrained(run.folder / "vae")
     spread = latents.std(dim=(0, 2, 3)).mul(model.config["scaling_factor"]).tolist()
-    run.write("evaluation.jsonl", {"step": run.step, **{f"std_{i}": s for i, s in enumerate(spread)}})
+    run.write(
+        "evaluation.jsonl", {"step": run.step, **{f"std_{i}": s for i, s in enumerate(spread)}}
+    )
 
 
 if __name__ == "__main__":

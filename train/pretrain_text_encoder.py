@@ -138,7 +138,12 @@ def train(settings: TextSettings) -> None:
 
 @torch.no_grad()
 def evaluate(
-    run: Run, model: Contrast, tokenizer: Tokenizer, seen: Scenes, unseen: Scenes, concepts: list[str]
+    run: Run,
+    model: Contrast,
+    tokenizer: Tokenizer,
+    seen: Scenes,
+    unseen: Scenes,
+    concepts: list[str],
 ) -> None:
     """Share of one-object scenes whose concept is found among all from the picture alone."""
     model.eval()

@@ -117,12 +117,14 @@ class Source:
         indices = range(step * size, (step + 1) * size)
         chosen = [self.scenes.scene(self.seed, index) for index in indices]
         draws = np.random.default_rng((self.seed, 1, step)).random(size)
-        captions = ["" if d < self.dropout else s.caption for d, s in zip(draws, chosen, strict=True)]
+        captions = [
+            "" if d < self.dropout else s.caption for d, s in zip(draws, chosen, strict=True)
+        ]
         return self.latents(chosen), self.text(captions)
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> Tensor:
-        return self.text_encoder(self.tokenizer(captions).ids.to(self.device)).last_hidden_state
+        return self.text_encoder(self.tokenizer(captions).ids.to(self.device)).last_hidden_state.float()
 
     @torch.no_grad()
     def latents(self, chosen: list[Scene]) -> Tensor:
@@ -132,7 +134,7 @@ class Source:
         if missing:
             pictures = np.stack([self.scenes.picture(scene) for scene in missing])
             image = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-            encoded = self.autoencoder.encode(image.to(self.device))
+            encoded = self.autoencoder.encode(image.to(self.device)).float()
             fresh = dict(zip(missing, encoded, strict=True))
             if not self.scenes.settings.jitter:
                 self._kept |= {scene: x.clone() for scene, x in fresh.items() if not scene.relation}
@@ -165,8 +167,11 @@ def train(settings: UNetSettings) -> None:
     check = Check(source, alphas)
 
     for step in run.steps():
-        latents, text = source.batch(step, settings.run.batch_size)
-        noise, times = (t.to(device) for t in noise_and_times(settings.run.seed, step, latents.shape))
+        with run.accelerator.autocast():
+            latents, text = source.batch(step, settings.run.batch_size)
+        noise, times = (
+            t.to(device) for t in noise_and_times(settings.run.seed, step, latents.shape)
+        )
         noisy = add_noise(latents, noise, times, alphas)
         target = prediction_target("v_prediction", latents, noise, times, alphas)
         with run.accelerator.autocast():
@@ -204,11 +209,16 @@ class Check:
     TIMES = (950, 800, 600)
 
     def __init__(self, source: Source, alphas: Tensor) -> None:
-        scenes = [scene for scene in (source.scenes.scene(7, i) for i in range(80)) if not scene.relation]
+        scenes = [
+            scene for scene in (source.scenes.scene(7, i) for i in range(80)) if not scene.relation
+        ]
         self.scenes, self.alphas = scenes[:64], alphas
         self.latents = source.latents(self.scenes)
         names = list(source.scenes.settings.concepts)
-        right = [f"a {s.objects[0].concept} in {s.objects[0].style} style on {s.background}" for s in self.scenes]
+        right = [
+            f"a {s.objects[0].concept} in {s.objects[0].style} style on {s.background}"
+            for s in self.scenes
+        ]
         wrong = []
         for scene, caption in zip(self.scenes, right, strict=True):
             concept = scene.objects[0].concept
@@ -238,7 +248,9 @@ class Check:
 def sample_grid(run: Run, source: Source, step: int) -> None:
     """Paint `GRID_PROMPTS` into `samples/`, with the weights that would be exported."""
     with run.accelerator.autocast():
-        images = pipeline(run, source)(list(GRID_PROMPTS), seed=1, steps=20, guidance_scale=4.0).images
+        images = pipeline(run, source)(
+            list(GRID_PROMPTS), seed=1, steps=20, guidance_scale=4.0
+        ).images
     side = images[0].width
     grid = Image.new("RGB", (8 * side, 2 * side))
     for i, image in enumerate(images):

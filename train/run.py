@@ -53,7 +53,7 @@ class RunSettings(Settings):
 
 
 def learning_rate(settings: RunSettings, step: int) -> float:
-    """Linear warm-up, a plateau, and a linear fall to zero over the last `decay_share` of the steps.
+    """Linear warm-up, a plateau, a linear fall to zero over the last `decay_share` of the steps.
 
     The plateau lets a run be prolonged: resume from a checkpoint before the fall with more steps.
     """
@@ -90,7 +90,7 @@ class Run:
         self._started, self._first = time.monotonic(), self.step
 
     def steps(self) -> Iterator[int]:
-        """The steps that are left; the learning rate is set before each, a checkpoint kept after."""
+        """The steps that are left; before each the learning rate is set, some leave a checkpoint."""
         bar = tqdm(total=self.loop.steps, initial=self.step, disable=None, desc=self.folder.name)
         while self.step < self.loop.steps:
             for group in self.optimizer.param_groups:
@@ -121,8 +121,15 @@ class Run:
         """Append one line of metrics to `metrics.jsonl` every `log_every` steps, and print it."""
         if self.step % self.loop.log_every or not self.accelerator.is_main_process:
             return
-        rate = (self.step - self._first + 1) * self.loop.batch_size / (time.monotonic() - self._started)
-        row = {"step": self.step, **{k: round(float(torch.as_tensor(v).detach()), 6) for k, v in metrics.items()}}
+        rate = (
+            (self.step - self._first + 1)
+            * self.loop.batch_size
+            / (time.monotonic() - self._started)
+        )
+        row = {
+            "step": self.step,
+            **{k: round(float(torch.as_tensor(v).detach()), 6) for k, v in metrics.items()},
+        }
         row |= {"images_per_second": round(rate, 1), "lr": learning_rate(self.loop, self.step)}
         self.write("metrics.jsonl", row)
 
@@ -150,11 +157,15 @@ class Run:
             return 0
         step, parts = load_checkpoint(checkpoint)
         if bool(self.average) != ("average" in parts):
-            raise UsageError("ema_decay changed", f"{checkpoint} was made otherwise", "use a new folder")
+            raise UsageError(
+                "ema_decay changed", f"{checkpoint} was made otherwise", "use a new folder"
+            )
         self.module.load_state_dict(parts["model"])
         restore_optimizer(self.optimizer, parts["optimizer"])
         if self.average:
-            self.average.tensors = {k: v.to(self.accelerator.device) for k, v in parts["average"].items()}
+            self.average.tensors = {
+                k: v.to(self.accelerator.device) for k, v in parts["average"].items()
+            }
         print(f"resumed {checkpoint}")
         return step
 
@@ -190,10 +201,16 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def main(recipe: Callable[[AnySettings], None], model: type[AnySettings], config: str, doc: str) -> None:
+def main(
+    recipe: Callable[[AnySettings], None], model: type[AnySettings], config: str, doc: str
+) -> None:
     """The command line of a recipe: `--config file.yaml key.path=value ...`."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", default=config, help="settings file (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that differ")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="settings that differ"
+    )
     arguments = parser.parse_args()
     recipe(load_settings(model, arguments.config, arguments.overrides))

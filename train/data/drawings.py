@@ -3,7 +3,7 @@
 `python -m train.data.drawings` fetches the pinned drawing packs (npm, `package-lock.json` beside
 this file), renders every (concept, style) of the settings, and writes
 
-    runs/data/emoji/drawings.safetensors   one uint8 tensor (128, 128, 4) per drawing, straight alpha
+    runs/data/emoji/drawings.safetensors   uint8 (128, 128, 4) per drawing, straight alpha
     runs/data/emoji/manifest.json          hash, source icon, licence and author of each drawing
 """
 
@@ -42,7 +42,9 @@ def read_pack(pack: str) -> dict:
     """The icon set `pack` as parsed JSON: icons, aliases, width, height, info (author, licence)."""
     parts = [PACKS / pack / name for name in ("icons.json", "info.json")]
     if not all(path.is_file() for path in parts):
-        raise FileError(f"drawing pack {pack!r} not found", f"{parts[0]} is missing", "fetch the packs first")
+        raise FileError(
+            f"drawing pack {pack!r} not found", f"{parts[0]} is missing", "fetch the packs first"
+        )
     icons, info = (json.loads(path.read_text(encoding="utf-8")) for path in parts)
     return icons | {"info": info}
 
@@ -55,7 +57,9 @@ def render(pack: dict, icon: str, size: int = SIZE) -> np.ndarray:
     while name not in pack["icons"]:  # an alias may point to another alias
         name = pack.get("aliases", {}).get(name, {}).get("parent")
         if name is None:
-            raise FileError(f"no drawing {icon!r}", f"pack {pack['prefix']!r} has none", "see configs/")
+            raise FileError(
+                f"no drawing {icon!r}", f"pack {pack['prefix']!r} has none", "see configs/"
+            )
     body = pack["icons"][name]
     width = body.get("width", pack.get("width", 16))
     height = body.get("height", pack.get("height", 16))
@@ -93,27 +97,40 @@ def build(settings: DataSettings) -> None:
     lock = json.loads((Path(__file__).parent / "package-lock.json").read_text("utf-8"))["packages"]
     used = [f"node_modules/@iconify-json/{pack}" for pack in settings.styles.values()]
     packs = {key: {k: lock[key][k] for k in ("version", "integrity", "license")} for key in used}
-    manifest = {"packs": packs, "held_out_pairs": sorted(map(list, settings.held_out_pairs())), "drawings": rows}
+    manifest = {
+        "packs": packs,
+        "held_out_pairs": sorted(map(list, settings.held_out_pairs())),
+        "drawings": rows,
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
-    print(f"{len(rows)} drawings of {len(settings.concepts)} concepts in {len(settings.styles)} styles: {folder}")
+    kinds = f"{len(settings.concepts)} concepts in {len(settings.styles)} styles"
+    print(f"{len(rows)} drawings of {kinds}: {folder}")
 
 
 def load(settings: DataSettings) -> dict[tuple[str, str], np.ndarray]:
     """(style, concept) -> RGBA picture (128, 128, 4), uint8, from the built set."""
     path = Path(settings.folder) / "drawings.safetensors"
     if not path.is_file():
-        raise FileError(f"{path} not found", "the drawings are not built", "python -m train.data.drawings")
+        raise FileError(
+            f"{path} not found", "the drawings are not built", "python -m train.data.drawings"
+        )
     pictures = load_file(path)
     wanted = [(style, concept) for style in settings.styles for concept in settings.concepts]
     missing = [pair for pair in wanted if "/".join(pair) not in pictures]
     if missing:
-        raise FileError(f"{path} lacks {missing[:3]}", "the settings changed", "python -m train.data.drawings")
+        raise FileError(
+            f"{path} lacks {missing[:3]}", "the settings changed", "python -m train.data.drawings"
+        )
     return {pair: pictures["/".join(pair)] for pair in wanted}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/train/emoji_data.yaml", help="(default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", default="configs/train/emoji_data.yaml", help="(default: %(default)s)"
+    )
     parser.add_argument("--no-fetch", action="store_true", help="use the packs that are installed")
     arguments = parser.parse_args()
     if not arguments.no_fetch:

@@ -1,4 +1,4 @@
-"""Emoji scenes: one object or two, of a style, size and place, on a named background, and a caption.
+"""Emoji scenes: one object or two, of a style, size and place, on a background, and a caption.
 
 A scene is a function of (settings, seed, index): order of workers, restarts and machines change
 nothing. Its ground truth (which object where, which colours) comes with it, so that what a model
@@ -89,7 +89,9 @@ class Scenes:
 
     def _one_object(self, random: np.random.Generator, setting: np.random.Generator) -> Scene:
         size = ("big", "", "small")[setting.choice(3, p=(0.4, 0.4, 0.2))]
-        place = "center" if size == "big" or setting.random() < 0.35 else PLACES[setting.integers(5)]
+        place = (
+            "center" if size == "big" or setting.random() < 0.35 else PLACES[setting.integers(5)]
+        )
         background = self._background(setting)
         style, concept = self._pairs[random.integers(len(self._pairs))]
         box = self._box(random, SIZES[size], place)
@@ -110,7 +112,9 @@ class Scenes:
             Drawn(concept, style, "small", "", box)
             for concept, box in zip((first, second), boxes, strict=True)
         )
-        return Scene(objects, background, relation, caption_two(random, objects, relation, background))
+        return Scene(
+            objects, background, relation, caption_two(random, objects, relation, background)
+        )
 
     def _two_concepts(self, random: np.random.Generator) -> tuple[str, str, str]:
         """Style and two different concepts, of the held-out combinations or never of them."""

@@ -1,4 +1,4 @@
-"""What the emoji scenes are made of: concepts, styles, backgrounds, sizes, places, what is held out."""
+"""What emoji scenes are made of: concepts, styles, backgrounds, places, what is held out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DataSettings(Settings):
     folder: str = "runs/data/emoji"  # where the built drawings lie
 
     def held_out_pairs(self) -> set[tuple[str, str]]:
-        """The (style, concept) pairs kept from training: the lowest hashes, at most one per concept.
+        """(style, concept) pairs kept from training: the lowest hashes, at most one per concept.
 
         A concept keeps its other styles, so that a held-out pair is an unseen combination of a
         known concept and a known style.

@@ -1,6 +1,6 @@
-"""A small byte-pair vocabulary in the layout of CLIP's: bytes, bytes that end a word, merges, marks.
+"""A small byte-pair vocabulary laid out as CLIP's: bytes, bytes ending a word, merges, marks.
 
-Sennrich et al. 2016 (arXiv:1508.07909). Every string can be spelled, because every byte is a token.
+Sennrich et al. 2016 (arXiv:1508.07909). Every string can be spelled: every byte is a token.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 
 
-def learn_vocabulary(texts: Iterable[str], size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def learn_vocabulary(
+    texts: Iterable[str], size: int
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """(token -> id, merges) of at most `size` tokens; the two marks come last, as in CLIP."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     base = letters + [letter + WORD_END for letter in letters]
     learner = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(False)]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(False),
+        ]
     )
     trainer = trainers.BpeTrainer(
         vocab_size=size - len(letters) - 2,  # the learner sees only some of the final bytes
