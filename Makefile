@@ -36,7 +36,7 @@ test-gpu: $(READY_TEST)  ## the tests that need a CUDA device
 check: $(READY_DEV)  ## lint, format and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --quiet .
-	$(RUN) -m pyright
+	$(RUN) -m pyright --pythonpath $(RUN)
 
 parity: $(READY_TEST)  ## sdcore beside diffusers and transformers at full size (minutes, gigabytes)
 	$(RUN) -m bench.parity $(ARGS)

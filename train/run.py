@@ -90,7 +90,7 @@ class Run:
         self._started, self._first = time.monotonic(), self.step
 
     def steps(self) -> Iterator[int]:
-        """The steps that are left; before each the learning rate is set, some leave a checkpoint."""
+        """The steps left; the learning rate is set before each, a checkpoint kept after some."""
         bar = tqdm(total=self.loop.steps, initial=self.step, disable=None, desc=self.folder.name)
         while self.step < self.loop.steps:
             for group in self.optimizer.param_groups:
