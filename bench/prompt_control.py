@@ -1,0 +1,296 @@
+"""How well does the prompt control the picture? Paint fixed prompts, read the pictures, compare.
+
+    python -m bench.prompt_control                      the embedded model
+    python -m bench.prompt_control --model folder       another model of the same drawings
+
+Needs the drawings (`python -m train.data.drawings`). Prints a markdown table with a row for the
+model and, by the same judge and the same prompts: real drawings composed as the prompt asks
+(ceiling), the same through the model's autoencoder, and the model's pictures held against shuffled
+prompts (floor). Every share has its 95 % interval (Wilson 1927). Writes `prompt_control.json` and
+the contact sheet `pictures.png` into the --out folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdcore.errors import SdcoreError, UsageError
+
+if TYPE_CHECKING:  # torch and the drawings are imported when something is painted
+    from PIL.Image import Image
+
+    from bench.judge import Judge, Reading
+    from bench.prompts import Prompt
+
+Painter = Callable[[Sequence["Prompt"]], list["Image"]]
+Tally = tuple[int, int]  # hits, and the number of prompts that ask for it
+MEASURES = ("concept", "style", "background", "place", "both objects", "relation")
+
+
+def score(
+    prompts: Sequence[Prompt], readings: Sequence[Reading], side: int = 64
+) -> dict[str, Tally]:
+    """Hits and number of prompts for each of `MEASURES`; a prompt counts only for what it asks."""
+    verdicts = [verdict(*pair, side) for pair in zip(prompts, readings, strict=True)]
+    return {
+        measure: (sum(v[measure] for v in asked), len(asked))
+        for measure in MEASURES
+        for asked in [[v for v in verdicts if measure in v]]
+    }
+
+
+def verdict(prompt: Prompt, reading: Reading, side: int = 64) -> dict[str, bool]:
+    """What the picture got right, of what the prompt asks.
+
+    concept, style: the nearest drawing's (one object). background: the nearest named colour.
+    place: the named place of an object of that size is the nearest to the middle of what is seen.
+    both objects: each is seen in a half of the picture; relation: each in its own half.
+    """
+    from bench.prompts import offset
+    from train.data.scenes import PLACES
+
+    right = {"background": reading.background == prompt.background}
+    if prompt.relation:
+        asked = dict(zip(_halves(prompt.relation), prompt.concepts, strict=True))
+        seen = {half: reading.halves[half] for half in asked}
+        right["both objects"] = sorted(seen.values()) == sorted(asked.values())
+        right["relation"] = seen == asked
+        return right
+    right["concept"] = reading.concept == prompt.concepts[0]
+    right["style"] = reading.style == prompt.style
+    if prompt.place:
+        nearest = min(PLACES, key=lambda p: math.dist(offset(p, prompt.size, side), reading.center))
+        right["place"] = nearest == prompt.place
+    return right
+
+
+def _halves(relation: str) -> tuple[str, str]:
+    """The half of the first object and that of the second."""
+    return {
+        "to the left of": ("left", "right"),
+        "to the right of": ("right", "left"),
+        "above": ("top", "bottom"),
+        "below": ("bottom", "top"),
+    }[relation]
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22:209)."""
+    if count == 0:
+        return 0.0, 1.0
+    share, scale = hits / count, 1 + z * z / count
+    middle = (share + z * z / (2 * count)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def shuffled(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Each prompt's place taken by another of its kind (one object or two): what chance gives."""
+    import numpy as np
+
+    result = list(prompts)
+    for two in (False, True):
+        group = [i for i, prompt in enumerate(prompts) if bool(prompt.relation) == two]
+        group = np.random.default_rng(0).permutation(np.array(group, int))
+        for i, other in zip(group, np.roll(group, 1), strict=True):
+            result[i] = prompts[other]
+    return result
+
+
+def measure(
+    painters: dict[str, Painter], prompts: Sequence[Prompt], judge: Judge
+) -> tuple[dict[str, dict[str, Tally]], dict[str, tuple[list[Image], list[Reading]]]]:
+    """Rows of the table, and for each painter its pictures and what the judge read in them.
+
+    The first painter is the one that is measured: its prompts are also split into seen and held
+    out, and shuffled for the floor.
+    """
+    rows, painted = {}, {}
+    for name, painter in painters.items():
+        images = painter(prompts)
+        readings = judge.read(images)
+        painted[name] = images, readings
+        rows[name] = score(prompts, readings, judge.side)
+        if name == next(iter(painters)):
+            for label, unseen in (("seen in training", False), ("held out", True)):
+                chosen = [i for i, prompt in enumerate(prompts) if prompt.held_out == unseen]
+                part = [prompts[i] for i in chosen], [readings[i] for i in chosen]
+                rows[f"{name}, {label}"] = score(*part, judge.side)
+            floor = score(shuffled(prompts), readings, judge.side)
+    return rows | {"floor: shuffled prompts": floor}, painted
+
+
+def table(rows: dict[str, dict[str, Tally]]) -> str:
+    """Markdown: percent, 95 % interval and number of prompts for every row and measure."""
+    lines = ["| pictures | " + " | ".join(MEASURES) + " |", "|---" * (len(MEASURES) + 1) + "|"]
+    for name, tallies in rows.items():
+        lines.append(f"| {name} | " + " | ".join(_cell(*tallies[m]) for m in MEASURES) + " |")
+    return "\n".join(lines)
+
+
+def _cell(hits: int, count: int) -> str:
+    if count == 0:
+        return "-"
+    low, high = wilson(hits, count)
+    return f"{100 * hits / count:.1f} ({100 * low:.0f}-{100 * high:.0f}, n {count})"
+
+
+def confusions(
+    prompts: Sequence[Prompt], readings: Sequence[Reading]
+) -> list[tuple[str, str, int]]:
+    """(asked, seen, times) for the wrong concepts of one-object prompts, most frequent first."""
+    pairs = Counter(
+        (prompt.concepts[0], reading.concept)
+        for prompt, reading in zip(prompts, readings, strict=True)
+        if not prompt.relation and reading.concept != prompt.concepts[0]
+    )
+    return [(asked, seen, times) for (asked, seen), times in pairs.most_common()]
+
+
+def model_painter(pipe: Any, batch_size: int, seed: int, choices: dict[str, Any]) -> Painter:
+    """Paints prompt i with seed + i; `choices` are further arguments of `TextToImage`."""
+
+    def paint(prompts: Sequence[Prompt]) -> list[Image]:
+        from tqdm import tqdm
+
+        images: list[Image] = []
+        for start in tqdm(range(0, len(prompts), batch_size), desc="painting", disable=None):
+            texts = [prompt.text for prompt in prompts[start : start + batch_size]]
+            images += pipe(texts, seed=seed + start, **choices).images
+        return images
+
+    return paint
+
+
+def through_autoencoder(painter: Painter, autoencoder: Any, batch_size: int) -> Painter:
+    """The painter's pictures, encoded and decoded: as sharp as the model's pictures can be."""
+
+    def paint(prompts: Sequence[Prompt]) -> list[Image]:
+        import numpy as np
+        import torch
+
+        from sdcore.pipeline import to_images
+
+        device = next(autoencoder.parameters()).device
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in painter(prompts)]))
+        pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # (B, 3, H, W)
+        images: list[Image] = []
+        with torch.no_grad():
+            for part in pixels.split(batch_size):
+                images += to_images(autoencoder.decode(autoencoder.encode(part.to(device))))
+        return images
+
+    return paint
+
+
+def contact_sheet(
+    prompts: Sequence[Prompt],
+    images: Sequence[Image],
+    readings: Sequence[Reading],
+    columns: int = 10,
+) -> Image:
+    """Every picture with its prompt and what the judge read; green where all of it is right."""
+    import textwrap
+
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, picture, height = 150, 128, 202
+    rows = math.ceil(len(prompts) / columns)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
+    for i, (prompt, image, reading) in enumerate(zip(prompts, images, readings, strict=True)):
+        x, y = i % columns * width + 4, i // columns * height + 4
+        sheet.paste(image.resize((picture, picture), Image.Resampling.NEAREST), (x, y))
+        draw.text((x, y + picture + 2), textwrap.fill(prompt.text, 28), "black", font, spacing=1)
+        names = [reading.concept]
+        if prompt.relation:
+            names = [reading.halves[half] for half in _halves(prompt.relation)]
+        color = "green" if all(verdict(prompt, reading, image.width).values()) else "red"
+        draw.text((x, y + picture + 52), textwrap.shorten(", ".join(names), 28), color, font)
+    return sheet
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", metavar="FOLDER", help="model in diffusers layout (default: the embedded model)")
+    data = "configs/train/emoji_data.yaml"
+    add("--data", default=data, help="settings of the scenes (default: %(default)s)")
+    add("--prompts", type=int, default=300, help="how many (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of prompts and pictures (default: %(default)s)")
+    add("--steps", type=int, help="denoising steps (default: the model's)")
+    add("--guidance-scale", type=float, help="(default: the model's)")
+    add("--scheduler", help="a name in sdcore.schedulers (default: the model's)")
+    add("--batch-size", type=int, default=25, help="pictures at a time (default: %(default)s)")
+    add("--device", default="cpu", help="(default: %(default)s)")
+    add("--out", default="runs/prompt_control", help="results folder (default: %(default)s)")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from bench.judge import Judge
+    from bench.prompts import PerfectPainter, compose
+    from sdcore import TextToImage
+    from train.data.drawings import load
+    from train.data.settings import DataSettings
+    from train.settings import load_settings
+
+    if arguments.prompts < 20 or arguments.batch_size < 1:
+        raise UsageError(
+            f"{arguments.prompts} prompts, {arguments.batch_size} at a time, are too few",
+            "a share needs at least 20 prompts, painted 1 or more at a time",
+            "--prompts 300",
+        )
+    settings = load_settings(DataSettings, arguments.data)
+    judge = Judge(load(settings), settings.backgrounds, settings.image_size)
+    prompts = compose(settings, arguments.prompts, arguments.seed)
+    if arguments.model:
+        pipe = TextToImage.from_pretrained(arguments.model, device=arguments.device)
+    else:
+        pipe = TextToImage.embedded(device=arguments.device)
+    batch = arguments.batch_size
+    choices = {key: getattr(arguments, key) for key in ("steps", "guidance_scale", "scheduler")}
+    real = PerfectPainter(settings, arguments.seed)
+    painters: dict[str, Painter] = {
+        "model": model_painter(pipe, batch, arguments.seed, choices),
+        "ceiling: real drawings": real,
+        "ceiling: through the autoencoder": through_autoencoder(real, pipe.autoencoder, batch),
+    }
+    start = time.perf_counter()
+    rows, painted = measure(painters, prompts, judge)
+    print(table(rows))
+    images, readings = painted["model"]
+    wrong = confusions(prompts, readings)
+    most = "; ".join(f"{asked}, {seen}, {times}" for asked, seen, times in wrong[:12])
+    print(f"\nmost confused (asked, seen, times): {most or 'none'}")
+    folder = Path(arguments.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [asdict(p) | {"read": asdict(r)} for p, r in zip(prompts, readings, strict=True)]
+    result = {"settings": vars(arguments), "rows": rows, "confusions": wrong, "pictures": records}
+    (folder / "prompt_control.json").write_text(json.dumps(result, indent=1), "utf-8")
+    contact_sheet(prompts, images, readings).save(folder / "pictures.png")
+    print(f"{time.perf_counter() - start:.0f} s; pictures and figures: {folder}")
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    try:
+        run(arguments)
+    except SdcoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
