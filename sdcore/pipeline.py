@@ -176,7 +176,7 @@ class TextToImage:
             seed: image i is the image of seed + i alone, whatever the batch; None draws one.
             guidance_rescale: see `sdcore.guidance.Guidance`.
             scheduler: a name in `sdcore.schedulers.SCHEDULERS`.
-            width, height: in pixels, multiples of the autoencoder's factor (8).
+            width, height: in pixels, multiples of 8.
             clip_skip: how many of the text encoder's last layers are left out, for the prompt and
                 not for the negative prompt, as in diffusers.
             latents: (B, C, h, w), standard normal noise to begin from in place of the seed's.

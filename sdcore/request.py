@@ -94,11 +94,13 @@ def _seeds(seed: int | None, count: int) -> list[int]:
 
 
 def _size(size: int | None, name: str, factor: int) -> int:
-    if not isinstance(size, int) or isinstance(size, bool) or size < factor or size % factor:
-        near = max(factor, round(size / factor) * factor) if isinstance(size, int) else 64 * factor
+    # 8 also where one latent covers less: the rule of Stable Diffusion and of diffusers' pipelines.
+    unit = max(factor, 8)
+    if not isinstance(size, int) or isinstance(size, bool) or size < unit or size % unit:
+        near = max(unit, round(size / unit) * unit) if isinstance(size, int) else 64 * unit
         raise UsageError(
             f"The {name} is {size!r} pixels.",
-            f"One latent covers {factor} x {factor} pixels, so it must be a multiple of {factor}.",
+            f"It must be a multiple of {unit}.",
             f"Use {near}.",
         )
     return size

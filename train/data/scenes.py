@@ -168,7 +168,7 @@ def caption_one(random: np.random.Generator, drawn: Drawn, background: str) -> s
     place = drawn.place if random.random() < (0.25 if drawn.place == "center" else 0.9) else ""
     parts = [words] if style_said == "" else [words, style_said]
     if place:
-        parts.append(_choose(random, _PLACE_WORDS[place]))
+        parts.append(_choose(random, PLACE_WORDS[place]))
     return _with_background(random, " ".join(parts), background)
 
 
@@ -183,7 +183,7 @@ def caption_two(
     return _with_background(random, text, background)
 
 
-_PLACE_WORDS = {
+PLACE_WORDS = {
     "center": ("in the center", "in the middle"),
     "left": ("on the left", "at the left"),
     "right": ("on the right", "at the right"),
