@@ -184,9 +184,8 @@ def train(settings: UNetSettings) -> None:
         with run.accelerator.autocast():
             latents, ids = source.batch(step, settings.run.batch_size)
         noise, times = (
-            t.to(device) for t in noise_and_times(
-                settings.run.seed, step, latents.shape, settings.time_power
-            )
+            t.to(device)
+            for t in noise_and_times(settings.run.seed, step, latents.shape, settings.time_power)
         )
         noisy = add_noise(latents, noise, times, alphas)
         target = prediction_target("v_prediction", latents, noise, times, alphas)
