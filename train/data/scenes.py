@@ -88,10 +88,11 @@ class Scenes:
         return canvas.round().clip(0, 255).astype(np.uint8)
 
     def _one_object(self, random: np.random.Generator, setting: np.random.Generator) -> Scene:
-        size = ("big", "", "small")[setting.choice(3, p=(0.4, 0.4, 0.2))]
-        place = (
-            "center" if size == "big" or setting.random() < 0.35 else PLACES[setting.integers(5)]
-        )
+        shares = self.settings.size_shares
+        size = tuple(shares)[setting.choice(len(shares), p=tuple(shares.values()))]
+        size = "" if size == "medium" else size
+        stays = size == "big" or setting.random() < self.settings.center_share
+        place = "center" if stays else PLACES[setting.integers(5)]
         background = self._background(setting)
         style, concept = self._pairs[random.integers(len(self._pairs))]
         box = self._box(random, SIZES[size], place)
