@@ -108,7 +108,7 @@ class UNet(nn.Module):
         Returns:
             (B, out_channels, h, w): epsilon, v or x0, as the model was trained to predict.
         """
-        self._check(latents, time, text, added)
+        self._check(latents, time, text, text_mask, added)
         given = Conditions(
             time=self.embed_time(time, latents, added),
             text=text,
@@ -151,14 +151,21 @@ class UNet(nn.Module):
         return sinusoid(numbers, width, cosine_first=c.flip_sin_to_cos, shift=c.freq_shift)
 
     def _check(
-        self, latents: Tensor, time: Tensor | float, text: Tensor, added: AddedConditions | None
+        self,
+        latents: Tensor,
+        time: Tensor | float,
+        text: Tensor,
+        text_mask: Tensor | None,
+        added: AddedConditions | None,
     ) -> None:
         c = self.config
         if latents.ndim != 4 or latents.shape[1] != c.in_channels:
             raise _shape_error("latents", latents, f"(B, in_channels={c.in_channels}, h, w)")
-        batch = latents.shape[0]
-        if text.ndim != 3 or text.shape[0] != batch:
-            raise _shape_error("text", text, f"(B={batch}, T, D)")
+        batch, text_width = latents.shape[0], self.levels[-1].text_width
+        if text.ndim != 3 or text.shape[0] != batch or text.shape[2] != text_width:
+            raise _shape_error("text", text, f"(B={batch}, T, D={text_width})")
+        if text_mask is not None and text_mask.shape != text.shape[:2]:
+            raise _shape_error("text_mask", text_mask, f"(B, T) = {tuple(text.shape[:2])}")
         if isinstance(time, Tensor) and time.shape not in ((), (1,), (batch,)):
             raise _shape_error("time", time, f"() or (B={batch},)")
         if (added is not None) != (c.addition_embed_type is not None):

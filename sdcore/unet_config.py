@@ -255,12 +255,12 @@ def _check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     each = value if isinstance(value, list | tuple) else ()
     if each and all(entry in allowed for entry in each):  # e.g. only_cross_attention per level
         return
-    raise _refusal(name, value, f"this UNet has {', '.join(repr(entry) for entry in allowed)}")
+    raise _refusal(name, value, f"this UNet has only {', '.join(map(repr, allowed))}")
 
 
 def _refusal(name: str, value: Any, why: str) -> UsageError:
     hint = "another checkpoint, or diffusers' own UNet for this one"
-    return UsageError(f"UNet setting {name} = {value!r}", why, hint)
+    return UsageError(f"UNet setting {name} = {value!r} cannot be used", why, hint)
 
 
 def _frozen(value: Any) -> Any:

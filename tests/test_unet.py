@@ -289,6 +289,10 @@ def test_inputs_of_a_wrong_shape_are_named():
         unet(latents[:, :3], time, text)
     with pytest.raises(UsageError, match="text"):
         unet(latents, time, text[:1])
+    with pytest.raises(UsageError, match=f"D={text.shape[2]}"):
+        unet(latents, time, text[..., :-1])
+    with pytest.raises(UsageError, match="text_mask"):
+        unet(latents, time, text, text_mask=torch.ones(text.shape[0], text.shape[1] + 1))
     with pytest.raises(UsageError, match="time"):
         unet(latents, torch.tensor([1, 2, 3]), text)
     added = AddedConditions(torch.randn(2, 5), torch.zeros(2, 6))
