@@ -9,7 +9,8 @@ from typing import Any
 
 from sdcore.checkpoint.folder import ModelIndex, read_model_index
 from sdcore.checkpoint.jsonfile import read_json
-from sdcore.errors import FileError
+from sdcore.errors import FileError, UsageError
+from sdcore.schedulers import canonical_name
 
 FILE_NAME = "sampling.json"
 
@@ -108,11 +109,22 @@ def read_defaults(folder: Path, index: ModelIndex) -> ModelDefaults:
                 f"It may hold: {', '.join(known)}.",
                 f"Did you mean {near[0]!r}?" if near else "Remove it.",
             )
-        expected = (str,) if key == "scheduler" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, expected):
-            raise FileError(
-                f"{path}: {key} is {value!r}.",
-                f"It must be a {'text' if key == 'scheduler' else 'number'}.",
-                "Correct the file.",
-            )
+        _check_default(path, key, value)
     return replace(defaults, **settings)
+
+
+def _check_default(path: Path, key: str, value: Any) -> None:
+    kinds = {"scheduler": (str,), "guidance_scale": (int, float), "guidance_rescale": (int, float)}
+    names = {str: "text", int: "a whole number", float: "a number"}
+    expected = kinds.get(key, (int,))
+    if isinstance(value, bool) or not isinstance(value, expected):
+        raise FileError(
+            f"{path}: {key} is {value!r}.",
+            f"It must be {names[expected[-1]]}.",
+            "Correct the file.",
+        )
+    if key == "scheduler":
+        try:
+            canonical_name(value)
+        except UsageError as error:
+            raise FileError(f"{path}: {error.what}", error.why, error.hint) from error

@@ -91,7 +91,7 @@ def canonical_name(name: str) -> str:
 
     Raises UsageError that lists the names and the nearest one.
     """
-    words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
+    words = str(name).lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
     plain = " ".join(words).replace("ancestral", "a").replace("uni pc", "unipc")
     plain = {"plms": "pndm"}.get(plain, plain)
     if plain in _SAMPLERS:
@@ -126,7 +126,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     return cls(**{**settings, **sampler.settings})
 
 
-def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Mapping) -> None:
+def _check_prediction_type(model: Mapping[str, Any]) -> str:
     prediction_type = model.get("prediction_type", "epsilon")
     if prediction_type not in PREDICTION_TYPES:
         raise UsageError(
@@ -135,6 +135,11 @@ def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Mapping
             f"{', '.join(PREDICTION_TYPES)}.",
             "Use a Stable Diffusion 1.x, 2.x or XL model.",
         )
+    return prediction_type
+
+
+def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Mapping) -> None:
+    prediction_type = _check_prediction_type(model)
     if model.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in accepted:
         raise UsageError(
             f"Scheduler {name!r} cannot run this model.",
@@ -168,6 +173,10 @@ def load_scheduler(folder: str | Path) -> Any:
     path = Path(folder) / "scheduler_config.json"
     config = read_json(path)
     class_name = config.get("_class_name")
+    try:
+        _check_prediction_type(config)
+    except UsageError as error:
+        raise FileError(f"{path}: {error.what}", error.why, error.hint) from error
     for sampler in _SAMPLERS.values():
         if sampler.cls == class_name:
             return _build(path, _scheduler_class(sampler), config)

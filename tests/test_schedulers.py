@@ -190,7 +190,8 @@ def test_a_folder_may_only_name_known_classes(tmp_path) -> None:
     path = tmp_path / "scheduler_config.json"
     path.write_text(json.dumps(SD15))
     assert schedulers.scheduler_name(schedulers.load_scheduler(tmp_path)) == "pndm"
-    for content in ('{"_class_name": "os.system"}', "{}", "not json", "[]"):
+    flow = json.dumps({**SD15, "prediction_type": "flow_prediction"})
+    for content in ('{"_class_name": "os.system"}', "{}", "not json", "[]", flow):
         path.write_text(content)
         with pytest.raises(FileError, match=r"scheduler_config\.json"):
             schedulers.load_scheduler(tmp_path)
