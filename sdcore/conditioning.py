@@ -51,14 +51,14 @@ def encode_prompts_xl(
         _encode(prompts, tokenizer, text_encoder, f"text encoder {number}")
         for number, (tokenizer, text_encoder) in enumerate(readers, start=1)
     ]
-    depth = clip_skip + 2
-    if not 2 <= depth <= min(len(encoding.hidden_states) for encoding in encodings):
+    most = min(len(encoding.hidden_states) for encoding in encodings) - 2
+    if type(clip_skip) is not int or not 0 <= clip_skip <= most:
         raise UsageError(
-            f"clip_skip = {clip_skip} cannot be used.",
+            f"clip_skip = {clip_skip!r} cannot be used.",
             "The text encoders do not have that many layers to leave out.",
             "Use 0, which is the penultimate layer in SDXL.",
         )
-    text = torch.cat([encoding.hidden_states[-depth] for encoding in encodings], dim=-1)
+    text = torch.cat([encoding.hidden_states[-(clip_skip + 2)] for encoding in encodings], dim=-1)
     height, width = size
     time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=text.device)
     added = AddedConditions(encodings[-1].pooled, time_ids.float().repeat(len(prompts), 1))

@@ -57,15 +57,15 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale) or self.scale < 0:
+        if not _is_number(self.scale) or not math.isfinite(self.scale) or self.scale < 0:
             raise UsageError(
-                f"guidance_scale is {self.scale}.",
+                f"guidance_scale is {self.scale!r}.",
                 "It must be a finite number that is not negative.",
                 "Use 1 for no guidance, 5 to 8 for most models.",
             )
-        if not 0 <= self.rescale <= 1:
+        if not _is_number(self.rescale) or not 0 <= self.rescale <= 1:
             raise UsageError(
-                f"guidance_rescale is {self.rescale}.",
+                f"guidance_rescale is {self.rescale!r}.",
                 "It mixes two predictions, so it lies between 0 and 1.",
                 "Use 0 for none; 0.7 is usual for v-prediction models.",
             )
@@ -73,6 +73,10 @@ class Guidance:
     @property
     def active(self) -> bool:
         return self.scale > 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def guided_prediction(

@@ -211,6 +211,12 @@ class TextToImage:
 
     def _default_size(self, latents: Tensor | None) -> ModelDefaults:
         factor = self.autoencoder.factor
+        if latents is not None and not isinstance(latents, Tensor):
+            raise UsageError(
+                f"The latents are of type {type(latents).__name__}.",
+                "They must be a torch tensor (B, C, h, w).",
+                "Use torch.as_tensor, or leave them out for noise of the seed.",
+            )
         if latents is not None and latents.ndim == 4:
             height, width = (size * factor for size in latents.shape[2:])
             return self.defaults.choose(width=width, height=height)

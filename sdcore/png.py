@@ -118,6 +118,10 @@ def read_settings(path: Path) -> dict[str, object]:
     try:
         with Image.open(path) as image:
             return json.loads(image.info["sdcore"])
+    except FileNotFoundError as error:
+        raise FileError(
+            f"{path} is missing.", "There is no such file.", "Check the name."
+        ) from error
     except (OSError, UnidentifiedImageError, KeyError, ValueError, TypeError) as error:
         raise FileError(
             f"{path} does not say how it was made.",

@@ -100,7 +100,7 @@ def _size(size: int | None, name: str, factor: int) -> int:
         near = max(unit, round(size / unit) * unit) if isinstance(size, int) else 64 * unit
         raise UsageError(
             f"The {name} is {size!r} pixels.",
-            f"It must be a multiple of {unit}.",
+            f"It must be a multiple of {unit}, {unit} or more.",
             f"Use {near}.",
         )
     return size

@@ -176,9 +176,9 @@ class CLIPTextEncoder(nn.Module):
         (hidden_states[-2]), and so on; the final LayerNorm is applied. (Other programs count from
         1: their "CLIP skip 2" is 1 here. SDXL takes hidden_states[-2] without the LayerNorm.)
         """
-        if not 0 <= clip_skip <= self.config.num_hidden_layers:
+        if type(clip_skip) is not int or not 0 <= clip_skip <= self.config.num_hidden_layers:
             raise UsageError(
-                f"clip_skip = {clip_skip} cannot be used",
+                f"clip_skip = {clip_skip!r} cannot be used",
                 f"this text encoder has {self.config.num_hidden_layers} layers",
                 f"choose 0 to {self.config.num_hidden_layers}; 1 is the penultimate layer",
             )

@@ -63,7 +63,8 @@ def test_a_folder_may_say_how_it_is_best_run(sd_folder, tmp_path) -> None:
     settings = TextToImage.from_pretrained(folder)("a cat", seed=1).settings[0]
     assert (settings.steps, settings.guidance_scale, settings.scheduler) == (2, 3.0, "euler a")
     assert (settings.width, settings.height, settings.model) == (32, 64, "fruit")
-    for bad in ({"step": 2}, {"steps": "2"}, {"scheduler": 1}, {"width": None}):
+    wrong = ({"step": 2}, {"steps": "2"}, {"steps": 2.5}, {"scheduler": 1}, {"width": None})
+    for bad in (*wrong, {"scheduler": "eular"}):
         (folder / "sampling.json").write_text(json.dumps(bad))
         with pytest.raises(FileError, match=next(iter(bad))):
             TextToImage.from_pretrained(folder)
@@ -143,18 +144,21 @@ def test_an_idle_control_changes_nothing(pipe) -> None:
         (["a", 3], {}, "not text"),
         ("a", {"negative_prompt": ["b", "c"]}, "2 negative prompts for 1"),
         ("a", {"width": 60}, "width"),
-        ("a", {"height": 0}, "height"),
+        ("a", {"height": 0}, "8 or more"),
         ("a", {"width": 64.0}, "width"),
         ("a", {"steps": 0}, "steps"),
         ("a", {"steps": 1001}, "steps"),
         ("a", {"scheduler": "eular"}, "eular"),
         ("a", {"guidance_scale": float("inf")}, "guidance_scale"),
+        ("a", {"guidance_scale": "7"}, "guidance_scale"),
         ("a", {"guidance_rescale": -1.0}, "guidance_rescale"),
         ("a", {"images_per_prompt": 0}, "images_per_prompt"),
         ("a", {"seed": -1}, "seed"),
         ("a", {"seed": 1.5}, "seed"),
         ("a", {"seed": 2**63}, "seed"),
         ("a", {"clip_skip": 9}, "clip_skip"),
+        ("a", {"clip_skip": "1"}, "clip_skip"),
+        ("a", {"latents": np.zeros((1, 4, 8, 8))}, "ndarray"),
         ("a", {"latents": torch.zeros(2, 4, 8, 8)}, "latents"),
         ("a", {"latents": torch.zeros(4, 8, 8)}, "latents"),
     ],

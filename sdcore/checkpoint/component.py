@@ -133,7 +133,7 @@ def _check_placement(
     try:
         return dtype, torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        why = str(error).splitlines()[0]
+        why = str(error).splitlines()[0].split(". ")[0]  # the rest lists torch's own backends
         raise UsageError(f"device={device!r} cannot be used", why, 'use device="cpu"') from error
 
 

@@ -88,7 +88,7 @@ def find_weights(folder: Path, name: str, variant: str | None) -> list[WeightFil
     index = folder / index_file_name(name, variant)
     if whole.exists() or not index.exists():
         if not whole.exists():
-            raise _no_weights(folder, whole)
+            raise _no_weights(folder, whole, variant)
         return [open_header(whole)]
     return _open_shards(folder, index)
 
@@ -189,13 +189,18 @@ def _unsound(path: Path, why: str) -> FileError:
     return FileError(f"{path} is not a sound safetensors file", f"{why:.400}", hint)
 
 
-def _no_weights(folder: Path, whole: Path) -> FileError:
+def _no_weights(folder: Path, whole: Path, variant: str | None) -> FileError:
     what = f"{whole} is missing"
     there = f"{folder} holds: {listing(folder)}"
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLE_SUFFIXES)
     others = sorted(p.name for p in folder.iterdir() if ".safetensors" in p.name)
     if others:
-        return FileError(what, there, "choose the variant by its word, such as variant='fp16'")
+        hint = (
+            "leave the variant out, or choose one that is there"
+            if variant
+            else ("choose the variant by its word, such as variant='fp16'")
+        )
+        return FileError(what, there, hint)
     if pickles:
         why = f"only pickle files are there ({name_some(pickles)}), which can run code when loaded"
         return FileError(what, why, "convert them to safetensors first")
