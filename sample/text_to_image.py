@@ -6,6 +6,7 @@ python sample/text_to_image.py "a red apple on a light blue background"
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
-from sdcore.errors import MemoryLimitError, SdcoreError, UsageError
+from sdcore.errors import FileError, MemoryLimitError, SdcoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +116,11 @@ def check(options: argparse.Namespace) -> None:
                 "It counts pictures.",
                 "Use a whole number from 1 up.",
             )
-    is_file(options.output)
+    check_output(options.output)
+    if options.attention != "auto":
+        from sdcore.attention import check_attention
+
+        check_attention(options.attention)
     if options.scheduler is not None:
         from sdcore.schedulers import canonical_name
 
@@ -223,6 +228,19 @@ def is_file(path: Path) -> bool:
             "Use a name that ends in .png, or a folder.",
         )
     return False
+
+
+def check_output(path: Path) -> None:
+    """Refuse before painting what could not be written after it."""
+    folder = path.parent if is_file(path) else path
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise FileError(
+            f"--output {path} cannot be written.",
+            f"{folder} is not a folder that you may write to.",
+            "Choose another folder.",
+        )
 
 
 def slug(prompt: str) -> str:

@@ -307,14 +307,20 @@ def use_attention(model: nn.Module, name: str) -> AttentionChoice:
             "pass a UNet, a text encoder or another model with attention",
         )
     weight = next(layers[0].parameters())
+    check_attention(name)
     backend, why = _choose(model, weight) if name == "auto" else (name, "asked for by name")
-    reason = unavailable(backend)
-    if reason is not None:
-        known = [f"{key} ({unavailable(key) or 'available'})" for key in BACKENDS]
-        raise UsageError(f"attention backend {name!r}", reason, ", ".join([*known, "auto"]))
     for layer in layers:
         layer.backend = backend
     return AttentionChoice(backend, _kernel(backend, weight), why, len(layers))
+
+
+def check_attention(name: str) -> None:
+    """UsageError, listing every backend, unless `name` is `auto` or a backend that runs here."""
+    reason = None if name == "auto" else unavailable(name)
+    if reason is not None:
+        known = [f"{key} ({unavailable(key) or 'available'})" for key in BACKENDS]
+        hint = f"use one of: {', '.join([*known, 'auto'])}"
+        raise UsageError(f"attention backend {name!r} cannot be used", reason, hint)
 
 
 def unavailable(backend: str) -> str | None:

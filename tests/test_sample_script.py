@@ -84,6 +84,8 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
         (["--seed", "-1"], 2, "seed"),
         (["--attention", "flesh"], 2, "flesh"),
         (["--output", "picture.jpg"], 2, "picture.jpg"),
+        (["--output", "here.txt/new"], 3, "here.txt is not a folder"),
+        (["--device", "abacus"], 2, "abacus"),
         (["--model", "no/such/folder"], 3, "no/such/folder"),
     ],
 )
@@ -91,6 +93,7 @@ def test_errors_have_three_parts_an_exit_code_and_no_traceback(
     run, tmp_path, monkeypatch, arguments, code, said
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.txt").touch()
     got, paths, err = run("a cat", *arguments)
     assert got == code and not paths
     assert err.startswith("error:") and said in err and "why:" in err and "try:" in err
