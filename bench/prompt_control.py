@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdcore.errors import SdcoreError, UsageError
+from sdcore.errors import UsageError, exit_on_error
 
 if TYPE_CHECKING:  # torch and the drawings are imported when something is painted
     from PIL.Image import Image
@@ -285,11 +284,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     arguments = _parser().parse_args()
-    try:
+    with exit_on_error():
         run(arguments)
-    except SdcoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SdcoreError(Exception):
     """An error in three parts.
@@ -41,3 +45,13 @@ class NonFiniteError(SdcoreError, ArithmeticError):
     """NaN or infinity appeared; `what` names the stage."""
 
     exit_code = 5
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """For commands: an SdcoreError ends the program with its message and its exit code."""
+    try:
+        yield
+    except SdcoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

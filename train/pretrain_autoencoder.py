@@ -1,7 +1,7 @@
 """Recipe (a): the autoencoder of the embedded model, diffusers' `AutoencoderKL` at emoji size.
 
     python -m train.pretrain_autoencoder
-    accelerate launch -m train.pretrain_autoencoder run.batch_size=256     # on GPUs
+    python -m train.pretrain_autoencoder run.batch_size=256     # on a GPU
 
 Loss: L1 + L1 of the image gradients (keeps edges) + a small KL, which keeps the latents smooth
 (Rombach et al. 2022, arXiv:2112.10752, without the adversarial part: drawings have no texture to

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from sdcore.errors import NonFiniteError, UsageError
+from sdcore.errors import NonFiniteError, UsageError, exit_on_error
 from train.settings import AnySettings, Settings, load_settings, save_settings
 from train.state import (
     Average,
@@ -44,7 +44,7 @@ class RunSettings(Settings):
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0  # 0: no moving average
     seed: int = 0
-    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    precision: Literal["no", "bf16"] = "bf16"
     threads: int = 0  # 0: as many as torch takes
     log_every: int = 20
     checkpoint_every: int = 500
@@ -76,6 +76,12 @@ class Run:
         if loop.threads:
             torch.set_num_threads(loop.threads)
         self.accelerator = Accelerator(mixed_precision=loop.precision)
+        if self.accelerator.num_processes > 1:
+            raise UsageError(
+                f"a run in {self.accelerator.num_processes} processes",
+                "a recipe trains in one process, on one device",
+                "start it without accelerate launch, or with --num_processes 1",
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         save_settings(settings, self.folder / "resolved.yaml")
         self.module = module.to(self.accelerator.device)
@@ -119,7 +125,7 @@ class Run:
 
     def log(self, **metrics: float) -> None:
         """Append one line of metrics to `metrics.jsonl` every `log_every` steps, and print it."""
-        if self.step % self.loop.log_every or not self.accelerator.is_main_process:
+        if self.step % self.loop.log_every:
             return
         rate = (
             (self.step - self._first + 1)
@@ -140,8 +146,6 @@ class Run:
         tqdm.write(" ".join(f"{key} {value:.6g}" for key, value in row.items()))
 
     def checkpoint(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
         parts = {"model": self.module.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
         if self.average:
             parts["average"] = self.average.tensors
@@ -213,4 +217,5 @@ def main(
         "overrides", nargs="*", metavar="key.path=value", help="settings that differ"
     )
     arguments = parser.parse_args()
-    recipe(load_settings(model, arguments.config, arguments.overrides))
+    with exit_on_error():
+        recipe(load_settings(model, arguments.config, arguments.overrides))

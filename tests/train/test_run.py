@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from sdcore.errors import NonFiniteError, UsageError
-from train.run import Run, RunSettings, learning_rate, parameter_groups
+from train.run import Run, RunSettings, learning_rate, main, parameter_groups
 from train.settings import Settings, load_settings
 from train.state import generator, optimizer_tensors
 
@@ -251,3 +252,31 @@ def test_learning_rate_reaches_the_optimizer(tmp_path: Path) -> None:
         seen.append({group["lr"] for group in run.optimizer.param_groups})
         run.update(run.module(torch.ones(1, 4)).sum())
     assert seen == [{learning_rate(settings.run, step)} for step in range(STEPS)]
+
+
+def test_several_processes_are_refused_rather_than_trained_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(UsageError, match="2 processes"):
+        train(recipe(tmp_path))
+
+
+def test_the_command_line_ends_with_the_message_and_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("run: {folder: r, steps: 1, batch_size: 1, learning_rate: 0.1}")
+    ran: list[Recipe] = []
+    for arguments, code, said in (
+        (["--config", "nowhere.yaml"], 3, "nowhere.yaml"),
+        (["--config", str(file), "run.stepz=3"], 2, "did you mean 'steps'"),
+    ):
+        monkeypatch.setattr("sys.argv", ["recipe", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main(ran.append, Recipe, "unused.yaml", "doc")
+        err = capsys.readouterr().err
+        assert ended.value.code == code and said in err and "why:" in err and not ran
+    monkeypatch.setattr("sys.argv", ["recipe", "--config", str(file), "run.steps=3"])
+    main(ran.append, Recipe, "unused.yaml", "doc")
+    assert ran[0].run.steps == 3

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from sdcore.errors import FileError
+from sdcore.errors import FileError, exit_on_error
 from train.data.settings import DataSettings
 from train.settings import load_settings
 
@@ -35,7 +35,10 @@ def fetch_packs() -> None:
     if npm is None:
         raise FileError("cannot fetch the drawings", "npm is not installed", "install Node.js")
     command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    subprocess.run(command, cwd=Path(__file__).parent, check=True)
+    if subprocess.run(command, cwd=Path(__file__).parent).returncode:
+        raise FileError(
+            "cannot fetch the drawings", "npm failed; it says why above", "check the network"
+        )
 
 
 def read_pack(pack: str) -> dict:
@@ -133,9 +136,11 @@ def main() -> None:
     )
     parser.add_argument("--no-fetch", action="store_true", help="use the packs that are installed")
     arguments = parser.parse_args()
-    if not arguments.no_fetch:
-        fetch_packs()
-    build(load_settings(DataSettings, arguments.config))
+    with exit_on_error():
+        settings = load_settings(DataSettings, arguments.config)
+        if not arguments.no_fetch:
+            fetch_packs()
+        build(settings)
 
 
 if __name__ == "__main__":
