@@ -1,8 +1,8 @@
 """Full-size models against diffusers and transformers: same random weights, how far apart?
 
-    python bench/parity.py                    SD 1.5 and SDXL base: UNets and text encoders
-    python bench/parity.py sd21 inpainting    other families
-    python bench/parity.py sd15 --latents 64  the real latent size (SDXL's own is 128)
+    python -m bench.parity                    SD 1.5 and SDXL base: UNets and text encoders
+    python -m bench.parity sd21 inpainting    other families
+    python -m bench.parity sd15 --latents 64  the real latent size (SDXL's own is 128)
 
 Nothing is downloaded: the reference model is built with random weights from the published
 settings, and ours takes the very same tensors, name by name. Prints a markdown table; the exit

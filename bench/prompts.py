@@ -14,19 +14,12 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from train.data.scenes import MARGIN, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
+from train.data.scenes import MARGIN, PLACE_WORDS, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
 from train.data.settings import DataSettings
 
 TWO_OBJECTS_SHARE = 0.2  # of the prompts
 HELD_OUT_OF_ONE = 0.25  # of the prompts with one object: a (style, concept) pair never shown
 HELD_OUT_OF_TWO = 0.5  # of the prompts with two objects: a combination never shown
-PLACE_WORDS = {
-    "center": "in the center",
-    "left": "on the left",
-    "right": "on the right",
-    "top": "at the top",
-    "bottom": "at the bottom",
-}
 # A big object fills the picture, so it has no place of its own; the others stand everywhere.
 LAYOUTS = [("big", "")] * len(PLACES)
 LAYOUTS += [(size, place) for size in ("", "small") for place in PLACES]
@@ -81,7 +74,8 @@ def _one_object(settings: DataSettings, count: int, random: np.random.Generator)
             (style, concept), (size, place) = next(drawings), next(layouts)
             background = next(backgrounds)
             words = f"{_article(f'{size} {concept}'.strip())} in {style} style"
-            text = " ".join(filter(None, (words, PLACE_WORDS.get(place), _on(background))))
+            where = [PLACE_WORDS[place][0]] if place else []
+            text = " ".join([words, *where, _on(background)])
             prompts.append(Prompt(text, (concept,), style, background, size, place, "", unseen))
     return prompts
 

@@ -27,7 +27,7 @@ from sdcore.checkpoint.publish import publish
 from sdcore.errors import FileError, UsageError
 from sdcore.tokenizer_files import END, START, TokenizerFiles, read_tokenizer_files
 
-_END_OF_WORD = "</w>"
+WORD_END = "</w>"
 # What CLIP's merges may join: letters, or one digit, or other signs, or an English ending.
 _PIECES = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -159,7 +159,7 @@ class Tokenizer:
         """The text of token ids, without start, end and padding; for messages, not for encoding."""
         numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         text: str = self._bpe.decode(numbers, skip_special_tokens=True)
-        return text.replace(_END_OF_WORD, " ").strip()
+        return text.replace(WORD_END, " ").strip()
 
     def __len__(self) -> int:
         return self._bpe.get_vocab_size()
@@ -227,7 +227,7 @@ def _build(files: TokenizerFiles) -> tokenizers.Tokenizer:
             vocab=files.vocab,
             merges=list(files.merges),
             continuing_subword_prefix="",
-            end_of_word_suffix=_END_OF_WORD,
+            end_of_word_suffix=WORD_END,
             fuse_unk=False,
             unk_token=files.roles["unk_token"],
         )

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from sdcore.text_encoder import CLIPTextConfig, CLIPTextEncoder
-from sdcore.tokenizer import Tokenizer
+from sdcore.tokenizer import END, START, Tokenizer
 from train.data.scenes import Scene, Scenes
 from train.data.settings import DataSettings
-from train.data.vocabulary import END, START, learn_vocabulary
+from train.data.vocabulary import learn_vocabulary
 from train.run import Run, RunSettings, main
 from train.settings import Settings, load_settings
 

@@ -5,12 +5,12 @@ Sennrich et al. 2016 (arXiv:1508.07909). Every string can be spelled: every byte
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-START, END = "<|startoftext|>", "<|endoftext|>"
-WORD_END = "</w>"
+from sdcore.tokenizer import END, START, WORD_END
 
 
 def learn_vocabulary(
@@ -40,7 +40,5 @@ def learn_vocabulary(
 
 
 def _merges(learner: Tokenizer) -> list[list[str]]:
-    import json
-
     merges = json.loads(learner.to_str())["model"]["merges"]
     return [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
