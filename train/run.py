@@ -83,7 +83,6 @@ class Run:
                 "start it without accelerate launch, or with --num_processes 1",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_settings(settings, self.folder / "resolved.yaml")
         self.module = module.to(self.accelerator.device)
         self.average = Average(self.module, loop.ema_decay) if loop.ema_decay else None
         self.optimizer = torch.optim.AdamW(
@@ -93,6 +92,7 @@ class Run:
             fused=True,  # one pass over the weights: a twelfth of a step on two cores
         )
         self.step = self._resume()
+        save_settings(settings, self.folder / "resolved.yaml")
         self._started, self._first = time.monotonic(), self.step
 
     def steps(self) -> Iterator[int]:
@@ -164,7 +164,11 @@ class Run:
             raise UsageError(
                 "ema_decay changed", f"{checkpoint} was made otherwise", "use a new folder"
             )
-        self.module.load_state_dict(parts["model"])
+        try:
+            self.module.load_state_dict(parts["model"])
+        except RuntimeError as error:
+            why = f"{checkpoint} holds other weights ({str(error).splitlines()[-1].strip():.200})"
+            raise UsageError("the model's settings changed", why, "use a new folder") from error
         restore_optimizer(self.optimizer, parts["optimizer"])
         if self.average:
             self.average.tensors = {

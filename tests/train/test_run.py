@@ -159,6 +159,14 @@ def test_average_switched_on_midway_is_refused(tmp_path: Path) -> None:
         train(recipe(tmp_path, ema_decay=0.9))
 
 
+def test_another_network_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    train(recipe(tmp_path), until=5)
+    before = (tmp_path / "resolved.yaml").read_text("utf-8")
+    with pytest.raises(UsageError, match="use a new folder"):
+        train(recipe(tmp_path).model_copy(update={"width": 7}))
+    assert (tmp_path / "resolved.yaml").read_text("utf-8") == before
+
+
 def test_resolved_settings_repeat_the_run(tmp_path: Path) -> None:
     first = train(recipe(tmp_path / "run", seed=3))
     resolved = load_settings(Recipe, tmp_path / "run" / "resolved.yaml")
