@@ -10,7 +10,6 @@ invent). The exported folder holds `scaling_factor` = 1 / standard deviation of 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
@@ -18,14 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from train.data.scenes import Scenes
-from train.data.settings import DataSettings
+from train.data.settings import DataSettings, SceneSettings
 from train.run import Run, RunSettings, main
-from train.settings import Settings, load_settings
 from train.state import generator
 
 
-class AutoencoderSettings(Settings):
-    data: str = "configs/train/emoji_data.yaml"
+class AutoencoderSettings(SceneSettings):
     block_out_channels: list[int] = [32, 64, 128]
     latent_channels: int = 4
     kl_weight: float = 5e-4
@@ -47,8 +44,7 @@ def build(settings: AutoencoderSettings, image_size: int) -> AutoencoderKL:
 
 def images(scenes: Scenes, seed: int, step: int, count: int) -> Tensor:
     """Batch number `step` of scene pictures: (count, 3, H, W) in [-1, 1]."""
-    pictures = [scenes.picture(scenes.scene(seed, step * count + i)) for i in range(count)]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return scenes.images([scenes.scene(seed, step * count + i) for i in range(count)])
 
 
 def encode_and_decode(model: AutoencoderKL, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +62,9 @@ def reconstruction_loss(output: Tensor, image: Tensor) -> Tensor:
 
 
 def train(settings: AutoencoderSettings) -> None:
-    data = load_settings(DataSettings, settings.data)
+    settings = settings.with_data()
+    data = settings.data
+    assert isinstance(data, DataSettings)
     scenes, unseen = Scenes(data), Scenes(data, held_out=True)
     torch.manual_seed(settings.run.seed)
     model = build(settings, data.image_size).to(memory_format=torch.channels_last)

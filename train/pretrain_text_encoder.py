@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,15 +19,13 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from sdcore.text_encoder import CLIPTextConfig, CLIPTextEncoder
 from sdcore.tokenizer import END, START, Tokenizer
-from train.data.scenes import Scene, Scenes
-from train.data.settings import DataSettings
+from train.data.scenes import Scenes
+from train.data.settings import DataSettings, SceneSettings
 from train.data.vocabulary import learn_vocabulary
 from train.run import Run, RunSettings, main
-from train.settings import Settings, load_settings
 
 
-class TextSettings(Settings):
-    data: str = "configs/train/emoji_data.yaml"
+class TextSettings(SceneSettings):
     vocabulary: int = 1024  # at most so many tokens
     max_tokens: int = 32
     width: int = 256
@@ -89,16 +86,13 @@ def batch(
     chosen = [scenes.scene(seed, index, stage) for index in indices]
     ids = tokenizer([scene.caption for scene in chosen]).ids
     longest = int((ids != ids[0, -1]).sum(-1).max()) + 1  # the text and its end mark
-    return ids[:, :longest], pictures(scenes, chosen)
-
-
-def pictures(scenes: Scenes, chosen: list[Scene]) -> Tensor:
-    stack = np.stack([scenes.picture(scene) for scene in chosen])
-    return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return ids[:, :longest], scenes.images(chosen)
 
 
 def train(settings: TextSettings) -> None:
-    data = load_settings(DataSettings, settings.data)
+    settings = settings.with_data()
+    data = settings.data
+    assert isinstance(data, DataSettings)
     scenes, unseen = Scenes(data), Scenes(data, held_out=True)
     vocabulary, merges = learn_vocabulary(
         (scenes.scene(settings.run.seed, i).caption for i in range(20_000)), settings.vocabulary
@@ -152,7 +146,7 @@ def evaluate(
     row = {"step": run.step + 1}
     for name, scenes in (("concept_seen", seen), ("concept_held_out", unseen)):
         chosen = [scene for scene in (scenes.scene(1, i) for i in range(600)) if not scene.relation]
-        image = pictures(scenes, chosen).to(run.accelerator.device)
+        image = scenes.images(chosen).to(run.accelerator.device)
         answer = torch.cat([model.embed_image(part) for part in image.split(64)]) @ words.T
         truth = torch.tensor([concepts.index(scene.objects[0].concept) for scene in chosen])
         row[name] = float((answer.argmax(-1).cpu() == truth).float().mean())

@@ -1,7 +1,7 @@
 """Recipe (c): the UNet of the embedded model, taught to remove noise from scenes it is told about.
 
     python -m train.pretrain_unet
-    accelerate launch -m train.pretrain_unet run.batch_size=256        # on a GPU
+    python -m train.pretrain_unet run.batch_size=256 run.steps=20000        # on a GPU
 
 The autoencoder of recipe (a) stays frozen. The text encoder of recipe (b) is trained on: what it
 learned tells concepts and colours apart, but nothing asked it to keep sizes and places. A tenth of
@@ -31,9 +31,8 @@ from sdcore.text_encoder import CLIPTextEncoder
 from sdcore.tokenizer import Tokenizer
 from sdcore.unet import UNet, UNetConfig
 from train.data.scenes import PLACE_WORDS, PLACES, Drawn, Scene, Scenes
-from train.data.settings import DataSettings
+from train.data.settings import DataSettings, SceneSettings
 from train.run import Run, RunSettings, main
-from train.settings import Settings, load_settings
 from train.state import generator
 
 SCHEDULER = {  # scheduler_config.json of the embedded model
@@ -82,8 +81,7 @@ GRID_PROMPTS = (
 )
 
 
-class UNetSettings(Settings):
-    data: str = "configs/train/emoji_data.yaml"
+class UNetSettings(SceneSettings):
     autoencoder: str = "runs/emoji/autoencoder/vae"
     text_encoder: str = "runs/emoji/text_encoder"  # holds tokenizer/ and text_encoder/
     block_out_channels: list[int] = [64, 160, 256]
@@ -117,12 +115,16 @@ class Source:
     Latents of one-object scenes are kept, because without jitter they come again and again.
     """
 
-    def __init__(self, settings: UNetSettings, scenes: Scenes, device: torch.device) -> None:
-        self.seed, self.scenes, self.device = settings.run.seed, scenes, device
+    def __init__(self, settings: UNetSettings, scenes: Scenes) -> None:
+        self.seed, self.scenes, self.device = settings.run.seed, scenes, torch.device("cpu")
         self.dropout = settings.caption_dropout
-        self.autoencoder = Autoencoder.from_pretrained(settings.autoencoder, device=device)
+        self.autoencoder = Autoencoder.from_pretrained(settings.autoencoder)
         self.tokenizer = Tokenizer.from_pretrained(Path(settings.text_encoder) / "tokenizer")
         self._kept: dict[Scene, Tensor] = {}
+
+    def to(self, device: torch.device) -> None:
+        self.device = device
+        self.autoencoder.to(device)
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
         """Latents (B, C, h, w) and token ids (B, T) of step number `step`."""
@@ -143,9 +145,8 @@ class Source:
         missing = [scene for scene in known if scene not in self._kept]
         fresh: dict[Scene, Tensor] = {}
         if missing:
-            pictures = np.stack([self.scenes.picture(scene) for scene in missing])
-            image = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-            encoded = self.autoencoder.encode(image.to(self.device)).float()
+            image = self.scenes.images(missing).to(self.device)
+            encoded = self.autoencoder.encode(image).float()
             fresh = dict(zip(missing, encoded, strict=True))
             if not self.scenes.settings.jitter:
                 self._kept |= {scene: x.clone() for scene, x in fresh.items() if not scene.relation}
@@ -170,13 +171,16 @@ def noise_and_times(
 
 
 def train(settings: UNetSettings) -> None:
-    data = load_settings(DataSettings, settings.data)
+    settings = settings.with_data()
+    data = settings.data
+    assert isinstance(data, DataSettings)
     torch.manual_seed(settings.run.seed)
-    network = build(settings, grid=data.image_size // 4)
-    run = Run(settings, settings.run, network)
+    source = Source(settings, Scenes(data))
+    network = build(settings, source.autoencoder)
     use_attention(network, settings.attention)
+    run = Run(settings, settings.run, network)
     device = run.accelerator.device
-    source = Source(settings, Scenes(data), device)
+    source.to(device)
     alphas = alphas_cumprod_from_config(SCHEDULER).to(device)
     check = Check(source, alphas)
 
@@ -204,26 +208,27 @@ def train(settings: UNetSettings) -> None:
         export(run, source)
 
 
-def build(settings: UNetSettings, grid: int, channels: int = 4) -> Network:
+def build(settings: UNetSettings, autoencoder: Autoencoder) -> Network:
     text_encoder = CLIPTextEncoder.from_pretrained(Path(settings.text_encoder) / "text_encoder")
     if settings.start_from:
         unet = UNet.from_pretrained(settings.start_from)
     else:
-        unet = UNet(config(settings, channels, text_encoder.config.hidden_size, grid))
+        unet = UNet(config(settings, autoencoder, text_encoder.config.hidden_size))
     return Network(unet.train(), text_encoder.train())
 
 
-def config(settings: UNetSettings, channels: int, width: int, grid: int) -> UNetConfig:
+def config(settings: UNetSettings, autoencoder: Autoencoder, text_width: int) -> UNetConfig:
+    assert isinstance(settings.data, DataSettings)
     return UNetConfig(
-        sample_size=grid,
-        in_channels=channels,
-        out_channels=channels,
+        sample_size=settings.data.image_size // autoencoder.factor,
+        in_channels=autoencoder.latent_channels,
+        out_channels=autoencoder.latent_channels,
         block_out_channels=tuple(settings.block_out_channels),
         down_block_types=tuple(settings.down_block_types),
         up_block_types=tuple(settings.up_block_types),
         layers_per_block=settings.layers_per_block,
         attention_head_dim=settings.heads,
-        cross_attention_dim=width,
+        cross_attention_dim=text_width,
     )
 
 

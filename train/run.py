@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sdcore.errors import NonFiniteError, UsageError, exit_on_error
-from train.settings import AnySettings, Settings, load_settings, save_settings
+from train.settings import AnySettings, Settings, load_settings, read_yaml, save_settings
 from train.state import (
     Average,
     latest_checkpoint,
@@ -50,6 +50,16 @@ class RunSettings(Settings):
     checkpoint_every: int = 500
     sample_every: int = 1000
     keep: int = 2
+
+
+# A run may be prolonged, moved and watched otherwise without becoming another run.
+MAY_CHANGE = {
+    f"run.{name}"
+    for name in (
+        *("folder", "steps", "decay_share", "keep", "threads"),
+        *("log_every", "checkpoint_every", "sample_every"),
+    )
+}
 
 
 def learning_rate(settings: RunSettings, step: int) -> float:
@@ -91,7 +101,7 @@ class Run:
             betas=(0.9, 0.99),
             fused=True,  # one pass over the weights: a twelfth of a step on two cores
         )
-        self.step = self._resume()
+        self.step = self._resume(settings)
         save_settings(settings, self.folder / "resolved.yaml")
         self._started, self._first = time.monotonic(), self.step
 
@@ -155,20 +165,13 @@ class Run:
         """Context in which the module holds its averaged weights (samples, evaluation, export)."""
         return Averaged(self.module, self.average)
 
-    def _resume(self) -> int:
+    def _resume(self, settings: Settings) -> int:
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
         if checkpoint is None:
             return 0
+        self._check_unchanged(settings)
         step, parts = load_checkpoint(checkpoint)
-        if bool(self.average) != ("average" in parts):
-            raise UsageError(
-                "ema_decay changed", f"{checkpoint} was made otherwise", "use a new folder"
-            )
-        try:
-            self.module.load_state_dict(parts["model"])
-        except RuntimeError as error:
-            why = f"{checkpoint} holds other weights ({str(error).splitlines()[-1].strip():.200})"
-            raise UsageError("the model's settings changed", why, "use a new folder") from error
+        self.module.load_state_dict(parts["model"])
         restore_optimizer(self.optimizer, parts["optimizer"])
         if self.average:
             self.average.tensors = {
@@ -176,6 +179,22 @@ class Run:
             }
         print(f"resumed {checkpoint}")
         return step
+
+    def _check_unchanged(self, settings: Settings) -> None:
+        """Refuse to go on with settings that would make it another run."""
+        path = self.folder / "resolved.yaml"
+        old, new = (flat(values) for values in (read_yaml(path), settings.model_dump(mode="json")))
+        changed = [
+            f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key not in MAY_CHANGE
+        ]
+        if changed:
+            raise UsageError(
+                f"{self.folder} holds a run with other settings",
+                "; ".join(changed[:3]) + (f"; {len(changed) - 3} more" if changed[3:] else ""),
+                "use a new run.folder, or the old settings: --config " + str(path),
+            )
 
 
 class Averaged:
@@ -198,6 +217,17 @@ class Averaged:
                 kept = parameter.detach().clone()
                 parameter.copy_(ours)
                 ours.copy_(kept)
+
+
+def flat(values: dict, path: str = "") -> dict[str, object]:
+    """{"run": {"steps": 3}} -> {"run.steps": 3}."""
+    result: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{path}{key}.")
+        else:
+            result[f"{path}{key}"] = value
+    return result
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:

@@ -34,6 +34,19 @@ def load_settings(
     Raises `FileError` when the file is missing or no mapping, `UsageError` when a key is unknown or
     a value does not fit; the message names the file, the key path and the nearest known key.
     """
+    values = read_yaml(path)
+    for override in overrides:
+        _set(values, override)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(
+            f"{path}: {_explain(error, model)}", "the settings do not fit", "see configs/"
+        ) from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; `FileError` when it is missing or holds none."""
     path = Path(path)
     if not path.is_file():
         raise FileError(
@@ -47,14 +60,7 @@ def load_settings(
         raise FileError(
             f"{path} holds no settings", "its top level is not a mapping", "use key: value"
         )
-    for override in overrides:
-        _set(values, override)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(
-            f"{path}: {_explain(error, model)}", "the settings do not fit", "see configs/"
-        ) from error
+    return values
 
 
 def save_settings(settings: Settings, path: str | Path) -> None:

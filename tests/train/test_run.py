@@ -162,9 +162,17 @@ def test_average_switched_on_midway_is_refused(tmp_path: Path) -> None:
 def test_another_network_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     train(recipe(tmp_path), until=5)
     before = (tmp_path / "resolved.yaml").read_text("utf-8")
-    with pytest.raises(UsageError, match="use a new folder"):
+    with pytest.raises(UsageError, match="width was 6, is 7"):
         train(recipe(tmp_path).model_copy(update={"width": 7}))
     assert (tmp_path / "resolved.yaml").read_text("utf-8") == before
+
+
+@pytest.mark.parametrize("change", [{"seed": 9}, {"batch_size": 4}, {"learning_rate": 0.1}])
+def test_other_settings_do_not_go_on_with_the_run(tmp_path: Path, change: dict) -> None:
+    train(recipe(tmp_path), until=5)
+    with pytest.raises(UsageError, match=f"run.{next(iter(change))} was") as e:
+        train(recipe(tmp_path, **change))
+    assert "resolved.yaml" in str(e.value)
 
 
 def test_resolved_settings_repeat_the_run(tmp_path: Path) -> None:

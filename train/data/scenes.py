@@ -7,10 +7,13 @@ paints can be measured against what the caption asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from train.data.drawings import load
 from train.data.settings import DataSettings
@@ -86,6 +89,11 @@ class Scenes:
             part *= 1 - layer[..., 3:] / 255
             part += layer[..., :3]
         return canvas.round().clip(0, 255).astype(np.uint8)
+
+    def images(self, scenes: Sequence[Scene]) -> Tensor:
+        """Pictures as the autoencoder reads them: (B, 3, H, W), float32, in [-1, 1]."""
+        pictures = np.stack([self.picture(scene) for scene in scenes])
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def _one_object(self, random: np.random.Generator, setting: np.random.Generator) -> Scene:
         shares = self.settings.size_shares

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Literal, Self
 
-from train.settings import Settings
+from train.settings import Settings, load_settings
 
 BACKGROUNDS = {
     "white": (255, 255, 255),
@@ -56,3 +56,18 @@ class DataSettings(Settings):
             if len(chosen) < wanted:
                 chosen.setdefault(pair[1], pair)
         return set(chosen.values())
+
+
+class SceneSettings(Settings):
+    """What every recipe's settings begin with: the scenes to train on.
+
+    `data` names a file; `with_data` puts what it says in its place, so that `resolved.yaml`
+    repeats the run even when that file has changed since.
+    """
+
+    data: str | DataSettings = "configs/train/emoji_data.yaml"
+
+    def with_data(self) -> Self:
+        if isinstance(self.data, DataSettings):
+            return self
+        return self.model_copy(update={"data": load_settings(DataSettings, self.data)})
