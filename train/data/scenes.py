@@ -26,6 +26,7 @@ RELATIONS = {  # where the first object is, seen from the second
     "above": (0, -1),
     "below": (0, 1),
 }
+STYLE_SAID = 0.9  # share of the captions that name the style
 MARGIN = 4  # pixels between an object and the edge it stands at
 
 
@@ -173,7 +174,7 @@ class Scenes:
 def caption_one(random: np.random.Generator, drawn: Drawn, background: str) -> str:
     """Some or all of what is in a one-object scene, in varied wording."""
     adjective = drawn.size if drawn.size and random.random() < 0.85 else ""
-    words, style_said = _object_words(random, drawn, adjective, random.random() < 0.75)
+    words, style_said = _object_words(random, drawn, adjective, random.random() < STYLE_SAID)
     place = drawn.place if random.random() < (0.25 if drawn.place == "center" else 0.9) else ""
     parts = [words] if style_said == "" else [words, style_said]
     if place:
@@ -187,7 +188,7 @@ def caption_two(
     """Both objects, their relation, sometimes the style and the background."""
     first, second = (_object_words(random, drawn, "", False)[0] for drawn in objects)
     text = f"{first} {relation} {second}"
-    if random.random() < 0.75:
+    if random.random() < STYLE_SAID:
         text += " " + _choose(random, _STYLE_WORDS).format(objects[0].style)
     return _with_background(random, text, background)
 
