@@ -159,7 +159,8 @@ def load(options: argparse.Namespace) -> TextToImage:
         pipe = TextToImage.from_pretrained(
             options.model, dtype=dtype, device=device, variant=options.variant
         )
-    use_attention(pipe.unet, options.attention)
+    attention = use_attention(pipe.unet, options.attention)
+    print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
     return pipe
 
 

@@ -12,13 +12,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
+from sdcore.checkpoint import Component
 from sdcore.errors import NonFiniteError, UsageError
 
 _logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class AutoencoderConfig:
         return {"_class_name": "AutoencoderKL", **self.settings}
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Component):
     """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w) and back.
 
     `kl` is the same weights as diffusers' own module, for use in diffusers' pipelines.
@@ -170,31 +170,6 @@ class Autoencoder(nn.Module):
             shift = torch.tensor(config["latents_mean"])
             scale = scale / torch.tensor(config["latents_std"])
         return shift.reshape(1, -1, 1, 1).to(like), scale.reshape(1, -1, 1, 1).to(like)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        subfolder: str | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-        variant: str | None = None,
-    ) -> Autoencoder:
-        """The VAE of a diffusers folder; every key and shape must fit (see sdcore.checkpoint)."""
-        from sdcore.checkpoint import load_component
-
-        return load_component(
-            cls, folder, subfolder=subfolder, dtype=dtype, device=device, variant=variant
-        )
-
-    def save_pretrained(
-        self, folder: str | Path, *, variant: str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """Write config.json and safetensors that diffusers' AutoencoderKL opens."""
-        from sdcore.checkpoint import save_component
-
-        save_component(self, folder, variant=variant, dtype=dtype)
 
 
 def _bad_shape(what: str, tensor: Tensor, wanted: str) -> UsageError:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdcore.attention import AttentionLayer, causal_mask, padding_mask
-from sdcore.checkpoint import load_component, save_component
+from sdcore.checkpoint import Component
 from sdcore.errors import UsageError
 from sdcore.text_config import CLIPTextConfig
 
@@ -127,7 +126,7 @@ class CLIPTextTransformer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
-class CLIPTextEncoder(nn.Module):
+class CLIPTextEncoder(Component):
     """CLIP text encoder: ids (B, T) -> TextEncoding.
 
     Built with the random weights that CLIP training starts from.
@@ -209,27 +208,6 @@ class CLIPTextEncoder(nn.Module):
                 f"this text encoder knows {vocabulary} tokens",
                 "use the tokenizer that belongs to this text encoder",
             )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        subfolder: str | None = None,
-        dtype: torch.dtype | None = None,
-        device: str | torch.device = "cpu",
-        variant: str | None = None,
-    ) -> CLIPTextEncoder:
-        """Load the text encoder of a diffusers or transformers folder; see load_component."""
-        return load_component(
-            cls, folder, subfolder=subfolder, dtype=dtype, device=device, variant=variant
-        )
-
-    def save_pretrained(
-        self, folder: str | Path, *, variant: str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """Write config.json and the weights as transformers reads them; see save_component."""
-        save_component(self, folder, variant=variant, dtype=dtype)
 
     @staticmethod
     def published_name(key: str) -> str | None:

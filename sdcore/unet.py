@@ -12,12 +12,12 @@ Parameter names are those of diffusers' UNet2DConditionModel. Ronneberger et al.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sdcore.attention import Control, padding_mask
+from sdcore.checkpoint import Component
 from sdcore.errors import UsageError
 from sdcore.transformer import sinusoid
 from sdcore.unet_blocks import (
@@ -44,7 +44,7 @@ class AddedConditions:
     time_ids: Tensor
 
 
-class UNet(nn.Module):
+class UNet(Component):
     """Predicts what noise latents hold at a time, given a text.
 
     Args:
@@ -179,31 +179,6 @@ class UNet(nn.Module):
             if numbers.shape != (batch, waves // c.addition_time_embed_dim):
                 expected = f"(B={batch}, {waves // c.addition_time_embed_dim})"
                 raise _shape_error("time_ids", numbers, f"{expected} with this pooled_text")
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        subfolder: str | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-        variant: str | None = None,
-    ) -> UNet:
-        """The UNet of a diffusers folder; every key and shape must fit (see sdcore.checkpoint)."""
-        from sdcore.checkpoint import load_component
-
-        return load_component(
-            cls, folder, subfolder=subfolder, dtype=dtype, device=device, variant=variant
-        )
-
-    def save_pretrained(
-        self, folder: str | Path, *, variant: str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """Write config.json and safetensors that diffusers' UNet2DConditionModel opens."""
-        from sdcore.checkpoint import save_component
-
-        save_component(self, folder, variant=variant, dtype=dtype)
 
 
 def _same_conv(channels: int, out_channels: int, kernel: int) -> nn.Conv2d:

@@ -7,7 +7,14 @@ publish.py    files written beside their target, synced, then renamed
 folder.py     a folder on disk or a hub name, and its model_index.json
 """
 
-from sdcore.checkpoint.component import load_component, save_component
+from sdcore.checkpoint.component import Component, load_component, save_component
 from sdcore.checkpoint.folder import ModelIndex, read_model_index, resolve_folder
 
-__all__ = ["ModelIndex", "load_component", "read_model_index", "resolve_folder", "save_component"]
+__all__ = [
+    "Component",
+    "ModelIndex",
+    "load_component",
+    "read_model_index",
+    "resolve_folder",
+    "save_component",
+]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -29,19 +29,42 @@ from sdcore.errors import FileError, NonFiniteError, UsageError
 CONFIG_NAME = "config.json"
 
 
-class Component(Protocol):
-    """What a model class has so that it can be loaded: its config class and its file name.
+class Component(nn.Module):
+    """A network that diffusers or transformers keep in a folder of its own.
 
-    `Config` has `from_dict` (refuses by name what it does not know) and `to_dict`. A class may
-    also have `published_name(key) -> str | None`, which says what the parameter is called here
-    that a file calls `key`; None leaves out a key that holds no weights.
+    `Config` has `from_dict` (refuses by name what it does not know) and `to_dict`; the instance has
+    its config at `.config`. A class may also have `published_name(key) -> str | None`, which says
+    what the parameter is called here that a file calls `key`; None leaves out a key that holds no
+    weights.
     """
 
     Config: ClassVar[Any]
     WEIGHTS_NAME: ClassVar[str]
+    config: Any
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        subfolder: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        variant: str | None = None,
+    ) -> Self:
+        """The network of a diffusers folder; every key and shape must fit, see load_component."""
+        return load_component(
+            cls, folder, subfolder=subfolder, dtype=dtype, device=device, variant=variant
+        )
+
+    def save_pretrained(
+        self, folder: str | Path, *, variant: str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Write config.json and weights that diffusers or transformers open, see save_component."""
+        save_component(self, folder, variant=variant, dtype=dtype)
 
 
-ModelT = TypeVar("ModelT", bound=nn.Module)
+ModelT = TypeVar("ModelT", bound=Component)
 
 
 def load_component(
@@ -71,8 +94,7 @@ def load_component(
     dtype, device = _check_placement(dtype or torch.float32, device)
     folder = component_folder(folder, subfolder)
     model = _build_without_memory(cls, folder / CONFIG_NAME)
-    component = cast("type[Component]", cls)
-    files = find_weights(folder, component.WEIGHTS_NAME, variant)
+    files = find_weights(folder, cls.WEIGHTS_NAME, variant)
     names = _match_names(cls, files, model)
     state: dict[str, Tensor] = {}
     for file in files:
@@ -85,7 +107,7 @@ def load_component(
 
 
 def save_component(
-    module: nn.Module,
+    module: Component,
     folder: str | Path,
     *,
     variant: str | None = None,
@@ -97,7 +119,7 @@ def save_component(
     Files of the same names are replaced, none of them before all are written and synced.
 
     Args:
-        module: an instance of a `Component`, with its config at `.config`.
+        module: any `Component`.
         dtype: of the weights in the file; None keeps that of each parameter.
         shard_bytes: split the weights into files of at most this many bytes and an index file.
 
@@ -115,10 +137,9 @@ def save_component(
     if broken:
         why = f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}"
         raise NonFiniteError("saving weights", why, "keep the last good checkpoint; use bfloat16")
-    component = cast(Component, module)
-    config = {**cast(Any, module).config.to_dict()}
-    writers = _weight_writers(state, component.WEIGHTS_NAME, variant, shard_bytes)
-    stale = _other_weights(folder, component.WEIGHTS_NAME, variant, set(writers))
+    config = {**module.config.to_dict()}
+    writers = _weight_writers(state, module.WEIGHTS_NAME, variant, shard_bytes)
+    stale = _other_weights(folder, module.WEIGHTS_NAME, variant, set(writers))
     publish(folder, {**writers, CONFIG_NAME: partial(_write_json, config)})
     for path in stale:
         path.unlink()
@@ -142,7 +163,7 @@ def _build_without_memory(cls: type[ModelT], path: Path) -> ModelT:
     settings = read_json(path)
     refuse_custom_code(settings, path)
     try:
-        config = cast(Any, cls).Config.from_dict(settings)
+        config = cls.Config.from_dict(settings)
         with torch.device("meta"):
             return cls(config)
     except UsageError as error:
