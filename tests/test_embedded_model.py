@@ -67,7 +67,7 @@ def test_other_words_other_picture(pipe: TextToImage) -> None:
 def test_diffusers_opens_the_folder_and_paints_the_same() -> None:
     from diffusers import StableDiffusionPipeline
 
-    theirs = StableDiffusionPipeline.from_pretrained(FOLDER, torch_dtype=torch.float32)
+    theirs = StableDiffusionPipeline.from_pretrained(FOLDER, dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
     ours = TextToImage.embedded()
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))

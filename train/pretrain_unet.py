@@ -45,7 +45,7 @@ SCHEDULER = {  # scheduler_config.json of the embedded model
     "beta_end": 0.02,
     "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
-    "steps_offset": 0,
+    "steps_offset": 1,
     "clip_sample": False,
     "set_alpha_to_one": False,
 }
