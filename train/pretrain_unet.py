@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sdcore.attention import use_attention
 from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint import save_component
-from sdcore.noise import add_noise, alphas_cumprod_from_config, loss_weight, prediction_target
+from sdcore.noise import add_noise, alphas_cumprod_from_config, prediction_target
 from sdcore.pipeline import TextToImage
 from sdcore.schedulers import make_scheduler
 from sdcore.text_encoder import CLIPTextEncoder
@@ -91,9 +91,7 @@ class UNetSettings(SceneSettings):
     heads: int = 4
     start_from: str = ""  # folder of a UNet whose weights to begin with; empty: random ones
     time_power: float = 0.6  # time = 1000 u^power, u uniform; below 1 noisy times come more often
-    attention: str = "reference"  # on CPU its gradient is faster than that of the fused kernel
     caption_dropout: float = 0.1
-    weighting: str = "plain"  # of the time steps, see sdcore.noise.loss_weight
     run: RunSettings
 
 
@@ -141,17 +139,16 @@ class Source:
 
     @torch.no_grad()
     def latents(self, chosen: list[Scene]) -> Tensor:
-        known = {replace(scene, caption=""): None for scene in chosen}
-        missing = [scene for scene in known if scene not in self._kept]
+        scenes = [replace(scene, caption="") for scene in chosen]  # pictures know no captions
+        missing = list(dict.fromkeys(scene for scene in scenes if scene not in self._kept))
         fresh: dict[Scene, Tensor] = {}
         if missing:
             image = self.scenes.images(missing).to(self.device)
-            encoded = self.autoencoder.encode(image).float()
-            fresh = dict(zip(missing, encoded, strict=True))
-            if not self.scenes.settings.jitter:
-                self._kept |= {scene: x.clone() for scene, x in fresh.items() if not scene.relation}
-        known = {scene: fresh[scene] if scene in fresh else self._kept[scene] for scene in known}
-        return torch.stack([known[replace(scene, caption="")] for scene in chosen])
+            fresh = dict(zip(missing, self.autoencoder.encode(image), strict=True))
+        if not self.scenes.settings.jitter:
+            # Cloned, since a row of a batch would keep the whole batch in memory.
+            self._kept |= {scene: x.clone() for scene, x in fresh.items() if not scene.relation}
+        return torch.stack([fresh[s] if s in fresh else self._kept[s] for s in scenes])
 
 
 def noise_and_times(
@@ -177,8 +174,8 @@ def train(settings: UNetSettings) -> None:
     torch.manual_seed(settings.run.seed)
     source = Source(settings, Scenes(data))
     network = build(settings, source.autoencoder)
-    use_attention(network, settings.attention)
     run = Run(settings, settings.run, network)
+    use_attention(network, "auto")  # chosen for the device that the run took
     device = run.accelerator.device
     source.to(device)
     alphas = alphas_cumprod_from_config(SCHEDULER).to(device)
@@ -195,10 +192,9 @@ def train(settings: UNetSettings) -> None:
         target = prediction_target("v_prediction", latents, noise, times, alphas)
         with run.accelerator.autocast():
             output = network(noisy, times, ids)
-        error = (output.float() - target).square().mean(dim=(1, 2, 3))
-        weight = loss_weight("v_prediction", times, alphas, settings.weighting)
-        norm = run.update((weight * error).mean())
-        run.log(loss=error.mean(), grad_norm=norm)
+        loss = (output.float() - target).square().mean()
+        norm = run.update(loss)
+        run.log(loss=loss, grad_norm=norm)
         if (step + 1) % settings.run.sample_every == 0:
             with run.averaged():
                 run.write("evaluation.jsonl", {"step": step + 1, **check(run)})
