@@ -8,7 +8,7 @@ Shapes: B batch, C latent channels, H W pixels, h w latent grid (H = factor · h
 from __future__ import annotations
 
 import inspect
-import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -20,8 +20,6 @@ from torch import Tensor
 
 from sdcore.checkpoint import Component
 from sdcore.errors import NonFiniteError, UsageError
-
-_logger = logging.getLogger(__name__)
 
 _SETTINGS = tuple(inspect.signature(AutoencoderKL.__init__).parameters)[1:]
 
@@ -147,8 +145,9 @@ class Autoencoder(Component):
         if torch.isfinite(out).all():
             return out
         if dtype in (torch.float16, torch.bfloat16) and torch.isfinite(x).all():
-            _logger.warning(
-                "The autoencoder overflows in %s; it runs in float32 from now on.", dtype
+            warnings.warn(
+                f"the autoencoder overflows in {dtype}; it runs in float32 from now on",
+                stacklevel=2,
             )
             self.float()
             out = call(x.float())

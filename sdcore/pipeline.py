@@ -7,7 +7,7 @@ Shapes: B images, C latent channels, h w latent grid, H W pixels.
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,6 @@ from sdcore.unet import UNet
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_logger = logging.getLogger(__name__)
 _EMBEDDED = Path(__file__).parent / "models" / "emoji"
 
 OnStep = Callable[[Step, Tensor], None]
@@ -261,8 +260,9 @@ class TextToImage:
         conditional = self._read(request.prompts, request, clip_skip)
         if not request.guidance.active:
             if any(request.negative_prompts):
-                _logger.warning(
-                    "the negative prompt has no effect at a guidance scale of 1 or less"
+                warnings.warn(
+                    "the negative prompt has no effect at a guidance scale of 1 or less",
+                    stacklevel=3,
                 )
             return conditional, None
         given = [text for text in request.negative_prompts if text is not None]
