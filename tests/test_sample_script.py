@@ -76,7 +76,7 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
     ("arguments", "code", "said"),
     [
         (["--scheduler", "eulr"], 2, "euler"),
-        (["--steps", "0"], 2, "0 steps"),
+        (["--steps", "0"], 2, "--steps is 0"),
         (["--size", "65"], 2, "multiple of 8"),
         (["--size", "6z"], 2, "--size 6z"),
         (["--size", "64", "--width", "64"], 2, "--size"),
@@ -103,7 +103,7 @@ def test_errors_have_three_parts_an_exit_code_and_no_traceback(
 
 
 def test_debug_shows_the_traceback(run) -> None:
-    with pytest.raises(ValueError, match="0 steps"):
+    with pytest.raises(ValueError, match="--steps is 0"):
         run("a cat", "--steps", "0", "--debug")
 
 

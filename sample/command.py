@@ -1,0 +1,247 @@
+"""What the sampling scripts share: flags, loading, painting, files, progress, exit codes.
+
+A script makes its parser from the `add_*` functions and hands its work to `run`. Nothing here loads
+torch before the work begins, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdcore.errors import FileError, MemoryLimitError, SdcoreError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sdcore import TextToImage
+    from sdcore.pipeline import TextToImageResult
+
+EXIT_INTERRUPTED = 130
+_DEFAULT = " (default: %(default)s)"
+
+
+def add_painting_flags(parser: argparse.ArgumentParser) -> None:
+    """How to paint, whatever the picture begins from."""
+    add = parser.add_argument
+    add("--negative-prompt", metavar="TEXT", help="what to keep away from (default: nothing)")
+    add("--seed", type=int, help="image i is painted from seed + i (default: a random one)")
+    add("--steps", type=int, help="sampling steps (default: the model's)")
+    add("--guidance-scale", type=float, help="how closely to follow (default: the model's)")
+    add("--guidance-rescale", type=float, help="0 to 1, against glare (default: the model's)")
+    add("--scheduler", metavar="NAME", help="such as 'dpm++ 2m karras' (default: the model's)")
+    add("--clip-skip", type=int, help="text encoder layers left out at the end (default: 0)")
+    add("--images", type=int, default=1, metavar="N", help="pictures of each prompt" + _DEFAULT)
+    add("--batch-size", type=int, default=4, metavar="N", help="painted at once" + _DEFAULT)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """What to paint with."""
+    add = parser.add_argument
+    add("--model", metavar="NAME", help="folder or hub name (default: the embedded model)")
+    add("--variant", help="weight files to read, such as fp16 (default: the plain ones)")
+    add("--device", default="auto", help="auto, cpu, cuda or mps" + _DEFAULT)
+    precisions = ("auto", "fp32", "fp16", "bf16")
+    add("--precision", default="auto", choices=precisions, help="of the weights" + _DEFAULT)
+    add("--attention", default="auto", metavar="NAME", help="backend, such as sdpa" + _DEFAULT)
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """Where to, and how loud."""
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("outputs"), help="folder, or file.png" + _DEFAULT)
+    add("--debug", action="store_true", help="show the traceback of an error (default: no)")
+
+
+def run(work: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Do it; the exit code: 0 ok, 2 usage, 3 bad file, 4 out of memory, 5 non-finite numbers."""
+    warnings.showwarning = show_warning
+    try:
+        work(options)
+    except KeyboardInterrupt:
+        print("\nstopped; what was painted before is saved", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if options.debug:
+            raise
+        failure = as_failure(error)
+        print(f"error: {failure}", file=sys.stderr)
+        return failure.exit_code
+    return 0
+
+
+def as_failure(error: Exception) -> SdcoreError:
+    """Any error in three parts."""
+    if isinstance(error, SdcoreError):
+        return error
+    first_line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, MemoryError) or "out of memory" in first_line or "allocate" in first_line:
+        return MemoryLimitError(
+            "There is not enough memory for this run.",
+            first_line or "The system refused to give more.",
+            "Use a smaller --batch-size or size, --precision fp16, or --attention chunked.",
+        )
+    return SdcoreError(
+        "Something went wrong that should not have.",
+        f"{type(error).__name__}: {first_line}",
+        "Run it again with --debug, and report what it prints.",
+    )
+
+
+def show_warning(message: Any, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before a model is loaded."""
+    for name in ("images", "batch_size", "steps"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {value}.",
+                "It is a count.",
+                "Use a whole number from 1 up.",
+            )
+    if options.clip_skip is not None and options.clip_skip < 0:
+        raise UsageError(
+            f"--clip-skip is {options.clip_skip}.",
+            "It counts the layers that are left out.",
+            "Use 0 for none; where other tools say 2, it is 1 here.",
+        )
+    check_output(options.output)
+
+    from sdcore.attention import check_attention
+    from sdcore.guidance import Guidance
+    from sdcore.schedulers import canonical_name
+
+    given = {"scale": options.guidance_scale, "rescale": options.guidance_rescale}
+    Guidance(**{name: value for name, value in given.items() if value is not None})
+    if options.attention != "auto":
+        check_attention(options.attention)
+    if options.scheduler is not None:
+        canonical_name(options.scheduler)
+
+
+def load(options: argparse.Namespace) -> TextToImage:
+    """The model on its device, with the attention backend chosen."""
+    import torch
+
+    from sdcore import TextToImage, use_attention
+
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Half precision is for GPUs: CPUs are slower in it.
+    precision = options.precision
+    if precision == "auto":
+        precision = "fp32" if device in ("cpu", "mps") else "fp16"
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    if options.model is None:
+        pipe = TextToImage.embedded(dtype=dtype, device=device)
+    else:
+        pipe = TextToImage.from_pretrained(
+            options.model, dtype=dtype, device=device, variant=options.variant
+        )
+    attention = use_attention(pipe.unet, options.attention)
+    print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
+    return pipe
+
+
+def paint_batches(
+    pipe: TextToImage, prompts: Sequence[str], options: argparse.Namespace, **more: Any
+) -> Iterator[TextToImageResult]:
+    """`--images` pictures of every prompt, `--batch-size` at a time; the batch changes no picture.
+
+    `more` goes to the pipeline as it is: size, image, mask, strength.
+    """
+    import secrets
+
+    prompts = [prompt for prompt in prompts for _ in range(options.images)]
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    for start in range(0, len(prompts), options.batch_size):
+        batch = prompts[start : start + options.batch_size]
+        with Progress(f"images {start + 1}-{start + len(batch)} of {len(prompts)}") as progress:
+            yield pipe(
+                batch,
+                negative_prompt=options.negative_prompt,
+                seed=seed + start,
+                steps=options.steps,
+                guidance_scale=options.guidance_scale,
+                guidance_rescale=options.guidance_rescale,
+                scheduler=options.scheduler,
+                clip_skip=options.clip_skip or 0,
+                on_step=progress,
+                **more,
+            )
+
+
+class Progress:
+    """A bar in a terminal; elsewhere a plain line for each quarter of the way."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.bar: Any = None
+
+    def __call__(self, step: Any, latents: Any) -> None:
+        done = step.index + 1
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = self.bar or tqdm(total=step.count, desc=self.title, unit="step")
+            self.bar.update(1)
+        elif done * 4 // step.count > step.index * 4 // step.count:
+            print(f"{self.title}: step {done} of {step.count}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def save(result: TextToImageResult, output: Path) -> Iterator[Image]:
+    """Write each picture with its settings and print its path; gives the pictures."""
+    from sdcore.png import save_png
+
+    for image, settings in zip(result.images, result.settings, strict=True):
+        path = output if is_file(output) else output / f"{slug(settings.prompt)}.png"
+        print(save_png(image, path, settings), flush=True)
+        yield image
+
+
+def is_file(path: Path) -> bool:
+    """Whether --output names a PNG file and not a folder; UsageError for other kinds of file."""
+    if path.suffix.lower() == ".png":
+        return not path.is_dir()
+    if path.suffix and not path.is_dir():
+        raise UsageError(
+            f"--output {path} cannot be written.",
+            "Pictures are PNG files, which keep their settings.",
+            "Use a name that ends in .png, or a folder.",
+        )
+    return False
+
+
+def check_output(path: Path) -> None:
+    """Refuse before painting what could not be written after it."""
+    folder = path.parent if is_file(path) else path
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise FileError(
+            f"--output {path} cannot be written.",
+            f"{folder} is not a folder that you may write to.",
+            "Choose another folder.",
+        )
+
+
+def slug(prompt: str) -> str:
+    """The prompt's first words as a file name on every system."""
+    kept = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
+    return "-".join(kept)[:60].rstrip("-") or "image"
