@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -93,7 +93,7 @@ def load_component(
     check_variant(variant)
     dtype, device = _check_placement(dtype or torch.float32, device)
     folder = component_folder(folder, subfolder)
-    model = _build_without_memory(cls, folder / CONFIG_NAME)
+    model = build_without_memory(cls, folder / CONFIG_NAME)
     files = find_weights(folder, cls.WEIGHTS_NAME, variant)
     names = _match_names(cls, files, model)
     state: dict[str, Tensor] = {}
@@ -158,9 +158,18 @@ def _check_placement(
         raise UsageError(f"device={device!r} cannot be used", why, 'use device="cpu"') from error
 
 
-def _build_without_memory(cls: type[ModelT], path: Path) -> ModelT:
-    """The model that config.json describes, on the meta device: structure and shapes alone."""
-    settings = read_json(path)
+def build_without_memory(
+    cls: type[ModelT], path: Path, changes: Mapping[str, Any] | None = None
+) -> ModelT:
+    """The model that a config.json describes, on the meta device: structure and shapes alone.
+
+    Args:
+        changes: settings that take the place of those in the file.
+
+    Raises:
+        FileError: the file is missing or damaged, or describes no model of this class.
+    """
+    settings = {**read_json(path), **(changes or {})}
     refuse_custom_code(settings, path)
     try:
         config = cls.Config.from_dict(settings)
@@ -195,7 +204,7 @@ def _match_names(
                 raise FileError(f"{file.path}: {key:.120} holds whole numbers", why, "convert it")
             if name is not None:
                 found[name] = shape
-    faults = _faults(expected, found)
+    faults = list_faults(expected, found)
     if faults:
         raise FileError(
             f"{files[0].path if len(files) == 1 else files[0].path.parent}: "
@@ -206,7 +215,10 @@ def _match_names(
     return names
 
 
-def _faults(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:
+def list_faults(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """What keeps the weights `found` (name -> shape) from being exactly those expected."""
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
     shapes = [
