@@ -5,21 +5,119 @@ Shapes: B prompts, T text tokens, D text width, Dp pooled width.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sdcore.errors import NonFiniteError, UsageError
-from sdcore.guidance import Conditioning
+from sdcore.guidance import Conditioning, Part, StepConditioning
 from sdcore.unet import AddedConditions
 
 if TYPE_CHECKING:
+    from sdcore.request import Request
+    from sdcore.schedulers import Step
     from sdcore.text_encoder import CLIPTextEncoder, TextEncoding
-    from sdcore.tokenizer import Tokenizer
+    from sdcore.tokenizer import Tokenizer, Tokens
 
 Reader = tuple["Tokenizer", "CLIPTextEncoder"]
+
+
+@dataclass(frozen=True)
+class SizeConditioning:
+    """What SDXL is told about a picture's size, all in pixels, (height, width) or (top, left).
+
+    Attributes:
+        original: the size that the picture had before it was cropped and scaled.
+        crop: where the crop began; (0, 0) for a picture that nothing is cut from.
+        target: the size that is painted.
+        aesthetic: the refiner's score in place of the target size; 6.0, and 2.5 for the negative
+            prompt, in diffusers.
+
+    Podell et al. 2023 (arXiv 2307.01952), section 2.2.
+    """
+
+    original: tuple[int, int]
+    crop: tuple[int, int]
+    target: tuple[int, int]
+    aesthetic: float | None = None
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The UNet's `time_ids`: six, or the refiner's five."""
+        last = self.target if self.aesthetic is None else (self.aesthetic,)
+        return (*self.original, *self.crop, *last)
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """What every step of a run is told.
+
+    tokens: the prompts as the first text encoder reads them at the first step (part 0 of an AND).
+    steps:  the conditioning of each step; the same object where nothing changes.
+    """
+
+    tokens: Tokens
+    steps: tuple[StepConditioning, ...]
+
+    def at(self, step: Step) -> StepConditioning:
+        return self.steps[step.index]
+
+
+def plan_prompts(
+    readers: Sequence[Reader],
+    request: Request,
+    steps: int,
+    *,
+    clip_skip: int = 0,
+    size: SizeConditioning | None = None,
+    negative_size: SizeConditioning | None = None,
+    zeros_for_no_prompt: bool = False,
+) -> PromptPlan:
+    """Read a request's prompts; equal prompts are encoded once.
+
+    Args:
+        readers: tokenizer and text encoder; both pairs for SDXL, the second alone for its refiner.
+        steps: how often the UNet is called, `Step.count`.
+        clip_skip: how many of the text encoders' last layers are left out, counted as in diffusers,
+            and as there for the prompt only, not for the negative prompt.
+        size: for SDXL, None for SD 1.x and 2.x.
+        negative_size: where the negative prompt is told another size.
+        zeros_for_no_prompt: a missing negative prompt is zeros, not the text of "".
+
+    Warns:
+        UserWarning: a negative prompt has no effect, as guidance is off.
+    """
+    conditional = _read(readers, request.prompts, clip_skip, size)
+    tokens = readers[0][0](request.prompts)
+    given = [text for text in request.negative_prompts if text is not None]
+    if not request.guidance.active:
+        if any(given):
+            warnings.warn(
+                "the negative prompt has no effect at a guidance scale of 1 or less", stacklevel=3
+            )
+        unconditional = None
+    elif not given and zeros_for_no_prompt:
+        unconditional = without_text(conditional)
+    else:
+        negatives = [text or "" for text in request.negative_prompts]
+        unconditional = _read(readers, negatives, 0, negative_size or size)
+    return PromptPlan(tokens, (StepConditioning((Part(conditional),), unconditional),) * steps)
+
+
+def _read(
+    readers: Sequence[Reader], prompts: list[str], clip_skip: int, size: SizeConditioning | None
+) -> Conditioning:
+    """What the UNet reads for each prompt; equal prompts are encoded once."""
+    different = list(dict.fromkeys(prompts))
+    if size is None:
+        read = encode_prompts(different, *readers[0], clip_skip)
+    else:
+        read = encode_prompts_xl(different, readers, size, clip_skip)
+    return read.pick([different.index(prompt) for prompt in prompts])
 
 
 def encode_prompts(
@@ -36,15 +134,13 @@ def encode_prompts(
 
 
 def encode_prompts_xl(
-    prompts: Sequence[str], readers: Sequence[Reader], size: tuple[int, int], clip_skip: int = 0
+    prompts: Sequence[str], readers: Sequence[Reader], size: SizeConditioning, clip_skip: int = 0
 ) -> Conditioning:
     """The text of SDXL: the penultimate states of both encoders side by side, and what is added.
 
-    Added are the second encoder's pooled text and, as if the picture had been drawn uncropped,
-    original size, crop and target size. Podell et al. 2023 (arXiv 2307.01952).
+    Added are the last encoder's pooled text and the size. Podell et al. 2023 (arXiv 2307.01952).
 
     Args:
-        size: (height, width) of the picture in pixels.
         clip_skip: 0 is the penultimate layer, 1 the one before it.
     """
     encodings = [
@@ -59,9 +155,8 @@ def encode_prompts_xl(
             "Use 0, which is the penultimate layer in SDXL.",
         )
     text = torch.cat([encoding.hidden_states[-(clip_skip + 2)] for encoding in encodings], dim=-1)
-    height, width = size
-    time_ids = torch.tensor([[height, width, 0, 0, height, width]], device=text.device)
-    added = AddedConditions(encodings[-1].pooled, time_ids.float().repeat(len(prompts), 1))
+    time_ids = torch.tensor([size.numbers], device=text.device, dtype=torch.float32)
+    added = AddedConditions(encodings[-1].pooled, time_ids.repeat(len(prompts), 1))
     return Conditioning(text, added)
 
 

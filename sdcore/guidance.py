@@ -1,10 +1,14 @@
 """Classifier-free guidance, and the one place that knows which rows are unconditional.
 
-    prediction = unconditional + scale · (conditional - unconditional)     (Ho & Salimans 2022)
+    prediction = unconditional + scale · Σ weight · (part - unconditional)
 
-Both are computed in one call of the UNet on 2B rows, unconditional first, as in diffusers.
+With one part of weight 1 this is classifier-free guidance (Ho & Salimans 2022); with several, the
+parts of an AND, it is their conjunction (Liu et al. 2022, arXiv 2206.01714). All are computed in
+one call of the UNet, unconditional rows first, as in diffusers; texts of another length in a call
+of their own.
 
-Shapes: B images, C channels, h w latent grid, T text tokens, D text width, H heads, N image tokens.
+Shapes: B images, R rows of a call (B for each part, B unconditional), C channels, h w latent grid,
+T text tokens, D text width, H heads, N image tokens.
 """
 
 from __future__ import annotations
@@ -40,6 +44,29 @@ class Conditioning:
         if added is not None:
             added = AddedConditions(change(added.pooled_text), change(added.time_ids))
         return Conditioning(change(self.text), added)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One prompt of an AND for every image, and how much it counts.
+
+    `weight` is a number, or (B, 1, 1, 1) where it differs by image; an image whose prompt has no
+    such part has the weight 0.
+    """
+
+    conditioning: Conditioning
+    weight: float | Tensor = 1.0
+
+
+@dataclass(frozen=True)
+class StepConditioning:
+    """What steers one step: the parts of the prompts, and the negative prompts.
+
+    unconditional: may be None for one part of weight 1 without guidance.
+    """
+
+    parts: tuple[Part, ...]
+    unconditional: Conditioning | None
 
 
 @dataclass(frozen=True)
@@ -83,8 +110,7 @@ def guided_prediction(
     unet: Callable[..., Tensor],
     latents: Tensor,
     time: Tensor,
-    conditional: Conditioning,
-    unconditional: Conditioning | None,
+    conditioning: StepConditioning,
     guidance: Guidance,
     control: Control | None = None,
 ) -> Tensor:
@@ -92,31 +118,82 @@ def guided_prediction(
 
     Args:
         unet: called as `unet(latents, time, text, control, added=...)`.
-        unconditional: may be None when `guidance` is not active.
-        control: is handed the B conditional rows only, in the order of the images.
+        control: is handed the B rows of one part at a time, in the order of the images; of a
+            control that has a method `part`, `control.part(i)` is handed part i. An attribute
+            `negative` of it, if it is not None, is handed the unconditional rows.
     """
-    if not guidance.active:
-        return unet(latents, time, conditional.text, control, added=conditional.added)
-    assert unconditional is not None, "guidance needs the unconditional rows"
+    parts = conditioning.parts
+    groups = [
+        _Rows(part.conditioning, _control_of_part(control, number))
+        for number, part in enumerate(parts)
+    ]
+    if _is_one_prompt(parts) and not guidance.active:
+        return _predict(unet, latents, time, groups)[0]
 
-    both = _stack(unconditional, conditional)
-    rows = torch.cat([latents, latents])  #                         (2B, C, h, w)
-    control = None if control is None else _ConditionalRows(control)
-    negative, positive = unet(rows, time, both.text, control, added=both.added).chunk(2)
-    prediction = negative + guidance.scale * (positive - negative)
-    if guidance.rescale > 0:
+    assert conditioning.unconditional is not None, "guidance needs the unconditional rows"
+    negative_control = getattr(control, "negative", None)
+    negative, *positives = _predict(
+        unet, latents, time, [_Rows(conditioning.unconditional, negative_control), *groups]
+    )
+    scale = guidance.scale if guidance.active else 1.0
+    direction = torch.zeros_like(negative)
+    for part, positive in zip(parts, positives, strict=True):
+        weight = part.weight.to(negative) if isinstance(part.weight, Tensor) else part.weight
+        direction = direction + weight * (positive - negative)
+    prediction = negative + scale * direction
+    if guidance.rescale > 0 and guidance.active:
+        positive = positives[0] if _is_one_prompt(parts) else negative + direction
         prediction = _rescale(prediction, positive, guidance.rescale)
     return prediction
 
 
-def _stack(unconditional: Conditioning, conditional: Conditioning) -> Conditioning:
-    text = torch.cat([unconditional.text, conditional.text])  #     (2B, T, D)
-    if conditional.added is None:
+@dataclass(frozen=True)
+class _Rows:
+    """B rows of one call of the UNet, and the control that sees them."""
+
+    conditioning: Conditioning
+    control: Control | None
+
+
+def _is_one_prompt(parts: Sequence[Part]) -> bool:
+    return len(parts) == 1 and not isinstance(parts[0].weight, Tensor) and parts[0].weight == 1
+
+
+def _control_of_part(control: Control | None, number: int) -> Control | None:
+    return control.part(number) if hasattr(control, "part") else control  # pyright: ignore
+
+
+def _predict(
+    unet: Callable[..., Tensor], latents: Tensor, time: Tensor, groups: Sequence[_Rows]
+) -> list[Tensor]:
+    """The UNet's answer to each group of rows; groups with texts of one length share a call."""
+    answers: dict[int, Tensor] = {}
+    for length in dict.fromkeys(rows.conditioning.text.shape[1] for rows in groups):
+        mine = [i for i, rows in enumerate(groups) if rows.conditioning.text.shape[1] == length]
+        both = _stack([groups[i].conditioning for i in mine])
+        control = _control_of_rows([groups[i].control for i in mine])
+        rows = torch.cat([latents] * len(mine))  #                  (R, C, h, w)
+        answer = unet(rows, time, both.text, control, added=both.added)
+        answers.update(zip(mine, answer.chunk(len(mine)), strict=True))
+    return [answers[i] for i in range(len(groups))]
+
+
+def _stack(conditionings: Sequence[Conditioning]) -> Conditioning:
+    text = torch.cat([each.text for each in conditionings])  #      (R, T, D)
+    added = [each.added for each in conditionings if each.added is not None]
+    if not added:
         return Conditioning(text)
-    assert unconditional.added is not None
-    pooled = torch.cat([unconditional.added.pooled_text, conditional.added.pooled_text])
-    time_ids = torch.cat([unconditional.added.time_ids, conditional.added.time_ids])
+    assert len(added) == len(conditionings)
+    pooled = torch.cat([each.pooled_text for each in added])
+    time_ids = torch.cat([each.time_ids for each in added])
     return Conditioning(text, AddedConditions(pooled, time_ids))
+
+
+def _control_of_rows(controls: Sequence[Control | None]) -> Control | None:
+    """One control for a whole call: each group of rows is shown to its own."""
+    if all(control is None for control in controls):
+        return None
+    return controls[0] if len(controls) == 1 else _Dispatch(controls)
 
 
 def _rescale(prediction: Tensor, conditional: Tensor, amount: float) -> Tensor:
@@ -126,18 +203,17 @@ def _rescale(prediction: Tensor, conditional: Tensor, amount: float) -> Tensor:
     return amount * rescaled + (1 - amount) * prediction
 
 
-class _ConditionalRows:
-    """Shows a control the conditional half; the other half attends as if there were none."""
+class _Dispatch:
+    """Shows each control its group of rows; rows without one attend as if there were none."""
 
-    def __init__(self, control: Control) -> None:
-        self.control = control
+    def __init__(self, controls: Sequence[Control | None]) -> None:
+        self.controls = controls
 
     def __call__(
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
     ) -> Tensor:
-        q_negative, q_positive = q.chunk(2)  #                      (2B, H, N, d) -> (B, H, N, d)
-        k_negative, k_positive = k.chunk(2)
-        v_negative, v_positive = v.chunk(2)
-        negative = attend(q_negative, k_negative, v_negative)
-        positive = self.control(site, grid, q_positive, k_positive, v_positive, attend)
-        return torch.cat([negative, positive])
+        groups = zip(*(x.chunk(len(self.controls)) for x in (q, k, v)), strict=True)
+        out = []
+        for control, (q, k, v) in zip(self.controls, groups, strict=True):  # (B, H, N, d)
+            out.append(attend(q, k, v) if control is None else control(site, grid, q, k, v, attend))
+        return torch.cat(out)

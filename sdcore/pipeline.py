@@ -7,7 +7,6 @@ Shapes: B images, C latent channels, h w latent grid, H W pixels.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from torch import Tensor
 
 from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint import resolve_folder
-from sdcore.conditioning import Reader, encode_prompts, encode_prompts_xl, without_text
+from sdcore.conditioning import PromptPlan, Reader, SizeConditioning, plan_prompts
 from sdcore.errors import NonFiniteError, UsageError
-from sdcore.guidance import Conditioning, guided_prediction
+from sdcore.guidance import guided_prediction
 from sdcore.model_defaults import ModelDefaults, find_components, read_defaults
 from sdcore.png import ImageSettings
 from sdcore.request import Request, make_request
@@ -200,10 +199,8 @@ class TextToImage:
         sampler = self._sampler(choices)
         generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
         noise = self._noise(request, latents, generators)
-        conditioning = self._encode(request, clip_skip)
-        denoised = self._denoise(
-            noise, sampler, request, conditioning, generators, control, on_step
-        )
+        plan = self._plan(request, len(sampler.timesteps), clip_skip)
+        denoised = self._denoise(noise, sampler, request, plan, generators, control, on_step)
         images = to_images(self.autoencoder.decode(denoised))
         settings = self._settings(request, choices, sampler, clip_skip)
         return TextToImageResult(images, denoised, settings)
@@ -256,50 +253,36 @@ class TextToImage:
             )
         return latents.to(self.device, torch.float32)
 
-    def _encode(self, request: Request, clip_skip: int) -> tuple[Conditioning, Conditioning | None]:
-        conditional = self._read(request.prompts, request, clip_skip)
-        if not request.guidance.active:
-            if any(request.negative_prompts):
-                warnings.warn(
-                    "the negative prompt has no effect at a guidance scale of 1 or less",
-                    stacklevel=3,
-                )
-            return conditional, None
-        given = [text for text in request.negative_prompts if text is not None]
-        if not given and self.defaults.zeros_for_no_prompt:
-            return conditional, without_text(conditional)
-        negatives = [text or "" for text in request.negative_prompts]
-        return conditional, self._read(negatives, request, 0)
-
-    def _read(self, prompts: list[str], request: Request, clip_skip: int) -> Conditioning:
-        """What the UNet reads for each prompt; equal prompts are encoded once."""
-        different = list(dict.fromkeys(prompts))
-        if self.tokenizer_2 is None or self.text_encoder_2 is None:
-            read = encode_prompts(different, self.tokenizer, self.text_encoder, clip_skip)
-        else:
-            first = (self.tokenizer, self.text_encoder)
-            second = (self.tokenizer_2, self.text_encoder_2)
-            size = (request.height, request.width)
-            read = encode_prompts_xl(different, [first, second], size, clip_skip)
-        return read.pick([different.index(prompt) for prompt in prompts])
+    def _plan(self, request: Request, steps: int, clip_skip: int) -> PromptPlan:
+        """What each of `steps` calls of the UNet is told about the prompts."""
+        readers: list[Reader] = [(self.tokenizer, self.text_encoder)]
+        size = None
+        if self.tokenizer_2 is not None and self.text_encoder_2 is not None:
+            readers.append((self.tokenizer_2, self.text_encoder_2))
+            painted = (request.height, request.width)
+            size = SizeConditioning(original=painted, crop=(0, 0), target=painted)
+        zeros = self.defaults.zeros_for_no_prompt
+        return plan_prompts(
+            readers, request, steps, clip_skip=clip_skip, size=size, zeros_for_no_prompt=zeros
+        )
 
     def _denoise(
         self,
         noise: Tensor,
         sampler: Any,
         request: Request,
-        conditioning: tuple[Conditioning, Conditioning | None],
+        plan: PromptPlan,
         generators: Generators,
         control: Any,
         on_step: OnStep | None,
     ) -> Tensor:
         """The sampling loop: latents (B, C, h, w) stay float32, the UNet runs in its own type."""
         latents = noise * sampler.init_noise_sigma
-        for step, time in iterate_steps(sampler):
+        for step, time in iterate_steps(sampler.timesteps):
             now = control.at(step) if hasattr(control, "at") else control
             scaled = sampler.scale_model_input(latents, time).to(self.dtype)
             prediction = guided_prediction(
-                self.unet, scaled, time, *conditioning, request.guidance, now
+                self.unet, scaled, time, plan.at(step), request.guidance, now
             ).float()
             latents = take_step(sampler, prediction, time, latents, generators)
             _check_finite(latents, prediction, step)
