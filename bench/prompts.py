@@ -14,7 +14,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from train.data.scenes import MARGIN, PLACE_WORDS, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
+from train.data.captions import PLACE_WORDS
+from train.data.scenes import MARGIN, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
 from train.data.settings import DataSettings
 
 TWO_OBJECTS_SHARE = 0.2  # of the prompts

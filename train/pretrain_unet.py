@@ -30,7 +30,8 @@ from sdcore.schedulers import make_scheduler
 from sdcore.text_encoder import CLIPTextEncoder
 from sdcore.tokenizer import Tokenizer
 from sdcore.unet import UNet, UNetConfig
-from train.data.scenes import PLACE_WORDS, PLACES, Drawn, Scene, Scenes
+from train.data.captions import PLACE_WORDS
+from train.data.scenes import PLACES, Drawn, Scene, Scenes
 from train.data.settings import DataSettings, SceneSettings
 from train.run import Run, RunSettings, main
 from train.state import generator

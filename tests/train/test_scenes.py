@@ -11,13 +11,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from sdcore.errors import FileError
+from train.data.captions import CHINESE_BACKGROUNDS, STYLE_SAID
 from train.data.drawings import SIZE
-from train.data.scenes import RELATIONS, SIZES, STYLE_SAID, Scene, Scenes
-from train.data.settings import DataSettings
+from train.data.scenes import RELATIONS, SIZES, Scene, Scenes
+from train.data.settings import BACKGROUNDS, DataSettings, Words
 
 CONCEPTS = ["fox", "owl", "red apple", "cactus", "rocket", "umbrella", "ice cream", "orange cat"]
 STYLES = ["noto", "emojione", "fluent"]
 COMBINATIONS = [("fox", "cactus"), ("owl", "red apple")]
+COLOURS = sorted(BACKGROUNDS, key=len, reverse=True)
 COUNT = 1500  # scenes looked at where a test says "never" or "always"
 
 
@@ -133,9 +135,10 @@ def test_captions_name_what_is_drawn(settings: DataSettings, many: list[Scene]) 
         words = scene.caption
         for drawn in scene.objects:
             assert drawn.concept in words
-        named = [
-            name for name in settings.backgrounds if re.search(rf"\b{name}( background)?$", words)
-        ]
+        ground = re.compile(
+            rf"(^|\b(on|on an?|with an?) |, | )({'|'.join(COLOURS)})( background)?(,|$)"
+        )
+        named = [found[3] for found in ground.finditer(words)]
         styles = [style for style in STYLES if style in words]
         assert named in ([], [scene.background]), words
         assert styles in ([], [scene.objects[0].style]), words
@@ -143,8 +146,14 @@ def test_captions_name_what_is_drawn(settings: DataSettings, many: list[Scene]) 
         said["style"] += bool(styles)
         if scene.relation:
             first, second = scene.objects
-            before, _, after = words.partition(f" {scene.relation} ")
+            between = scene.relation if f" {scene.relation} " in words else "and"
+            before, _, after = words.partition(f" {between} ")
             assert first.concept in before and second.concept in after
+            if between == "and":
+                sides = re.findall(r"\b(?:on|at) the (left|right|top|bottom)\b", words)
+                ends = [("left", "right"), ("top", "bottom")][RELATIONS[scene.relation][0] == 0]
+                first_side = ends if sum(RELATIONS[scene.relation]) < 0 else ends[::-1]
+                assert tuple(sides) == first_side, words
             continue
         place = re.search(
             r"\b(?:on the|at the|in the) (left|right|top|bottom|center|middle)\b", words
@@ -271,3 +280,53 @@ def test_transparency_mixes_with_the_background(settings: DataSettings, tmp_path
     ]
     assert np.abs(painted[y : y + side, x : x + side // 2].astype(int) - mixed).max() <= 1
     assert (painted[y : y + side, x + side // 2 : x + side] == (45, 65, 140)).all()
+
+
+WORDS = {"fox": Words(also=["vixen"], zh=["狐狸", "小赤狐"], measure="只")}
+WORDS |= {"owl": Words(zh=["猫头鹰"], measure="只"), "cactus": Words(zh=["仙人掌"], measure="棵")}
+CHINESE_SIDES = {"左边": "left", "右边": "right", "上": "top", "下": "bottom", "中间": "center"}
+
+
+def test_chinese_captions_name_what_is_drawn(settings: DataSettings) -> None:
+    """Every concept with a Chinese name is told in Chinese as often as asked, and truly."""
+    both = Scenes(settings.model_copy(update={"words": WORDS, "chinese_share": 0.5}))
+    able = [
+        s for s in (both.scene(0, i) for i in range(3 * COUNT)) if combination(s) <= WORDS.keys()
+    ]
+    told = [s for s in able if re.search(r"[\u4e00-\u9fff]", s.caption)]
+    assert abs(len(told) / len(able) - 0.5) < 4 * 0.5 / len(able) ** 0.5
+    shapes = set()
+    for scene in told:
+        words = scene.caption
+        names = [
+            max((n for n in WORDS[d.concept].zh if n in words), key=len) for d in scene.objects
+        ]
+        grounds = [name for name, word in CHINESE_BACKGROUNDS.items() if f"{word}背景" in words]
+        assert grounds in ([], [scene.background]), words
+        assert [s for s in STYLES if s in words] in ([], [scene.objects[0].style]), words
+        shapes.add(re.sub("|".join([*names, *STYLES, *CHINESE_BACKGROUNDS.values()]), "*", words))
+        if scene.relation:
+            first, second = names
+            if "是" in words:  # 左边是A，右边是B
+                side = words[: words.index(first)].split("是")[0].split("，")[-1]
+                place = CHINESE_SIDES[side.rstrip("面方")]
+            else:  # A在B左边
+                assert words.index(first) < words.index(second), words
+                place = CHINESE_SIDES[re.search(r"(左边|右边|上|下)面?(，|$)", words)[1]]
+            across, down = RELATIONS[scene.relation]
+            assert place == {-1: "left", 1: "right"}.get(across, {-1: "top", 1: "bottom"}.get(down))
+            continue
+        place = re.search(r"(左边|右边|上|下|中间)(?:面|方)?(?:有|，|$)", words)
+        assert place is None or CHINESE_SIDES[place[1]] == scene.objects[0].place, words
+        size = re.search(rf"(大|小){names[0]}", words)
+        assert size is None or {"大": "big", "小": "small"}[size[1]] == scene.objects[0].size
+    assert len(shapes) > 60
+
+
+def test_other_names_come_now_and_then(settings: DataSettings) -> None:
+    named = Scenes(settings.model_copy(update={"words": WORDS}))
+    foxes = [s for s in (named.scene(0, i) for i in range(COUNT)) if s.objects[0].concept == "fox"]
+    told = [scene for scene in foxes if "vixen" in scene.caption]
+    assert 0 < len(told) < 0.5 * len(foxes)
+    assert all("vixen" in s.caption or "fox" in s.caption for s in foxes)
+    assert not any(re.search(r"[\u4e00-\u9fff]", s.caption) for s in foxes)

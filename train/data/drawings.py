@@ -53,17 +53,15 @@ def read_pack(pack: str) -> dict:
 
 
 def render(pack: dict, icon: str, size: int = SIZE) -> np.ndarray:
-    """Icon name -> RGBA picture (size, size, 4), uint8, straight alpha."""
+    """Icon name -> RGBA picture (size, size, 4), uint8, straight alpha.
+
+    Of several names with spaces between, the first that the pack knows is drawn.
+    """
     from resvg_py import svg_to_bytes
 
-    name = icon
-    while name not in pack["icons"]:  # an alias may point to another alias
-        name = pack.get("aliases", {}).get(name, {}).get("parent")
-        if name is None:
-            raise FileError(
-                f"no drawing {icon!r}", f"pack {pack['prefix']!r} has none", "see configs/"
-            )
-    body = pack["icons"][name]
+    body = next((found for name in icon.split() if (found := _find(pack, name))), None)
+    if body is None:
+        raise FileError(f"no drawing {icon!r}", f"pack {pack['prefix']!r} has none", "see configs/")
     width = body.get("width", pack.get("width", 16))
     height = body.get("height", pack.get("height", 16))
     svg = (
@@ -72,6 +70,12 @@ def render(pack: dict, icon: str, size: int = SIZE) -> np.ndarray:
     )
     png = bytes(svg_to_bytes(svg_string=svg, width=size, height=size))
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
+
+
+def _find(pack: dict, name: str | None) -> dict | None:
+    while name is not None and name not in pack["icons"]:  # an alias may point to another alias
+        name = pack.get("aliases", {}).get(name, {}).get("parent")
+    return None if name is None else pack["icons"][name]
 
 
 def build(settings: DataSettings) -> None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from train.data.captions import Captions
 from train.data.drawings import load
 from train.data.settings import DataSettings
 
@@ -26,7 +27,6 @@ RELATIONS = {  # where the first object is, seen from the second
     "above": (0, -1),
     "below": (0, 1),
 }
-STYLE_SAID = 0.9  # share of the captions that name the style
 MARGIN = 4  # pixels between an object and the edge it stands at
 
 
@@ -66,6 +66,7 @@ class Scenes:
         self._pairs = [pair for pair in self._drawings if (pair in kept_back) == held_out]
         self._combinations = {frozenset(pair) for pair in settings.held_out_combinations}
         self._held_out = held_out
+        self._captions = Captions(settings.words, settings.chinese_share)
 
     def scene(self, seed: int, index: int, stage: int | None = None) -> Scene:
         """The scene number `index` of the series `seed`, without its picture.
@@ -106,7 +107,8 @@ class Scenes:
         style, concept = self._pairs[random.integers(len(self._pairs))]
         box = self._box(random, SIZES[size], place)
         drawn = Drawn(concept, style, size, place, box)
-        return Scene((drawn,), background, "", caption_one(random, drawn, background))
+        caption = self._captions.one(random, drawn, background)
+        return Scene((drawn,), background, "", caption)
 
     def _two_objects(self, random: np.random.Generator, setting: np.random.Generator) -> Scene:
         relation = tuple(RELATIONS)[setting.integers(4)]
@@ -118,13 +120,12 @@ class Scenes:
         for sign in (1, -1):  # the first object at the relation's side, the second opposite
             x, y = (round((self.settings.image_size - size) / 2 + sign * d * 15) for d in (dx, dy))
             boxes.append((x, y, size))
-        objects = tuple(
-            Drawn(concept, style, "small", "", box)
-            for concept, box in zip((first, second), boxes, strict=True)
+        objects = (
+            Drawn(first, style, "small", "", boxes[0]),
+            Drawn(second, style, "small", "", boxes[1]),
         )
-        return Scene(
-            objects, background, relation, caption_two(random, objects, relation, background)
-        )
+        caption = self._captions.two(random, objects, relation, background)
+        return Scene(objects, background, relation, caption)
 
     def _two_concepts(self, random: np.random.Generator) -> tuple[str, str, str]:
         """Style and two different concepts, of the held-out combinations or never of them."""
@@ -169,61 +170,3 @@ class Scenes:
             ]
             self._reduced[key] = np.stack([np.asarray(channel) for channel in channels], -1)
         return self._reduced[key]
-
-
-def caption_one(random: np.random.Generator, drawn: Drawn, background: str) -> str:
-    """Some or all of what is in a one-object scene, in varied wording."""
-    adjective = drawn.size if drawn.size and random.random() < 0.85 else ""
-    words, style_said = _object_words(random, drawn, adjective, random.random() < STYLE_SAID)
-    place = drawn.place if random.random() < (0.25 if drawn.place == "center" else 0.9) else ""
-    parts = [words] if style_said == "" else [words, style_said]
-    if place:
-        parts.append(_choose(random, PLACE_WORDS[place]))
-    return _with_background(random, " ".join(parts), background)
-
-
-def caption_two(
-    random: np.random.Generator, objects: tuple[Drawn, ...], relation: str, background: str
-) -> str:
-    """Both objects, their relation, sometimes the style and the background."""
-    first, second = (_object_words(random, drawn, "", False)[0] for drawn in objects)
-    text = f"{first} {relation} {second}"
-    if random.random() < STYLE_SAID:
-        text += " " + _choose(random, _STYLE_WORDS).format(objects[0].style)
-    return _with_background(random, text, background)
-
-
-PLACE_WORDS = {
-    "center": ("in the center", "in the middle"),
-    "left": ("on the left", "at the left"),
-    "right": ("on the right", "at the right"),
-    "top": ("at the top",),
-    "bottom": ("at the bottom",),
-}
-_STYLE_WORDS = ("in {} style", "drawn in {} style", "{} style")
-_BACKGROUND_WORDS = ("on a {} background", "on {}", "with a {} background", "{} background")
-
-
-def _object_words(
-    random: np.random.Generator, drawn: Drawn, adjective: str, say_style: bool
-) -> tuple[str, str]:
-    """("a small fox", "in noto style"), or the style before the noun: ("a small noto fox", "")."""
-    before = say_style and random.random() < 0.25
-    words = " ".join(w for w in (adjective, drawn.style if before else "", drawn.concept) if w)
-    article = ("an " if words[0] in "aeiou" else "a ") if random.random() < 0.9 else ""
-    after = say_style and not before
-    style = _choose(random, _STYLE_WORDS).format(drawn.style) if after else ""
-    return article + words, style
-
-
-def _with_background(random: np.random.Generator, text: str, background: str) -> str:
-    if random.random() < 0.1:
-        return text
-    said = _choose(random, _BACKGROUND_WORDS).format(background)
-    if "a orange" in said:
-        said = said.replace("a orange", "an orange")
-    return f"{text} {said}" if random.random() < 0.7 else f"{text}, {said}"
-
-
-def _choose(random: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[random.integers(len(options))]

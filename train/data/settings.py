@@ -23,12 +23,23 @@ BACKGROUNDS = {
 }
 
 
+class Words(Settings):
+    """What else a concept is called."""
+
+    also: list[str] = []  # other English names
+    zh: list[str]  # Chinese names, the usual one first
+    measure: str = "个"  # the measure word that counts it in Chinese
+
+
 class DataSettings(Settings):
     """The set of scenes; a scene is a function of these settings, a seed and an index."""
 
-    concepts: dict[str, str]  # concept name -> icon name in the packs
+    # Concept name -> icon name in the packs; where packs differ, their names with a space between.
+    concepts: dict[str, str]
     styles: dict[str, str]  # style name -> drawing pack
     backgrounds: dict[str, tuple[int, int, int]] = BACKGROUNDS  # name -> RGB, 0-255
+    words: dict[str, Words] = {}  # concept name -> its other names
+    chinese_share: float = 0.0  # of the captions
     held_out_pairs_share: float = 0.1  # of the (style, concept) pairs, never shown in training
     held_out_combinations: list[tuple[str, str]] = []  # two-object scenes never shown in training
     image_size: int = 64  # pixels, square

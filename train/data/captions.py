@@ -1,0 +1,199 @@
+"""Captions of emoji scenes as people write them: English and Chinese, in varied wording and order.
+
+A caption says some or all of what is in a scene, and nothing that is not. Which wording it takes is
+drawn from the scene's own random generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from train.data.scenes import Drawn
+    from train.data.settings import Words
+
+STYLE_SAID = 0.9  # share of the captions that name the style
+ANOTHER_NAME = 0.2  # of the names that have synonyms
+
+PLACE_WORDS = {
+    "center": ("in the center", "in the middle"),
+    "left": ("on the left", "at the left"),
+    "right": ("on the right", "at the right"),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
+}
+_STYLE_WORDS = ("in {} style", "drawn in {} style", "{} style", "in the style of {}")
+_BACKGROUND_WORDS = ("on a {} background", "on {}", "with a {} background", "{} background")
+_EACH_AT_A_SIDE = {  # relation -> where the first and the second object are
+    "to the left of": ("left", "right"),
+    "to the right of": ("right", "left"),
+    "above": ("top", "bottom"),
+    "below": ("bottom", "top"),
+}
+
+CHINESE_BACKGROUNDS = {
+    "white": "白色",
+    "black": "黑色",
+    "gray": "灰色",
+    "red": "红色",
+    "orange": "橙色",
+    "yellow": "黄色",
+    "light green": "浅绿色",
+    "dark green": "深绿色",
+    "light blue": "浅蓝色",
+    "dark blue": "深蓝色",
+    "purple": "紫色",
+    "pink": "粉色",
+}
+_CHINESE_PLACES = {
+    "center": ("中间",),
+    "left": ("左边",),
+    "right": ("右边",),
+    "top": ("上面", "上方"),
+    "bottom": ("下面", "下方"),
+}
+_CHINESE_SIZES = {"big": "大", "": "", "small": "小"}
+_CHINESE_RELATIONS = {
+    "to the left of": "左边",
+    "to the right of": "右边",
+    "above": "上面",
+    "below": "下面",
+}
+
+
+class Captions:
+    """Writes captions.
+
+    Args:
+        words: concept -> its other names; a concept without them has no Chinese caption.
+        chinese_share: of the captions whose concepts all have a Chinese name.
+    """
+
+    def __init__(self, words: Mapping[str, Words], chinese_share: float) -> None:
+        self.words, self.chinese_share = words, chinese_share
+
+    def one(self, random: np.random.Generator, drawn: Drawn, background: str) -> str:
+        """The caption of a scene with one object."""
+        if self._in_chinese(random, drawn):
+            return self._chinese_one(random, drawn, background)
+        adjective = drawn.size if drawn.size and random.random() < 0.85 else ""
+        say_style = random.random() < STYLE_SAID
+        before = say_style and random.random() < 0.2
+        name = self._name(random, drawn.concept)
+        thing = " ".join(w for w in (adjective, drawn.style if before else "", name) if w)
+        parts = [_with_article(random, thing)]
+        if say_style and not before:
+            parts.append(_choose(random, _STYLE_WORDS).format(drawn.style))
+        if random.random() < (0.25 if drawn.place == "center" else 0.9):
+            parts.append(_choose(random, PLACE_WORDS[drawn.place]))
+            if len(parts) == 3 and random.random() < 0.3:
+                parts[1:] = parts[:0:-1]  # "on the left in noto style"
+        return _with_background(random, " ".join(parts), background)
+
+    def two(
+        self,
+        random: np.random.Generator,
+        objects: tuple[Drawn, Drawn],
+        relation: str,
+        background: str,
+    ) -> str:
+        """The caption of a scene with two objects."""
+        if self._in_chinese(random, *objects):
+            return self._chinese_two(random, objects, relation, background)
+        first, second = (
+            _with_article(random, self._name(random, drawn.concept)) for drawn in objects
+        )
+        if random.random() < 0.7:
+            text = f"{first} {relation} {second}"
+        else:
+            here, there = (PLACE_WORDS[place][0] for place in _EACH_AT_A_SIDE[relation])
+            text = f"{first} {here} and {second} {there}"
+        if random.random() < STYLE_SAID:
+            text += " " + _choose(random, _STYLE_WORDS).format(objects[0].style)
+        return _with_background(random, text, background)
+
+    def _in_chinese(self, random: np.random.Generator, *objects: Drawn) -> bool:
+        known = all(drawn.concept in self.words for drawn in objects)
+        return bool(self.chinese_share) and known and random.random() < self.chinese_share
+
+    def _name(self, random: np.random.Generator, concept: str) -> str:
+        others = self.words[concept].also if concept in self.words else []
+        return _choose(random, others) if others and random.random() < ANOTHER_NAME else concept
+
+    def _chinese_one(self, random: np.random.Generator, drawn: Drawn, background: str) -> str:
+        size = _CHINESE_SIZES[drawn.size] if random.random() < 0.85 else ""
+        thing = size + self._chinese_name(random, drawn.concept)
+        counted = f"一{self.words[drawn.concept].measure}{thing}"
+        place = ""
+        if random.random() < (0.25 if drawn.place == "center" else 0.9):
+            place = _choose(random, _CHINESE_PLACES[drawn.place])
+        text = _choose(random, (counted, thing))
+        if place:
+            text = _choose(random, (f"{text}在{place}", f"{place}有{counted}"))
+        return _chinese_rest(random, text, drawn.style, background, can_lead=not place)
+
+    def _chinese_two(
+        self,
+        random: np.random.Generator,
+        objects: tuple[Drawn, Drawn],
+        relation: str,
+        background: str,
+    ) -> str:
+        first, second = (self._chinese_name(random, drawn.concept) for drawn in objects)
+        if random.random() < 0.5:
+            first, second = (
+                f"一{self.words[drawn.concept].measure}{name}"
+                for drawn, name in zip(objects, (first, second), strict=True)
+            )
+        if random.random() < 0.7:
+            text = f"{first}在{second}{_CHINESE_RELATIONS[relation]}"
+        else:
+            here, there = (_CHINESE_PLACES[place][0] for place in _EACH_AT_A_SIDE[relation])
+            text = f"{here}是{first}，{there}是{second}"
+        return _chinese_rest(random, text, objects[0].style, background, can_lead=False)
+
+    def _chinese_name(self, random: np.random.Generator, concept: str) -> str:
+        first, *others = self.words[concept].zh
+        return _choose(random, others) if others and random.random() < ANOTHER_NAME else first
+
+
+def _with_article(random: np.random.Generator, thing: str) -> str:
+    several = thing.endswith("s") and not thing.endswith(("ss", "us"))  # scissors, grapes
+    article = "" if several else "an " if thing[0] in "aeiou" else "a "
+    return article + thing if random.random() < 0.85 else thing
+
+
+def _with_background(random: np.random.Generator, text: str, background: str) -> str:
+    if random.random() < 0.1:
+        return text
+    said = _choose(random, _BACKGROUND_WORDS).format(background)
+    said = said.replace("a orange", "an orange")
+    if random.random() < 0.15:
+        return f"{said}, {text}"
+    return f"{text} {said}" if random.random() < 0.6 else f"{text}, {said}"
+
+
+def _chinese_rest(
+    random: np.random.Generator, text: str, style: str, background: str, can_lead: bool
+) -> str:
+    """Style and background around what is drawn; `can_lead`: "noto风格的狐狸" is good Chinese."""
+    parts = [text]
+    if random.random() < STYLE_SAID:
+        if can_lead and random.random() < 0.3:
+            parts = [f"{style}风格的{text}"]
+        else:
+            parts.append(f"{style}风格")
+    if random.random() < 0.9:
+        said = f"{CHINESE_BACKGROUNDS[background]}背景"
+        if random.random() < 0.15:
+            parts.insert(0, said)
+        else:
+            parts.append(said)
+    return "，".join(parts)
+
+
+def _choose(random: np.random.Generator, options: Sequence[str]) -> str:
+    return options[random.integers(len(options))]
