@@ -134,6 +134,7 @@ class CLIPTextEncoder(Component):
 
     Config = CLIPTextConfig
     WEIGHTS_NAME = "model"
+    PUBLISHED_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()

@@ -53,6 +53,7 @@ class UNet(Component):
 
     Config = UNetConfig
     WEIGHTS_NAME = "diffusion_pytorch_model"
+    PUBLISHED_CLASSES = ("UNet2DConditionModel",)
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()

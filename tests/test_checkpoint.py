@@ -118,7 +118,7 @@ def test_unet_shards_and_variants_go_both_ways_with_diffusers(sd_folder, tmp_pat
 # --- writing is all or nothing ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failing", ["sdcore.checkpoint.component.save_file", "os.fsync"])
+@pytest.mark.parametrize("failing", ["sdcore.checkpoint.saving.save_file", "os.fsync"])
 def test_a_failed_save_leaves_the_old_files(folder, monkeypatch, failing):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -237,10 +237,23 @@ def test_missing_files_list_what_is_there(folder):
 
 
 def test_another_class(sd_folder):
-    with pytest.raises(FileError):
+    with pytest.raises(FileError, match="unet holds a UNet2DConditionModel"):
         CLIPTextEncoder.from_pretrained(sd_folder, subfolder="unet")
-    with pytest.raises(FileError):
+    with pytest.raises(FileError, match="text_encoder holds a CLIPTextModel\n.*UNet2DCondition"):
         UNet.from_pretrained(sd_folder, subfolder="text_encoder")
+    with pytest.raises(FileError, match="vae holds a AutoencoderKL"):
+        UNet.from_pretrained(sd_folder, subfolder="vae")
+
+
+@pytest.mark.parametrize("name", [None, "", 3, b"folder"])
+def test_no_model_is_named(name):
+    with pytest.raises(UsageError, match="no model is named"):
+        UNet.from_pretrained(name)
+
+
+def test_a_folder_has_no_revisions(folder):
+    with pytest.raises(UsageError, match="revision='main'"):
+        CLIPTextEncoder.from_pretrained(folder, revision="main")
 
 
 @pytest.mark.parametrize(
@@ -304,29 +317,3 @@ def test_no_such_folder_never_asks_the_hub(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", pytest.fail)
     with pytest.raises(FileError, match="no model folder"):
         resolve_folder(name)
-
-
-def test_a_hub_name_offline(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileError, match="owner/model") as caught:
-        resolve_folder("owner/model")
-    assert "network" in caught.value.hint
-
-
-def test_a_hub_name_fetches_safetensors_and_settings_only(monkeypatch, folder):
-    from huggingface_hub.utils import filter_repo_objects
-
-    asked = {}
-
-    def download(name, **arguments):
-        asked.update(arguments, name=name)
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert resolve_folder("owner/model") == folder
-    files = ["model_index.json", "unet/x.safetensors", "unet/x.bin", "tokenizer/merges.txt"]
-    files += ["v1-5-pruned.ckpt", "v1-5-pruned.safetensors", "unet/code.py", "unet/config.json"]
-    fetched = set(filter_repo_objects(files, allow_patterns=asked["allow_patterns"]))
-    wanted = {"model_index.json", "unet/x.safetensors", "tokenizer/merges.txt", "unet/config.json"}
-    assert asked["name"] == "owner/model" and fetched == wanted

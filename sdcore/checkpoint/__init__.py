@@ -1,20 +1,46 @@
 """Weights and settings in and out of diffusers folders: strict, safetensors only, never half.
 
-component.py  a model from its folder and back
-weights.py    which weight files a folder has, and what is in them, judged by content
+folder.py     a folder on disk or a hub name, and its model_index.json
+hub.py        a hub name: what is fetched, from where, at which commit
+layout.py     the names of weight files, variants and shards
+preflight.py  which files a model needs, and which are missing
+component.py  a model from its folder;  saving.py  and back
+weights.py    the tensors of weight files
+header.py     what is in a safetensors file, judged by content
 jsonfile.py   settings files, read without trust
 publish.py    files written beside their target, synced, then renamed
-folder.py     a folder on disk or a hub name, and its model_index.json
+
+The names below are loaded when they are first used, so telling what a file is needs no torch.
 """
 
-from sdcore.checkpoint.component import Component, load_component, save_component
-from sdcore.checkpoint.folder import ModelIndex, read_model_index, resolve_folder
+from __future__ import annotations
 
-__all__ = [
-    "Component",
-    "ModelIndex",
-    "load_component",
-    "read_model_index",
-    "resolve_folder",
-    "save_component",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdcore.checkpoint.component import Component as Component
+    from sdcore.checkpoint.component import load_component as load_component
+    from sdcore.checkpoint.folder import ModelIndex as ModelIndex
+    from sdcore.checkpoint.folder import open_source as open_source
+    from sdcore.checkpoint.folder import read_model_index as read_model_index
+    from sdcore.checkpoint.folder import resolve_folder as resolve_folder
+    from sdcore.checkpoint.saving import save_component as save_component
+
+_HOME = {
+    "Component": "component",
+    "ModelIndex": "folder",
+    "load_component": "component",
+    "open_source": "folder",
+    "read_model_index": "folder",
+    "resolve_folder": "folder",
+    "save_component": "saving",
+}
+
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sdcore.checkpoint' has no attribute {name!r}")
+    return getattr(import_module(f"sdcore.checkpoint.{_HOME[name]}"), name)

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sdcore.checkpoint.folder import component_folder, refuse_custom_code
+from sdcore.checkpoint.header import WeightFile
 from sdcore.checkpoint.jsonfile import name_some, read_json
-from sdcore.checkpoint.publish import publish
-from sdcore.checkpoint.weights import (
-    WeightFile,
-    check_variant,
-    find_weights,
-    index_file_name,
-    is_finite,
-    read_tensors,
-    weights_file_name,
-)
-from sdcore.errors import FileError, NonFiniteError, UsageError
-
-CONFIG_NAME = "config.json"
+from sdcore.checkpoint.layout import CONFIG_NAME, check_variant
+from sdcore.checkpoint.saving import save_component
+from sdcore.checkpoint.weights import find_weights, read_tensors
+from sdcore.errors import FileError, UsageError
 
 
 class Component(nn.Module):
     """A network that diffusers or transformers keep in a folder of its own.
 
     `Config` has `from_dict` (refuses by name what it does not know) and `to_dict`; the instance has
-    its config at `.config`. A class may also have `published_name(key) -> str | None`, which says
-    what the parameter is called here that a file calls `key`; None leaves out a key that holds no
-    weights.
+    its config at `.config`. PUBLISHED_CLASSES are the names that config.json gives to what this
+    class reads. A class may also have `published_name(key) -> str | None`, which says what the
+    parameter is called here that a file calls `key`; None leaves out a key that holds no weights.
     """
 
     Config: ClassVar[Any]
     WEIGHTS_NAME: ClassVar[str]
+    PUBLISHED_CLASSES: ClassVar[tuple[str, ...]] = ()
     config: Any
 
     @classmethod
@@ -51,10 +41,19 @@ class Component(nn.Module):
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
         variant: str | None = None,
+        revision: str | None = None,
+        offline: bool = False,
     ) -> Self:
         """The network of a diffusers folder; every key and shape must fit, see load_component."""
         return load_component(
-            cls, folder, subfolder=subfolder, dtype=dtype, device=device, variant=variant
+            cls,
+            folder,
+            subfolder=subfolder,
+            dtype=dtype,
+            device=device,
+            variant=variant,
+            revision=revision,
+            offline=offline,
         )
 
     def save_pretrained(
@@ -75,6 +74,8 @@ def load_component(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     variant: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
 ) -> ModelT:
     """A model with the weights of a folder, in eval mode.
 
@@ -84,6 +85,7 @@ def load_component(
         subfolder: the component's folder inside it, such as `unet`.
         dtype: of the weights in memory, whatever the file has; None is torch.float32.
         variant: word in the weight file's name: `fp16` reads `*.fp16.safetensors`.
+        revision, offline: for a model on the hub, see `sdcore.checkpoint.open_source`.
 
     Raises:
         FileError: a file is missing, damaged or not what its name says, the configuration is not
@@ -91,8 +93,10 @@ def load_component(
         UsageError: an argument that cannot be used.
     """
     check_variant(variant)
-    dtype, device = _check_placement(dtype or torch.float32, device)
-    folder = component_folder(folder, subfolder)
+    dtype, device = check_placement(dtype or torch.float32, device)
+    folder = component_folder(
+        folder, subfolder, cls.WEIGHTS_NAME, variant=variant, revision=revision, offline=offline
+    )
     model = build_without_memory(cls, folder / CONFIG_NAME)
     files = find_weights(folder, cls.WEIGHTS_NAME, variant)
     names = _match_names(cls, files, model)
@@ -106,48 +110,10 @@ def load_component(
     return model.eval()
 
 
-def save_component(
-    module: Component,
-    folder: str | Path,
-    *,
-    variant: str | None = None,
-    dtype: torch.dtype | None = None,
-    shard_bytes: int | None = None,
-) -> None:
-    """Write a model's config.json and weights so that diffusers or transformers open the folder.
-
-    Files of the same names are replaced, none of them before all are written and synced.
-
-    Args:
-        module: any `Component`.
-        dtype: of the weights in the file; None keeps that of each parameter.
-        shard_bytes: split the weights into files of at most this many bytes and an index file.
-
-    Raises:
-        NonFiniteError: a weight is NaN or infinite, or becomes so as `dtype`.
-        FileError: the disk is full, or the folder cannot be written.
-    """
-    check_variant(variant)
-    folder = Path(folder)
-    state = {
-        key: value.detach().to("cpu", dtype).contiguous()
-        for key, value in module.state_dict().items()
-    }
-    broken = [key for key, value in state.items() if not is_finite(value)]
-    if broken:
-        why = f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}"
-        raise NonFiniteError("saving weights", why, "keep the last good checkpoint; use bfloat16")
-    config = {**module.config.to_dict()}
-    writers = _weight_writers(state, module.WEIGHTS_NAME, variant, shard_bytes)
-    stale = _other_weights(folder, module.WEIGHTS_NAME, variant, set(writers))
-    publish(folder, {**writers, CONFIG_NAME: partial(_write_json, config)})
-    for path in stale:
-        path.unlink()
-
-
-def _check_placement(
+def check_placement(
     dtype: torch.dtype, device: str | torch.device
 ) -> tuple[torch.dtype, torch.device]:
+    """Type and device of weights, refused by a UsageError where they cannot be used."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         hint = "use torch.float32, torch.bfloat16 or torch.float16"
         raise UsageError(f"dtype={dtype} cannot be used", "weights are real numbers", hint)
@@ -171,6 +137,7 @@ def build_without_memory(
     """
     settings = {**read_json(path), **(changes or {})}
     refuse_custom_code(settings, path)
+    _check_kind(cls, settings, path)
     try:
         config = cls.Config.from_dict(settings)
         with torch.device("meta"):
@@ -180,6 +147,19 @@ def build_without_memory(
     except (TypeError, ValueError, LookupError, ArithmeticError, AssertionError) as error:
         why = f"no {cls.__name__} can be built from it ({error!r:.200})"
         raise FileError(f"{path} cannot be used", why, "restore the original file") from error
+
+
+def _check_kind(cls: type[Component], settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse the settings of another network by what they say they are."""
+    kind = settings.get("_class_name") or settings.get("architectures")
+    kind = kind[0] if isinstance(kind, list) and kind else kind
+    if not isinstance(kind, str) or not cls.PUBLISHED_CLASSES or kind in cls.PUBLISHED_CLASSES:
+        return  # one that does not say so is judged by its settings
+    raise FileError(
+        f"{path.parent} holds a {kind:.80}",
+        f"{cls.__name__} reads {' or '.join(cls.PUBLISHED_CLASSES)}",
+        "name another folder or subfolder",
+    )
 
 
 def _match_names(
@@ -228,59 +208,3 @@ def list_faults(
     ]
     kinds = {"missing": missing, "unknown": unknown, "wrong shape": shapes}
     return [f"{len(names)} {kind}: {name_some(names)}" for kind, names in kinds.items() if names]
-
-
-def _weight_writers(
-    state: dict[str, Tensor], name: str, variant: str | None, shard_bytes: int | None
-) -> dict[str, Callable[[Path], None]]:
-    """File name -> function that writes it: one file, or shards and their index."""
-    shards = _split(state, shard_bytes)
-    if len(shards) == 1:
-        return {weights_file_name(name, variant): partial(_write_tensors, state)}
-    writers: dict[str, Callable[[Path], None]] = {}
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        shard_name = f"{name}-{number:05d}-of-{len(shards):05d}"
-        file_name = weights_file_name(shard_name, variant)
-        writers[file_name] = partial(_write_tensors, shard)
-        weight_map.update(dict.fromkeys(shard, file_name))
-    total = sum(value.nbytes for value in state.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    writers[index_file_name(name, variant)] = partial(_write_json, index)
-    return writers
-
-
-def _split(state: dict[str, Tensor], shard_bytes: int | None) -> list[dict[str, Tensor]]:
-    """Tensors in order, a new shard begun wherever the next one would make it too large."""
-    if shard_bytes is None:
-        return [state]
-    largest = max(value.nbytes for value in state.values())
-    if shard_bytes < largest:
-        why = f"the largest weight alone has {largest} bytes"
-        raise UsageError(f"shard_bytes={shard_bytes} is too small", why, f"use {largest} or more")
-    shards: list[dict[str, Tensor]] = [{}]
-    room = shard_bytes
-    for key, value in state.items():
-        if value.nbytes > room:
-            shards.append({})
-            room = shard_bytes
-        shards[-1][key] = value
-        room -= value.nbytes
-    return shards
-
-
-def _other_weights(folder: Path, name: str, variant: str | None, keep: set[str]) -> list[Path]:
-    """Weights of an earlier save that would be read in place of, or beside, the new ones."""
-    if not folder.is_dir():
-        return []
-    shards = folder.glob(weights_file_name(f"{name}-?????-of-?????", variant))
-    single = [folder / weights_file_name(name, variant), folder / index_file_name(name, variant)]
-    return [path for path in (*single, *shards) if path.exists() and path.name not in keep]
-
-
-def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _write_json(value: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdcore.checkpoint.jsonfile import listing, read_json
+from sdcore.checkpoint.preflight import MODEL_INDEX, TOKENIZER, Source, preflight, preflight_model
 from sdcore.errors import FileError, UsageError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# Safetensors in component folders and their settings; not the single-file copies at the top.
-_WANTED = ["*/*.safetensors", "*.json", "*.txt"]
 # The places that component classes come from; "stable_diffusion" is the safety checker's old home.
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 
@@ -31,20 +31,51 @@ class ModelIndex:
     settings: dict[str, Any]
 
 
-def resolve_folder(name_or_path: str | Path) -> Path:
-    """A local folder as it is; a hub name `owner/model` downloaded, or found in the hub's cache.
+@dataclass(frozen=True)
+class LocalFolder:
+    """A model in a folder on disk."""
 
-    The network is used for a hub name alone, and not at all where HF_HUB_OFFLINE is set.
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def listing(self, folder: str) -> dict[str, int]:
+        place = self.path / folder
+        if not place.is_dir():
+            return {}
+        return {path.name: path.stat().st_size for path in place.iterdir() if path.is_file()}
+
+    def settings(self, path: str) -> dict[str, Any]:
+        return read_json(self.path / path)
+
+    def fetch(self, paths: Iterable[str]) -> Path:
+        return self.path
+
+
+def open_source(
+    name_or_path: str | Path, *, revision: str | None = None, offline: bool = False
+) -> Source:
+    """A folder on disk, or a model on the hub by its name `owner/model`.
+
+    The network is used for a hub name alone, and not where `offline` or HF_HUB_OFFLINE is set.
+
+    Args:
+        revision: a branch, tag or commit of a model on the hub; None is its main branch.
 
     Raises:
-        FileError: no such folder, or the hub cannot be reached or has no such model.
+        FileError: no such folder, or the hub cannot be reached or has no such model or revision.
+        UsageError: an argument that cannot be used.
     """
-    if not str(name_or_path):
-        raise UsageError("the model's name is empty", "no folder, no hub name", "name a folder")
+    if not isinstance(name_or_path, str | Path) or not str(name_or_path):
+        given = f"{name_or_path!r:.80}, of type {type(name_or_path).__name__}"
+        hint = "name a folder, or a model on the hub such as owner/model"
+        raise UsageError("no model is named", f"the name is {given}", hint)
     path = Path(name_or_path).expanduser()
     try:
         if path.is_dir():
-            return path
+            return _local(path, revision)
         exists, parent_exists = path.exists(), path.parent.is_dir()
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise _no_folder(path, str(error)) from error
@@ -54,23 +85,50 @@ def resolve_folder(name_or_path: str | Path) -> Path:
     if local or not _HUB_NAME.fullmatch(str(name_or_path)):
         parent = f"{path.parent} holds: {listing(path.parent)}" if parent_exists else ""
         raise _no_folder(path, parent or f"{path.parent} does not exist either")
-    return _download(str(name_or_path))
+    from sdcore.checkpoint.hub import open_hub
+
+    return open_hub(str(name_or_path), revision, offline)
 
 
-def component_folder(name_or_path: str | Path, subfolder: str | None) -> Path:
+def resolve_folder(name_or_path: str | Path) -> Path:
+    source = open_source(name_or_path)
+    if isinstance(source, LocalFolder):
+        return source.path
+    index = read_model_index(source.fetch([MODEL_INDEX]))
+    return source.fetch(preflight_model(source, index.components, None).files)
+
+
+def component_folder(
+    name_or_path: str | Path,
+    subfolder: str | None,
+    kind: str = TOKENIZER,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Path:
     """The folder of one component: the model's own, or one directly inside it.
 
+    Of a model on the hub, the component's files and no others are fetched.
+
+    Args:
+        kind: TOKENIZER, SCHEDULER, or the name of a network's weights; see `preflight`.
+
     Raises:
-        FileError: as resolve_folder.
+        FileError: as open_source; or files of the component are missing on the hub.
         UsageError: the subfolder is a path.
     """
-    folder = resolve_folder(name_or_path)
-    if subfolder is None:
-        return folder
-    if Path(subfolder).name != subfolder or subfolder == "..":
+    if subfolder is not None and (Path(subfolder).name != subfolder or subfolder == ".."):
         hint = "name a folder directly inside the model, such as unet"
         raise UsageError(f"subfolder={subfolder!r:.80} cannot be used", "it is a path", hint)
-    return resolve_folder(folder / subfolder)
+    source = open_source(name_or_path, revision=revision, offline=offline)
+    if not isinstance(source, LocalFolder):
+        files = preflight(source, {subfolder or "": kind}, variant).files
+        return source.fetch(files) / (subfolder or "")
+    folder = source.path / (subfolder or "")
+    if not folder.is_dir():
+        raise _no_folder(folder, f"{source.path} holds: {listing(source.path)}")
+    return folder
 
 
 def read_model_index(folder: str | Path) -> ModelIndex:
@@ -79,7 +137,7 @@ def read_model_index(folder: str | Path) -> ModelIndex:
     Raises:
         FileError: missing or damaged, or a component that would need code from the folder.
     """
-    path = Path(folder) / "model_index.json"
+    path = Path(folder) / MODEL_INDEX
     content = read_json(path)
     refuse_custom_code(content, path)
     pipeline = content.pop("_class_name", None)
@@ -102,6 +160,16 @@ def refuse_custom_code(content: dict[str, Any], path: Path) -> None:
         raise _custom_code(path, "it names Python code to be loaded with the model")
 
 
+def _local(path: Path, revision: str | None) -> LocalFolder:
+    if revision is not None:
+        raise UsageError(
+            f"revision={revision!r:.80} cannot be used with {path}",
+            "a folder on disk has no revisions; models on the hub have",
+            "leave the revision out",
+        )
+    return LocalFolder(path)
+
+
 def _component_class(name: str, value: list[Any], path: Path) -> str:
     if Path(name).name != name or len(value) != 2 or not isinstance(value[1], str):
         why = f"the component {name!r:.80} is given as {value!r:.80}"
@@ -119,19 +187,3 @@ def _custom_code(path: Path, why: str) -> FileError:
 def _no_folder(path: Path, why: str) -> FileError:
     hint = "give a folder in diffusers layout, or a hub name such as owner/model"
     return FileError(f"there is no model folder {str(path)!r:.200}", why, hint)
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED))
-    except HFValidationError as error:
-        raise _no_folder(Path(name), str(error)) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise FileError(
-            f"the model {name!r} could not be fetched",
-            f"no folder of that name is here, and the hub says: {str(error).splitlines()[0]:.200}",
-            "check the name and the network, or give a local folder",
-        ) from error
