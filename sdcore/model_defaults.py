@@ -22,8 +22,12 @@ _REQUIRED = {
     "vae": ("AutoencoderKL",),
     "scheduler": None,
 }
+_FIRST = ("tokenizer", "text_encoder")
 _SECOND = {"tokenizer_2": _REQUIRED["tokenizer"], "text_encoder_2": _REQUIRED["text_encoder"]}
 _NOT_RUN = ("safety_checker", "feature_extractor")
+# For models trained down to pure noise, which guidance overexposes: Lin et al. 2023
+# (arXiv:2305.08891), section 3.4.
+ZERO_SNR_RESCALE = 0.7
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ def find_components(folder: Path) -> ModelIndex:
     wanted = dict(_REQUIRED)
     if any(name in index.components for name in _SECOND):
         wanted |= _SECOND
+        if not any(name in index.components for name in _FIRST):  # SDXL's refiner
+            wanted = {part: classes for part, classes in wanted.items() if part not in _FIRST}
     for part, classes in wanted.items():
         found = index.components.get(part)
         if found is None:
@@ -70,20 +76,20 @@ def find_components(folder: Path) -> ModelIndex:
             raise FileError(
                 f"{folder} has no {part}.",
                 f"Its model_index.json ({index.pipeline}) lists: {there}.",
-                "Use a Stable Diffusion 1.x, 2.x or XL base model.",
+                "Use a Stable Diffusion 1.x, 2.x or XL model.",
             )
         if classes is not None and found not in classes:
             raise FileError(
                 f"{folder}: the {part} is a {found}, which is not supported.",
                 f"A {index.pipeline} was found where {' or '.join(classes)} can be read.",
-                "Use a Stable Diffusion 1.x, 2.x or XL base model.",
+                "Use a Stable Diffusion 1.x, 2.x or XL model.",
             )
     for part in index.components:
         if part not in wanted and part not in _NOT_RUN:
             raise FileError(
                 f"{folder} has a part {part!r} that is not supported.",
                 "The picture would not be the one that the model was made for.",
-                "Use a Stable Diffusion 1.x, 2.x or XL base model.",
+                "Use a Stable Diffusion 1.x, 2.x or XL model.",
             )
     return index
 
@@ -91,8 +97,11 @@ def find_components(folder: Path) -> ModelIndex:
 def read_defaults(folder: Path, index: ModelIndex) -> ModelDefaults:
     """The defaults of a folder, from its kind and its sampling.json."""
     xl = "text_encoder_2" in index.components
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    zero_snr = scheduler.is_file() and read_json(scheduler).get("rescale_betas_zero_snr", False)
     defaults = ModelDefaults(
         guidance_scale=5.0 if xl else 7.5,
+        guidance_rescale=ZERO_SNR_RESCALE if zero_snr else 0.0,
         name=folder.resolve().name,
         zeros_for_no_prompt=bool(index.settings.get("force_zeros_for_empty_prompt", False)),
     )

@@ -7,6 +7,7 @@ Shapes: B images, C latent channels, h w latent grid, H W pixels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint import resolve_folder
+from sdcore.checkpoint.single_file import read_single_file
 from sdcore.conditioning import PromptPlan, Reader, SizeConditioning, plan_prompts
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.guidance import guided_prediction
@@ -102,17 +104,33 @@ class TextToImage:
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         variant: str | None = None,
+        prediction_type: str | None = None,
     ) -> TextToImage:
-        """A model in diffusers' folder layout. A safety checker in it is not run.
+        """A model in diffusers' folder layout, or in one file. A safety checker is not run.
 
         Args:
-            folder: a local folder, or a hub name such as "owner/model", which is downloaded once.
+            folder: a local folder, a single .safetensors file in LDM layout, or a hub name such as
+                "owner/model", which is downloaded once.
             dtype: of all weights; None is torch.float32.
-            variant: "fp16" reads the files named *.fp16.safetensors.
+            variant: "fp16" reads the files named *.fp16.safetensors; folders only.
+            prediction_type: "epsilon" or "v_prediction", for a single file that says it wrongly or
+                not at all; a folder's scheduler says it.
 
         Raises:
             FileError: something is missing, damaged, or of a kind that is not supported.
         """
+        if os.path.isfile(folder):
+            if variant is not None:
+                why = "a single file comes in one precision"
+                raise UsageError(f"variant={variant!r:.80} cannot be used", why, "leave it out")
+            parts = read_single_file(
+                folder, dtype=dtype, device=device, prediction_type=prediction_type
+            )
+            return cls(**vars(parts))
+        if prediction_type is not None:
+            what = f"prediction_type={prediction_type!r:.80} cannot be used"
+            hint = "set prediction_type in the model's scheduler/scheduler_config.json"
+            raise UsageError(what, "it is for single files; a folder says it itself", hint)
         folder = resolve_folder(folder)
         index = find_components(folder)
         how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": variant}

@@ -1,0 +1,314 @@
+"""A whole model in one .safetensors file in LDM layout: opened, and written back by the inverse.
+
+    header ─families─► settings ─► models without memory ─ldm_names─► their weights ─► parts
+
+Opening reads the file and sdcore's own settings of its family, nothing else: no network, no
+configuration from elsewhere. Every tensor is used or is on a short list of what may be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sdcore.autoencoder import Autoencoder
+from sdcore.checkpoint.clip_tokenizer import clip_tokenizer
+from sdcore.checkpoint.component import (
+    Component,
+    build_without_memory,
+    check_placement,
+    list_faults,
+)
+from sdcore.checkpoint.families import check_whole, recognise, spoken_prediction
+from sdcore.checkpoint.folder import ModelIndex
+from sdcore.checkpoint.header import WeightFile, open_header
+from sdcore.checkpoint.jsonfile import name_some
+from sdcore.checkpoint.ldm_names import Entry, is_leftover, table, text_prefix
+from sdcore.checkpoint.publish import publish
+from sdcore.checkpoint.weights import is_finite, read_tensors
+from sdcore.errors import FileError, NonFiniteError, UsageError
+from sdcore.model_defaults import ZERO_SNR_RESCALE, ModelDefaults, find_components, read_defaults
+from sdcore.schedulers import load_scheduler, make_scheduler
+from sdcore.text_encoder import CLIPTextEncoder
+from sdcore.tokenizer import Tokenizer
+from sdcore.unet import UNet
+
+if TYPE_CHECKING:
+    from sdcore.pipeline import TextToImage
+
+_CLASSES: dict[str, type[Component]] = {
+    "unet": UNet,
+    "vae": Autoencoder,
+    "text_encoder": CLIPTextEncoder,
+    "text_encoder_2": CLIPTextEncoder,
+}
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What a file holds, under the names of TextToImage's arguments.
+
+    SDXL's refiner has no first tokenizer and text encoder.
+    """
+
+    tokenizer: Tokenizer | None
+    text_encoder: CLIPTextEncoder | None
+    unet: UNet
+    autoencoder: Autoencoder
+    scheduler: Any
+    second_reader: tuple[Tokenizer, CLIPTextEncoder] | None
+    defaults: ModelDefaults
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a file is opened as.
+
+    folder:          settings in diffusers layout.
+    unet:            settings of the UNet that the file knows better.
+    prediction_type: None where the folder's scheduler says it.
+    """
+
+    folder: Path
+    unet: Mapping[str, Any]
+    prediction_type: str | None
+    zero_terminal_snr: bool
+
+
+def read_single_file(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    prediction_type: str | None = None,
+    config: str | Path | None = None,
+) -> ModelParts:
+    """The parts of a whole Stable Diffusion 1.x, 2.x or XL model in LDM layout.
+
+    Args:
+        path: a .safetensors file.
+        dtype: of the weights in memory, whatever the file has; None is torch.float32.
+        prediction_type: "epsilon" or "v_prediction", where the file says it wrongly or not at all;
+            see `sdcore.checkpoint.families.recognise` for what it says.
+        config: a folder in diffusers layout (settings and tokenizers; no weights are read) for a
+            network that is of none of the families, such as a distilled one.
+
+    Raises:
+        FileError: the file is damaged, holds something else, lacks a tensor, or has one that is
+            unknown or of another shape.
+        UsageError: an argument that cannot be used.
+    """
+    dtype, device = check_placement(dtype or torch.float32, device)
+    file = open_header(Path(path).expanduser())
+    plan = _plan(file, prediction_type, None if config is None else Path(config))
+    index = find_components(plan.folder)
+    models = {
+        part: build_without_memory(
+            cls, plan.folder / part / "config.json", plan.unet if part == "unet" else None
+        )
+        for part, cls in _CLASSES.items()
+        if part in index.components
+    }
+    _fill(models, file, dtype, device)
+    return _assemble(file, plan, index, models)
+
+
+def save_single_file(
+    pipe: TextToImage, path: str | Path, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write a model as one .safetensors file in LDM layout, by the exact inverse of reading.
+
+    The file says what the UNet predicts: the marker tensors v_pred and ztsnr where they apply, and
+    modelspec.prediction_type in the header. Other settings are not in such files; a model of none
+    of the families can be opened again with `config=` only. A file of that name is replaced, once
+    the new one is written and synced.
+
+    Args:
+        dtype: of the weights in the file; None keeps that of each parameter.
+
+    Raises:
+        UsageError: what the model predicts is none that files can say, or it has parameters that
+            files have no place for, such as those of a LoRA that is not merged.
+        NonFiniteError: a weight is NaN or infinite, or becomes so as `dtype`.
+        FileError: the disk is full, or the folder cannot be written.
+    """
+    path = Path(path).expanduser()
+    models = {
+        "unet": pipe.unet,
+        "vae": pipe.autoencoder,
+        "text_encoder": pipe.text_encoder,
+        "text_encoder_2": pipe.text_encoder_2,
+    }
+    models = {part: model for part, model in models.items() if model is not None}
+    _check_parameters(models)
+    tensors = _markers(pipe.scheduler.config)
+    for part, entries in table(models).items():
+        parameters = models[part].state_dict()
+        for entry in entries:
+            whole = entry.to_file([parameters[name].detach() for name in entry.parameters])
+            tensors[entry.name] = whole.to("cpu", dtype).contiguous()
+    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if broken:
+        why = f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}"
+        raise NonFiniteError("saving weights", why, "keep the last good checkpoint; use bfloat16")
+    word = "v" if "v_pred" in tensors else "epsilon"
+    notes = {"format": "pt", "modelspec.prediction_type": word}
+    publish(path.parent, {path.name: partial(_write, tensors, notes)})
+
+
+def _write(tensors: dict[str, Tensor], notes: dict[str, str], path: Path) -> None:
+    save_file(tensors, path, metadata=notes)
+
+
+def _check_parameters(models: Mapping[str, Any]) -> None:
+    """Check that each model is one that files can hold, with the parameters it was built with."""
+    for part, model in models.items():
+        if type(model) is not _CLASSES[part]:
+            why = f"single files hold a {_CLASSES[part].__name__}"
+            what = f"the {part} is a {type(model).__name__}, which no single file can hold"
+            raise UsageError(what, why, "save it as a folder")
+        with torch.device("meta"):
+            fresh = type(model)(model.config)
+        shapes = (
+            {name: tuple(t.shape) for name, t in m.state_dict().items()} for m in (fresh, model)
+        )
+        if faults := list_faults(*shapes):
+            hint = "merge a LoRA or take it off before saving"
+            raise UsageError(f"the {part} is not as it was built", "; ".join(faults), hint)
+
+
+def _markers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
+    predicted = scheduler.get("prediction_type", "epsilon")
+    if predicted not in ("epsilon", "v_prediction"):
+        raise UsageError(
+            f"a model that predicts {predicted!r} cannot be written as a single file",
+            "such files can say epsilon and v_prediction",
+            "save it as a folder",
+        )
+    markers = {
+        "v_pred": predicted == "v_prediction",
+        "ztsnr": bool(scheduler.get("rescale_betas_zero_snr")),
+    }
+    return {name: torch.zeros(0) for name, applies in markers.items() if applies}
+
+
+def _plan(file: WeightFile, prediction_type: str | None, config: Path | None) -> _Plan:
+    if config is None:
+        family = recognise(file, prediction_type=prediction_type)
+        changes = {"in_channels": family.in_channels}
+        return _Plan(family.folder, changes, family.prediction_type, family.zero_terminal_snr)
+    check_whole(file)
+    said = spoken_prediction(file, prediction_type)
+    return _Plan(config, {}, said[0] if said else None, "ztsnr" in file.shapes)
+
+
+def _fill(
+    models: Mapping[str, Component], file: WeightFile, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Give the models the file's weights, one model after the other, in eval mode."""
+    entries = table(models)
+    names = _match(file, models, entries)
+    for part, model in models.items():
+        wanted = [names[entry.name] for entry in entries[part]]
+        tensors = read_tensors(file, device, dtype, wanted)
+        state: dict[str, Tensor] = {}
+        for entry in entries[part]:
+            values = entry.from_file(tensors.pop(names[entry.name]))
+            state.update(zip(entry.parameters, values, strict=True))
+        model.load_state_dict(state, assign=True)
+        model.eval()
+
+
+def _match(
+    file: WeightFile, models: Mapping[str, Component], entries: Mapping[str, list[Entry]]
+) -> dict[str, str]:
+    """Name in the table -> name in the file, after checking that all names and shapes fit."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for part, model in models.items():
+        parameters = model.state_dict()
+        for entry in entries[part]:
+            whole = entry.to_file([parameters[name] for name in entry.parameters])
+            expected[entry.name] = tuple(whole.shape)
+    names: dict[str, str] = {}
+    for name in file.shapes:
+        if not is_leftover(name, models):
+            other = names.setdefault(_usual_name(name, models), name)
+            if other != name:
+                why = f"{other:.120} and {name:.120} are two tensors of one name"
+                raise FileError(f"{file.path} is damaged", why, "download or convert it again")
+    integers = [
+        name for known, name in names.items() if known in expected and name in file.integers
+    ]
+    if integers:
+        why = f"weights are real numbers; whole ones are in {name_some(integers)}"
+        raise FileError(f"{file.path} is damaged", why, "download it again")
+    faults = list_faults(expected, {known: file.shapes[name] for known, name in names.items()})
+    if faults:
+        raise FileError(
+            f"{file.path} does not fit the model that it seems to be",
+            "; ".join(faults),
+            "for a distilled or changed network give its settings, a diffusers folder, as config=",
+        )
+    return names
+
+
+def _usual_name(name: str, models: Mapping[str, Component]) -> str:
+    """The name that a text encoder's tensor has today, for one under an older name."""
+    prefix = f"{text_prefix('text_encoder', models)}transformer."
+    if not name.startswith(prefix):
+        return name
+    known = CLIPTextEncoder.published_name(name.removeprefix(prefix))
+    return name if known is None else prefix + known
+
+
+def _assemble(
+    file: WeightFile, plan: _Plan, index: ModelIndex, models: Mapping[str, Any]
+) -> ModelParts:
+    defaults = replace(read_defaults(plan.folder, index), name=file.path.stem)
+    if plan.zero_terminal_snr:
+        defaults = replace(defaults, guidance_rescale=ZERO_SNR_RESCALE)
+    tokenizers = {
+        part: _tokenizer(plan.folder / part.replace("text_encoder", "tokenizer"), model)
+        for part, model in models.items()
+        if part.startswith("text_encoder")
+    }
+    second = models.get("text_encoder_2")
+    return ModelParts(
+        tokenizers.get("text_encoder"),
+        models.get("text_encoder"),
+        models["unet"],
+        models["vae"],
+        _scheduler(plan),
+        None if second is None else (tokenizers["text_encoder_2"], second),
+        defaults,
+    )
+
+
+def _tokenizer(folder: Path, text_encoder: CLIPTextEncoder) -> Tokenizer:
+    """The folder's tokenizer; a family's folder has none, since CLIP's is always the same."""
+    if folder.is_dir():
+        return Tokenizer.from_pretrained(folder)
+    pad_id = text_encoder.config.pad_token_id
+    assert pad_id is not None
+    return clip_tokenizer(pad_id)
+
+
+def _scheduler(plan: _Plan) -> Any:
+    """The settings' scheduler, told what this file's UNet predicts and how it was trained."""
+    published = load_scheduler(plan.folder / "scheduler")
+    changes: dict[str, Any] = {}
+    if plan.prediction_type is not None:
+        changes["prediction_type"] = plan.prediction_type
+    if plan.zero_terminal_snr:
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    config = {k: v for k, v in published.config.items() if k != "_use_default_values"} | changes
+    if plan.zero_terminal_snr and "rescale_betas_zero_snr" not in published.config:
+        return make_scheduler("ddim", config)  # this solver cannot start from pure noise
+    return type(published).from_config(config)
