@@ -1,77 +1,35 @@
 """PNG files that say how they were made, and that are never half-written nor overwritten.
 
 Two text chunks: `parameters`, in the form that Stable Diffusion web UI writes and most tools read,
-and `sdcore`, the same and more as JSON, which is exact.
+and `sdcore`, the same and more as JSON, which is exact. Read are these and ComfyUI's, from PNG, and
+what the web UI puts into the EXIF comment of JPEG and WebP. Whatever a picture says is data: it has
+limits, nothing in it is executed, no path in it is opened.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcore import __version__
+from sdcore.checkpoint.jsonfile import require_file
 from sdcore.errors import FileError
+from sdcore.image_settings import ImageSettings
+from sdcore.parameters import write_parameters
+from sdcore.recipe import Recipe, recipe_of_settings
+from sdcore.recipe_comfy import recipe_of_graph
+from sdcore.recipe_web_ui import recipe_of_parameters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_KARRAS = " karras"
-# Names that the web UI shows where they are not ours in capitals.
-_SAMPLER_NAMES = {"pndm": "PLMS", "euler": "Euler", "euler a": "Euler a", "heun": "Heun"}
-_SAMPLER_NAMES |= {"unipc": "UniPC"}
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """Everything that one image depends on, apart from the model's weights and the machine."""
-
-    prompt: str
-    negative_prompt: str | None
-    seed: int
-    steps: int
-    guidance_scale: float
-    guidance_rescale: float
-    scheduler: str
-    width: int
-    height: int
-    clip_skip: int
-    model: str
-    precision: str
-
-    def to_json(self) -> str:
-        return json.dumps({"version": __version__, **asdict(self)}, ensure_ascii=False)
-
-    def to_parameters(self) -> str:
-        """The web UI's text: prompt, negative prompt, one line of settings."""
-        sampler, karras, _ = self.scheduler.partition(_KARRAS)
-        pairs = {
-            "Steps": self.steps,
-            "Sampler": _SAMPLER_NAMES.get(sampler, sampler.upper()),
-            "Schedule type": "Karras" if karras else None,
-            "CFG scale": f"{self.guidance_scale:g}",
-            "Seed": self.seed,
-            "Size": f"{self.width}x{self.height}",
-            "Model": self.model,
-            # The web UI counts from 1 where diffusers and we count skipped layers.
-            "Clip skip": self.clip_skip + 1 if self.clip_skip else None,
-            "CFG rescale": f"{self.guidance_rescale:g}" if self.guidance_rescale else None,
-            "RNG": "CPU",
-            "Version": f"sdcore {__version__}",
-        }
-        lines = [self.prompt]
-        if self.negative_prompt:
-            lines.append(f"Negative prompt: {self.negative_prompt}")
-        shown = (f"{key}: {_quote(value)}" for key, value in pairs.items() if value is not None)
-        return "\n".join([*lines, ", ".join(shown)])
-
-
-def _quote(value: object) -> str:
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:\n"') else text
+# The web UI's text, ours, ComfyUI's graph.
+TEXTS = ("parameters", "sdcore", "prompt")
+LONGEST_TEXT = 4 << 20
+_MOST_PIXELS = 64 << 20
+_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 
 
 def save_png(image: Image, path: Path, settings: ImageSettings | None = None) -> Path:
@@ -90,7 +48,9 @@ def save_png(image: Image, path: Path, settings: ImageSettings | None = None) ->
 
     text = PngInfo()
     if settings is not None:
-        text.add_text("parameters", settings.to_parameters())
+        # A lone surrogate has no place in a file; the JSON carries it.
+        parameters = write_parameters(settings).encode("utf-8", "replace").decode()
+        text.add_text("parameters", parameters)
         text.add_text("sdcore", settings.to_json())
     draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
@@ -111,23 +71,92 @@ def save_png(image: Image, path: Path, settings: ImageSettings | None = None) ->
         ) from error
 
 
-def read_settings(path: Path) -> dict[str, object]:
-    """The settings in a PNG that `save_png` wrote."""
-    from PIL import Image, UnidentifiedImageError
+def read_texts(path: Path) -> dict[str, str]:
+    """What a PNG, JPEG or WebP says about how it was made: those of `TEXTS` that are there.
 
+    Where a PNG has a text twice, the last one counts.
+
+    Raises:
+        FileError: no such file, no such picture, a text over 4 MiB, or nothing said.
+    """
+    require_file(path)
     try:
-        with Image.open(path) as image:
-            return json.loads(image.info["sdcore"])
-    except FileNotFoundError as error:
-        raise FileError(
-            f"{path} is missing.", "There is no such file.", "Check the name."
-        ) from error
-    except (OSError, UnidentifiedImageError, KeyError, ValueError, TypeError) as error:
-        raise FileError(
-            f"{path} does not say how it was made.",
-            f"It has no readable sdcore text ({type(error).__name__}).",
-            "Use a PNG written by sdcore that no other program has saved since.",
-        ) from error
+        texts = _texts(path)
+    # Pillow has no one error for damaged files: these are what its PNG, JPEG, WebP readers raise.
+    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError) as error:
+        raise _no_settings(path, f"It cannot be read as a picture: {error!s:.200}.") from error
+    except Warning as error:
+        raise _no_settings(path, f"It is too large to be read: {error!s:.200}.") from error
+    if not texts:
+        raise _no_settings(path, f"It holds none of the texts {', '.join(TEXTS)}.")
+    for name, text in texts.items():
+        if len(text) > LONGEST_TEXT:
+            raise _no_settings(path, f"Its text {name!r} is over {LONGEST_TEXT >> 20} MiB.")
+    return texts
+
+
+def read_settings(path: Path) -> ImageSettings:
+    """The settings in a PNG that `save_png` wrote. FileError where there are none."""
+    texts = read_texts(path)
+    if "sdcore" not in texts:
+        raise _no_settings(path, f"It holds {', '.join(texts)} and no sdcore text.")
+    try:
+        return ImageSettings.from_json(texts["sdcore"])
+    except ValueError as error:
+        raise _no_settings(path, f"Its sdcore text cannot be used: {error}.") from error
+
+
+def read_recipe(path: Path) -> Recipe:
+    """How to paint a picture again, from ours, ComfyUI's or the web UI's text, in this order.
+
+    Raises:
+        FileError: as `read_texts`; or the text cannot be followed, with the reason.
+    """
+    texts = read_texts(path)
+    if "sdcore" in texts:
+        return recipe_of_settings(read_settings(path))
+    name = "prompt" if "prompt" in texts else "parameters"
+    try:
+        read = recipe_of_graph if name == "prompt" else recipe_of_parameters
+        return read(texts[name])
+    except ValueError as error:
+        raise _no_settings(path, f"Its text {name!r} cannot be followed: {error}.") from error
+
+
+def _texts(path: Path) -> dict[str, str]:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            found = {name: image.info[name] for name in TEXTS if name in image.info}
+            if not found and image.format == "PNG" and image.width * image.height <= _MOST_PIXELS:
+                image.load()  # some programs write their text behind the pixels
+                found = {name: image.info[name] for name in TEXTS if name in image.info}
+            if not found:
+                comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+                found = {"parameters": _decode_comment(comment)} if comment else {}
+    return {name: str(text) for name, text in found.items() if str(text).strip()}
+
+
+def _decode_comment(comment: bytes | str) -> str:
+    """The text of an EXIF UserComment: 8 bytes that name the code, then the text."""
+    if isinstance(comment, str):
+        return comment
+    code, text = comment[:8], comment[8:]
+    if code.startswith(b"UNICODE"):
+        # UTF-16; the web UI writes the high byte first, and some tools do not.
+        swapped = text[1::2].count(0) > text[::2].count(0)
+        return text.decode("utf-16-le" if swapped else "utf-16-be", "replace")
+    return text.decode("utf-8", "replace") if code.startswith(b"ASCII") else ""
+
+
+def _no_settings(path: Path, why: str) -> FileError:
+    return FileError(
+        f"{path} does not say how it was made.",
+        why,
+        "Use a picture as sdcore, Stable Diffusion web UI or ComfyUI saved it.",
+    )
 
 
 def _give_name(draft: Path, path: Path) -> Path:

@@ -1,14 +1,27 @@
 """Pictures that say how they were made, never half-written, never over another."""
 
-import json
 import os
+import struct
+import zlib
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sdcore.errors import FileError
-from sdcore.png import ImageSettings, read_settings, save_png
+from sdcore.image_settings import (
+    EmbeddingSettings,
+    HiresSettings,
+    ImageSettings,
+    LoraSettings,
+    RefinerSettings,
+    SizeSettings,
+    SourceSettings,
+)
+from sdcore.png import read_recipe, read_settings, read_texts, save_png
 
 SETTINGS = ImageSettings(
     prompt="a red apple, photo",
@@ -24,35 +37,158 @@ SETTINGS = ImageSettings(
     model="fruit: ripe",
     precision="float32",
 )
+EVERYTHING = replace(
+    SETTINGS,
+    dialect="a1111",
+    model_hash="0f" * 32,
+    loras=(LoraSettings("ink", 0.7, "ab" * 32), LoraSettings("pen, wide", -1.5, "cd" * 32)),
+    embeddings=(EmbeddingSettings("<mark>", "ef" * 32),),
+    source=SourceSettings("12" * 32, 0.6, mask="34" * 32, only_masked=32),
+    hires=HiresSettings(128, 96, 0.5, steps=9),
+    refiner=RefinerSettings("finer", 0.8),
+    size=SizeSettings((512, 512), (0, 8), (64, 48), 6.5),
+)
 PICTURE = Image.new("RGB", (64, 48), "red")
 
+# Any text at all, lone surrogates and NUL included.
+any_text = some.text(some.characters(codec=None), max_size=80)
+finite = some.floats(allow_nan=False, allow_infinity=False)
 
-def test_parameters_are_the_web_uis_text() -> None:
-    from sdcore import __version__
 
-    assert SETTINGS.to_parameters() == (
-        "a red apple, photo\n"
-        "Negative prompt: bad drawing\n"
-        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 5, Seed: 7, "
-        'Size: 64x48, Model: "fruit: ripe", Clip skip: 2, RNG: CPU, '
-        f"Version: sdcore {__version__}"
+@given(any_text, some.none() | any_text, some.integers(0, 2**63 - 1), finite, finite)
+def test_our_json_is_exact_for_any_prompt(prompt, negative, seed, scale, strength) -> None:
+    settings = replace(
+        EVERYTHING,
+        prompt=prompt,
+        negative_prompt=negative,
+        seed=seed,
+        guidance_scale=scale,
+        source=SourceSettings("", strength),
+        loras=(LoraSettings(prompt, strength, ""),),
     )
-    plain = replace(SETTINGS, negative_prompt=None, clip_skip=0, scheduler="euler a")
-    text = plain.to_parameters()
-    assert "Negative" not in text and "Clip skip" not in text and "Schedule type" not in text
-    assert "Sampler: Euler a, CFG" in text
+    assert ImageSettings.from_json(settings.to_json()) == settings
 
 
-@pytest.mark.parametrize("prompt", ["a cat", "ein Apfel für 苹果 🍎", 'two\nlines, "quoted": yes'])
-def test_both_texts_survive_the_file(tmp_path, prompt) -> None:
-    settings = replace(SETTINGS, prompt=prompt)
+PROMPTS = [
+    *("a cat", "ein Apfel für 苹果 🍎", 'two\nlines, "quoted": yes', "", " \n a \n "),
+    *("a\nNegative prompt: b\nSteps: 1, Seed: 2, Size: 3x4", "half \ud83d of a sign, NUL \0 too"),
+    *("x" * 100_000, "苹" * 100_000, "\r\n\u2028\x85"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(PROMPTS)))
+@pytest.mark.parametrize("settings", [SETTINGS, EVERYTHING], ids=["plain", "everything"])
+def test_settings_survive_the_file(tmp_path, number, settings) -> None:
+    prompt = PROMPTS[number]
+    settings = replace(settings, prompt=prompt, negative_prompt=prompt)
     path = save_png(PICTURE, tmp_path / "x.png", settings)
+    assert read_settings(path) == settings
     with Image.open(path) as image:
-        assert image.info["parameters"] == settings.to_parameters()
-        assert json.loads(image.info["sdcore"])["prompt"] == prompt
-    read = read_settings(path)
-    assert read.pop("version")
-    assert ImageSettings(**read) == settings
+        assert image.info["parameters"].startswith(prompt[:5].encode("utf-8", "replace").decode())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('"seed"', '"sead"'), "'sead' is unknown; the nearest known one is 'seed'"),
+        (('"weight"', '"wait"'), "'loras[0].wait' is unknown; the nearest known one is 'weight'"),
+        (('"seed": 7, ', ""), "'seed' is missing"),
+        (('"seed": 7', '"seed": 7.5'), "seed is 7.5"),
+        (('"seed": 7', '"seed": true'), "seed is True"),
+        (('"steps": 20', '"steps": "20"'), "steps is '20'"),
+        (('"strength": 0.6', '"strength": 1e999'), "too large"),
+        (('"strength": 0.6', '"strength": NaN'), "NaN"),
+        (('"seed": 7', '"seed": 7, "seed": 8'), "'seed' is given twice"),
+        (('"format": 1', '"format": 2'), "format 2, written by sdcore"),
+        (("[512, 512]", "[512]"), "size.original is [512]"),
+        (('{"format"', '[{"format"'), "Expecting"),
+    ],
+)
+def test_another_record_is_refused_and_says_why(tmp_path, change, said) -> None:
+    text = EVERYTHING.to_json()
+    assert change[0] in text
+    path = write_texts(tmp_path, sdcore=text.replace(*change, 1))
+    with pytest.raises(FileError) as error:
+        read_settings(path)
+    assert said in error.value.why and "x.png" in error.value.what
+
+
+def write_texts(folder, **texts: str):
+    info = PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    PICTURE.save(folder / "x.png", pnginfo=info)
+    return folder / "x.png"
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+@pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
+def test_the_web_uis_comment_in_jpeg_and_webp(tmp_path, kind, order) -> None:
+    text = "ein Apfel, 苹果\nSteps: 20, Sampler: Euler, Seed: 7, Size: 64x48"
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode(order)
+    PICTURE.save(tmp_path / f"x.{kind}", exif=exif)
+    assert read_texts(tmp_path / f"x.{kind}") == {"parameters": text}
+    assert read_recipe(tmp_path / f"x.{kind}").seed == 7
+
+
+def test_text_behind_the_pixels_is_found(tmp_path) -> None:
+    PICTURE.save(tmp_path / "plain.png")
+    data = (tmp_path / "plain.png").read_bytes()
+    at = data.index(b"IEND") - 4
+    (tmp_path / "x.png").write_bytes(data[:at] + chunk(b"tEXt", b"parameters\0late") + data[at:])
+    assert read_texts(tmp_path / "x.png") == {"parameters": "late"}
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    checksum = zlib.crc32(kind + data)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+
+BOMB = zlib.compress(b"a" * (20 << 20))
+HOSTILE = {
+    "iTXt bomb": chunk(b"iTXt", b"parameters\0\1\0\0\0" + BOMB),
+    "zTXt bomb": chunk(b"zTXt", b"sdcore\0\0" + BOMB),
+    "5 MiB of text": chunk(b"tEXt", b"parameters\0" + b"a" * (5 << 20)),
+    "no UTF-8": chunk(b"iTXt", b"sdcore\0\0\0\0\0\xff\xfe"),
+    "NUL alone": chunk(b"tEXt", b"sdcore\0\0\0"),
+    "no key": chunk(b"tEXt", b"\0text"),
+    "blank": chunk(b"tEXt", b"parameters\0  \n "),
+    "no JSON": chunk(b"tEXt", b"sdcore\0{'prompt': 'a'}"),
+    "deep JSON": chunk(b"tEXt", b"sdcore\0" + b'{"a":' * 200_000),
+    "deep graph": chunk(b"tEXt", b"prompt\0" + b"[" * 200_000),
+    "a number as text": chunk(b"tEXt", b"prompt\x007"),
+    "compression unknown": chunk(b"zTXt", b"sdcore\0\7abc"),
+    "zlib damaged": chunk(b"zTXt", b"sdcore\0\0abc"),
+    "longer than the file": struct.pack(">I", 1 << 30) + b"tEXtparameters\0a",
+    "checksum wrong": chunk(b"tEXt", b"parameters\0a")[:-1] + b"?",
+    "huge integer": chunk(b"tEXt", b'sdcore\0{"seed": ' + b"9" * 100_000 + b"}"),
+    "last of two counts": chunk(b"tEXt", b"sdcore\0" + EVERYTHING.to_json().encode())
+    + chunk(b"tEXt", b"sdcore\0{}"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_is_one_error_that_names_the_file(tmp_path, name) -> None:
+    PICTURE.save(tmp_path / "plain.png")
+    data = (tmp_path / "plain.png").read_bytes()
+    header = 8 + 25  # signature and IHDR
+    (tmp_path / "x.png").write_bytes(data[:header] + HOSTILE[name] + data[header:])
+    with pytest.raises(FileError, match=r"x\.png") as error:
+        read_recipe(tmp_path / "x.png")
+    assert len(error.value.why) < 500 and "\n" not in error.value.why
+
+
+def test_damaged_files_of_every_length(tmp_path) -> None:
+    data = save_png(PICTURE, tmp_path / "whole.png", EVERYTHING).read_bytes()
+    refused = 0
+    for length in range(0, len(data), 13):
+        (tmp_path / "x.png").write_bytes(data[:length])
+        try:
+            assert read_settings(tmp_path / "x.png") == EVERYTHING
+        except FileError:
+            refused += 1
+    assert refused > 100
 
 
 def test_nothing_is_ever_replaced(tmp_path) -> None:
