@@ -164,7 +164,14 @@ class Site:
 
 
 class Attend(Protocol):
-    """The layer's backend as a control sees it; its mask applies unless another one is given."""
+    """The layer's backend as a control sees it; its mask applies unless another one is given.
+
+    `mask` is there to be read by a control that attends with other rows than the layer's own, and
+    so must give the mask of those rows.
+    """
+
+    @property
+    def mask(self) -> Tensor | None: ...
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = ...) -> Tensor: ...
 
@@ -186,6 +193,17 @@ class Control(Protocol):
         v: Tensor,
         attend: Attend,
     ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _LayerAttend:
+    """A backend with the mask of one call of one layer."""
+
+    backend: Backend
+    mask: Tensor | None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, **other: Tensor | None) -> Tensor:
+        return self.backend(q, k, v, **{"mask": self.mask, **other})
 
 
 # --- the layers --------------------------------------------------------------------------------
@@ -219,7 +237,7 @@ class AttentionLayer(nn.Module):
             out = backend(q, k, v, mask)  #                      (B, H, N, d)
         else:
             assert grid is not None, "a control needs the token grid"
-            out = control(self.site, grid, q, k, v, partial(backend, mask=mask))
+            out = control(self.site, grid, q, k, v, _LayerAttend(backend, mask))
         return out.transpose(1, 2).flatten(2)  #                 (B, N, D)
 
 

@@ -1,0 +1,379 @@
+"""Controls: what is hung on attention for one run, and how several of them work together.
+
+A control is called in place of attention, `control(site, grid, q, k, v, attend) -> out`, and calls
+`attend` as often as it likes. It is an argument of the run and of every layer; nothing is attached
+to the model, so nothing is left on it, whatever happens.
+
+In `chain(a, b)` what a calls `attend` is b, and what b calls `attend` is the layer's backend. The
+first control sees the layer's own q, k, v and gives the final answer; the values that it asks with
+reach the later ones already changed. All controls here are linear in v and take values of any
+width, so each sees or changes what the later ones make of attention. The order that composes:
+
+    chain(heatmaps, reweighting, edit, regions)
+
+Heatmaps first: they measure what all the others do. Whatever speaks of the words of the prompt
+that is painted comes before the edit, behind which k and the values are those of the source. The
+regions last: they cut k and v into the texts of the regions, the others see one long text.
+
+Shapes: B images, H heads, N image tokens, T text tokens, d head width, C channels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from sdcore.attention import Attend, AttentionLayer, Control, Site
+from sdcore.errors import UsageError
+
+if TYPE_CHECKING:
+    from sdcore.schedulers import Step
+
+Predict = Callable[[Tensor, Control | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a control may check before the first step.
+
+    rows:        B, images painted together.
+    text_tokens: T of the rows that the control will see.
+    grid:        (h, w) of the latents.
+    sites:       of every attention layer of the UNet.
+    """
+
+    rows: int
+    text_tokens: int
+    grid: tuple[int, int]
+    sites: tuple[Site, ...]
+
+
+class RunControl:
+    """A control that takes part in a run; what a subclass does not define does nothing.
+
+    `negative` is the control for the rows of the negative prompt.
+    """
+
+    negative: Control | None = None
+
+    def begin(self, run: Run) -> None:
+        """Called before the first step: raises UsageError where the run does not fit."""
+
+    def at(self, step: Step) -> Control | None:
+        """The control for one step."""
+        return self
+
+    def part(self, number: int) -> Control | None:
+        """The control for one prompt of an AND. The words that a control knows are of the first."""
+        return self if number == 0 else None
+
+    def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
+        """The latents (B, C, h, w) that the step is to begin from.
+
+        `predict(latents, control)` runs the UNet on them at the step's time, conditional rows only.
+        """
+        return latents
+
+    def after_step(self, step: Step, latents: Tensor) -> Tensor:
+        """The latents (B, C, h, w) that the step is to end with."""
+        return latents
+
+    def __call__(
+        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
+    ) -> Tensor:
+        return attend(q, k, v)
+
+
+def begin_run(
+    control: Control | None,
+    unet: nn.Module,
+    latents: Tensor,
+    text: Tensor,
+    negative_text: Tensor | None,
+) -> RunControl:
+    """Make a control ready for a run; with None, one that does nothing.
+
+    Args:
+        latents: (B, C, h, w).
+        text: (B, T, D) of the conditional rows.
+        negative_text: (B, T', D) of the unconditional rows; None without guidance.
+
+    Raises:
+        UsageError: the UNet has no cross-attention, or the control does not fit the run.
+    """
+    if control is None:
+        return _Nothing()
+    sites = attention_sites(unet)
+    if not any(site.kind == "cross" for site in sites):
+        raise UsageError(
+            f"{type(control).__name__} cannot control this model.",
+            f"{type(unet).__name__} has no cross-attention: no word can reach the picture.",
+            "Use a UNet with cross-attention, or leave the control out.",
+        )
+    ready = as_run_control(control)
+    grid = (latents.shape[2], latents.shape[3])
+    ready.begin(Run(len(latents), text.shape[1], grid, sites))
+    if ready.negative is not None:
+        if negative_text is None:
+            raise UsageError(
+                "There is a control for the negative prompt, but no negative rows.",
+                "At a guidance scale of 1 or less the negative prompt is not read.",
+                "Raise the guidance scale, or leave that control out.",
+            )
+        negative = as_run_control(ready.negative)
+        negative.begin(Run(len(latents), negative_text.shape[1], grid, sites))
+    return ready
+
+
+def attention_sites(model: nn.Module) -> tuple[Site, ...]:
+    """Where a model attends and can be controlled, in the order of its modules."""
+    layers = (module for module in model.modules() if isinstance(module, AttentionLayer))
+    return tuple(layer.site for layer in layers if layer.site is not None)
+
+
+def as_run_control(control: Control) -> RunControl:
+    """A plain function, or an object with some of the methods, as a `RunControl`."""
+    return control if isinstance(control, RunControl) else _Plain(control)
+
+
+def chain(*controls: Control) -> RunControl:
+    """Several controls as one; see the top of this file for their order."""
+    return Chain(controls)
+
+
+def during(control: Control, start: float, end: float) -> RunControl:
+    """A control for a part of the run: 0 is its first step (pure noise), 1 its end.
+
+    Raises:
+        UsageError: unless 0 <= start < end <= 1.
+    """
+    check_window(start, end, "a control")
+    return _During(control, start, end)
+
+
+def at_sites(control: Control, chosen: Callable[[Site], bool]) -> RunControl:
+    """A control at some attention layers only, such as `lambda site: site.level >= 1`."""
+    return _AtSites(control, chosen)
+
+
+def parts(*controls: Control | None) -> RunControl:
+    """One control for each prompt of an AND, in their order."""
+    return _Parts(controls)
+
+
+def inside(step: Step, window: tuple[float, float]) -> bool:
+    """Whether a step begins within (start, end), as parts of the run."""
+    return window[0] <= step.progress < window[1]
+
+
+def check_window(start: float, end: float, of: str) -> None:
+    """UsageError unless 0 <= start < end <= 1."""
+    if not 0 <= start < end <= 1:
+        raise UsageError(
+            f"The steps of {of} are from {start!r} to {end!r}.",
+            "They are parts of the run: 0 is its first step, 1 its end, start before end.",
+            "Use (0, 0.5) for the first half, (0, 1) for all steps.",
+        )
+
+
+class Chain(RunControl):
+    """Controls of which each one's `attend` is the next."""
+
+    def __init__(self, controls: Iterable[Control]) -> None:
+        self.controls = tuple(as_run_control(control) for control in controls)
+
+    @property
+    def negative(self) -> Control | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return _chained(control.negative for control in self.controls)
+
+    def begin(self, run: Run) -> None:
+        for control in self.controls:
+            control.begin(run)
+
+    def at(self, step: Step) -> Control | None:
+        return _chained(control.at(step) for control in self.controls)
+
+    def part(self, number: int) -> Control | None:
+        return _chained(control.part(number) for control in self.controls)
+
+    def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
+        for control in self.controls:
+            latents = control.before_step(step, latents, predict)
+        return latents
+
+    def after_step(self, step: Step, latents: Tensor) -> Tensor:
+        for control in self.controls:
+            latents = control.after_step(step, latents)
+        return latents
+
+    def __call__(
+        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
+    ) -> Tensor:
+        for control in reversed(self.controls):
+            attend = _Link(control, site, grid, attend)
+        return attend(q, k, v)
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A control together with what it calls `attend`: an `Attend` for the control before it."""
+
+    control: Control
+    site: Site
+    grid: tuple[int, int]
+    inner: Attend
+
+    @property
+    def mask(self) -> Tensor | None:
+        return self.inner.mask
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, **other: Tensor | None) -> Tensor:
+        inner = _Masked(self.inner, other["mask"]) if "mask" in other else self.inner
+        return self.control(self.site, self.grid, q, k, v, inner)
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """An `Attend` with another mask than the layer's."""
+
+    attend: Attend
+    mask: Tensor | None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, **other: Tensor | None) -> Tensor:
+        return self.attend(q, k, v, **{"mask": self.mask, **other})
+
+
+def _chained(controls: Iterable[Control | None]) -> Control | None:
+    left = [control for control in controls if control is not None]
+    return left[0] if len(left) == 1 else Chain(left) if left else None
+
+
+class _Wrapper(RunControl):
+    """Hands everything on to one control; subclasses narrow down where or when."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = as_run_control(control)
+
+    @property
+    def negative(self) -> Control | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.control.negative
+
+    def begin(self, run: Run) -> None:
+        self.control.begin(run)
+
+    def at(self, step: Step) -> Control | None:
+        return self.control.at(step)
+
+    def part(self, number: int) -> Control | None:
+        return self.control.part(number)
+
+    def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
+        return self.control.before_step(step, latents, predict)
+
+    def after_step(self, step: Step, latents: Tensor) -> Tensor:
+        return self.control.after_step(step, latents)
+
+    def __call__(
+        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
+    ) -> Tensor:
+        return self.control(site, grid, q, k, v, attend)
+
+
+class _During(_Wrapper):
+    def __init__(self, control: Control, start: float, end: float) -> None:
+        super().__init__(control)
+        self.window = (start, end)
+
+    def at(self, step: Step) -> Control | None:
+        return self.control.at(step) if inside(step, self.window) else None
+
+    def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
+        if not inside(step, self.window):
+            return latents
+        return self.control.before_step(step, latents, predict)
+
+    def after_step(self, step: Step, latents: Tensor) -> Tensor:
+        return self.control.after_step(step, latents) if inside(step, self.window) else latents
+
+
+class _AtSites(_Wrapper):
+    def __init__(self, control: Control, chosen: Callable[[Site], bool]) -> None:
+        super().__init__(control)
+        self.chosen = chosen
+
+    @property
+    def negative(self) -> Control | None:
+        return self._narrowed(self.control.negative)
+
+    def begin(self, run: Run) -> None:
+        if not any(self.chosen(site) for site in run.sites):
+            raise UsageError(
+                "A control is asked for at no attention layer.",
+                f"None of the {len(run.sites)} layers of this UNet is chosen.",
+                f"They are: {', '.join(sorted({str(site) for site in run.sites}))}.",
+            )
+        super().begin(run)
+
+    def at(self, step: Step) -> Control | None:
+        return self._narrowed(self.control.at(step))
+
+    def part(self, number: int) -> Control | None:
+        return self._narrowed(self.control.part(number))
+
+    def _narrowed(self, control: Control | None) -> Control | None:
+        return None if control is None else _AtSites(control, self.chosen)
+
+    def __call__(
+        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
+    ) -> Tensor:
+        if not self.chosen(site):
+            return attend(q, k, v)
+        return self.control(site, grid, q, k, v, attend)
+
+
+class _Parts(Chain):
+    """The controls of the prompts of an AND; they take part in the run one after the other."""
+
+    def __init__(self, controls: Iterable[Control | None]) -> None:
+        self.by_part = [None if c is None else as_run_control(c) for c in controls]
+        super().__init__(control for control in self.by_part if control is not None)
+
+    def at(self, step: Step) -> Control | None:
+        return _Parts(None if c is None else c.at(step) for c in self.by_part)
+
+    def part(self, number: int) -> Control | None:
+        return self.by_part[number] if number < len(self.by_part) else None
+
+    def __call__(
+        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
+    ) -> Tensor:
+        return attend(q, k, v)  # rows of no part: guidance asks for `part` first
+
+
+class _Plain(RunControl):
+    """What is no RunControl, with the methods that it has."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.negative = getattr(control, "negative", None)
+
+    def at(self, step: Step) -> Control | None:
+        return self.control.at(step) if hasattr(self.control, "at") else self.control  # pyright: ignore
+
+    def part(self, number: int) -> Control | None:
+        return self.control.part(number) if hasattr(self.control, "part") else self.control  # pyright: ignore
+
+    def __call__(
+        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
+    ) -> Tensor:
+        return self.control(site, grid, q, k, v, attend)
+
+
+class _Nothing(RunControl):
+    """No control at all."""
+
+    def at(self, step: Step) -> Control | None:
+        return None
