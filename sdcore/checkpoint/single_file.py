@@ -216,8 +216,9 @@ def _fill(
     entries = table(models)
     names = _match(file, models, entries)
     for part, model in models.items():
-        wanted = [names[entry.name] for entry in entries[part]]
-        tensors = read_tensors(file, device, dtype, wanted)
+        wanted = {names[entry.name] for entry in entries[part]}
+        shapes = {name: shape for name, shape in file.shapes.items() if name in wanted}
+        tensors = read_tensors(replace(file, shapes=shapes), device, dtype)
         state: dict[str, Tensor] = {}
         for entry in entries[part]:
             values = entry.from_file(tensors.pop(names[entry.name]))
