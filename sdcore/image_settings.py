@@ -25,12 +25,13 @@ class LoraSettings:
 
     Attributes:
         name: the file's name without folder and suffix.
-        weight: of the text encoders and the UNet alike.
+        unet, text: how much of it, in the UNet and in the text encoders.
         hash: SHA-256 of the file's tensors, see `sdcore.checkpoint.hashes`.
     """
 
     name: str
-    weight: float
+    unet: float
+    text: float
     hash: str
 
 
@@ -98,6 +99,8 @@ class ImageSettings:
         clip_skip: as diffusers counts: 0 leaves no layer out.
         model: the name of its folder or file.
         precision: of the weights, such as float32.
+        own_scheduler: it was the model's own, as published; `scheduler` then says its kind.
+        attention: the backend that was asked for.
         dialect: the rule that the prompt's brackets were read by.
         model_hash: SHA-256 of the weights, where it was asked for.
         size: None where SDXL's numbers follow from width and height.
@@ -115,6 +118,8 @@ class ImageSettings:
     clip_skip: int
     model: str
     precision: str
+    own_scheduler: bool = False
+    attention: str = "auto"
     dialect: str = "plain"
     model_hash: str | None = None
     loras: tuple[LoraSettings, ...] = ()

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sdcore import __version__
-from sdcore.image_settings import ImageSettings
+from sdcore.image_settings import ImageSettings, LoraSettings
 from sdcore.sampler_names import to_web_ui
 
 _NEGATIVE = "Negative prompt:"
@@ -64,10 +64,17 @@ def read_parameters(text: str) -> Parameters:
 def write_parameters(settings: ImageSettings) -> str:
     """The text for a run of ours."""
     pairs = {key: value for key, value in _pairs(settings).items() if value is not None}
-    lines = [settings.prompt]
+    # The web UI takes LoRAs from the prompt alone.
+    tags = [_tag(lora) for lora in settings.loras if f"<lora:{lora.name}:" not in settings.prompt]
+    lines = [" ".join([settings.prompt, *tags])]
     if settings.negative_prompt:
         lines.append(f"{_NEGATIVE} {settings.negative_prompt}")
     return "\n".join([*lines, ", ".join(f"{key}: {_quote(pairs[key])}" for key in pairs)])
+
+
+def _tag(lora: LoraSettings) -> str:
+    weights = f"{lora.text:g}" if lora.text == lora.unet else f"{lora.text:g}:{lora.unet:g}"
+    return f"<lora:{lora.name}:{weights}>"
 
 
 def carries(prompt: str, negative_prompt: str | None = None) -> bool:

@@ -22,8 +22,8 @@ from sdcore.checkpoint.single_file import read_single_file
 from sdcore.conditioning import PromptPlan, Reader, SizeConditioning, plan_prompts
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.guidance import guided_prediction
+from sdcore.image_settings import ImageSettings
 from sdcore.model_defaults import ModelDefaults, find_components, read_defaults
-from sdcore.png import ImageSettings
 from sdcore.request import Request, make_request
 from sdcore.schedulers import (
     Step,
@@ -42,7 +42,7 @@ from sdcore.unet import UNet
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_EMBEDDED = Path(__file__).parent / "models" / "emoji"
+EMBEDDED = Path(__file__).parent / "models" / "emoji"
 
 OnStep = Callable[[Step, Tensor], None]
 Generators = Sequence[torch.Generator]
@@ -94,7 +94,7 @@ class TextToImage:
         cls, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
     ) -> TextToImage:
         """The small model that comes with sdcore; needs no network."""
-        return cls.from_pretrained(_EMBEDDED, dtype=dtype, device=device)
+        return cls.from_pretrained(EMBEDDED, dtype=dtype, device=device)
 
     @classmethod
     def from_pretrained(
@@ -326,6 +326,7 @@ class TextToImage:
                 clip_skip=clip_skip,
                 model=self.defaults.name,
                 precision=str(self.dtype).removeprefix("torch."),
+                own_scheduler=choices.scheduler is None,
             )
             for prompt, negative_prompt, seed in each
         ]

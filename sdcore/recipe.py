@@ -25,8 +25,8 @@ class Recipe:
         origin: `SDCORE`, `WEB_UI` or `COMFY`.
         clip_skip: as diffusers counts for SD 1.x; see `clip_skip_for`.
         model: its name, without folder and suffix.
-        model_hash: SHA-256 of its weights, or the first 10 digits.
-        loras: with an empty hash where the picture gives none.
+        model_hash: SHA-256 of its weights, or the first digits of it.
+        loras: with the first digits of a hash, or an empty one where the picture gives none.
         settings: the whole record, of a picture of ours.
         differences: what cannot be the same, one line each.
     """

@@ -197,15 +197,18 @@ def _read_model(graph: _Graph, sampler: _Node) -> tuple[str | None, tuple[LoraSe
 
 def _read_lora(graph: _Graph, node: _Node) -> LoraSettings:
     name = base_name(_text(graph, node, "lora_name"))
-    weight = graph.value(node, "strength_model")
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or abs(weight) > 100:
-        graph.differs(f"the weight of LoRA {name!r:.60} is not known; 1 is used")
-        weight = 1.0
+    unet = _lora_weight(graph, node, "strength_model", name)
     if node.kind == "LoraLoaderModelOnly":
-        graph.differs(f"LoRA {name!r:.60} was for the UNet alone; it is applied to both")
-    elif graph.value(node, "strength_clip") != weight:
-        graph.differs(f"LoRA {name!r:.60} had another weight for the text encoder")
-    return LoraSettings(name, float(weight), "")
+        return LoraSettings(name, unet, 0.0, "")
+    return LoraSettings(name, unet, _lora_weight(graph, node, "strength_clip", name), "")
+
+
+def _lora_weight(graph: _Graph, node: _Node, key: str, name: str) -> float:
+    weight = graph.value(node, key)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or abs(weight) > 100:
+        graph.differs(f"{key} of LoRA {name!r:.60} is not known; 1 is used")
+        return 1.0
+    return float(weight)
 
 
 def _read_latents(graph: _Graph, sampler: _Node) -> tuple[int | None, int | None]:

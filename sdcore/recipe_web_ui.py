@@ -41,6 +41,7 @@ _REASONS = {
     "ControlNet": "ControlNet is not there",
 }
 _SHOWN = 60
+_LORA = re.compile(r"<lora:([^:<>]+)((?::[^:<>]*)*)>")
 
 
 def recipe_of_parameters(text: str) -> Recipe:
@@ -57,6 +58,7 @@ def recipe_of_parameters(text: str) -> Recipe:
     skip = _number(pairs, "Clip skip", 12, differences)
     differences += [] if ours else sampler.differences
     differences += _other_differences(parameters, sampler.name)
+    loras = _loras(parameters, differences)
     dialect, unsure = _dialect(pairs)
     return Recipe(
         origin=SDCORE if ours else WEB_UI,
@@ -73,7 +75,7 @@ def recipe_of_parameters(text: str) -> Recipe:
         dialect=dialect,
         model=base_name(pairs["Model"]) if "Model" in pairs else None,
         model_hash=_digits(pairs.get("Model hash")),
-        loras=_loras(parameters),
+        loras=loras,
         embeddings=tuple(EmbeddingSettings(*pair) for pair in _hashes(pairs.get("TI hashes"))),
         differences=tuple(dict.fromkeys([*differences, *unsure])),
     )
@@ -130,12 +132,19 @@ def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:
     return found
 
 
-def _loras(parameters: Parameters) -> tuple[LoraSettings, ...]:
-    """Hashes of the LoRAs that the prompt names; the prompt itself says which and how strongly."""
-    return tuple(
-        LoraSettings(name, 1.0, digest)
-        for name, digest in _hashes(parameters.pairs.get("Lora hashes"))
-    )
+def _loras(parameters: Parameters, differences: list[str]) -> tuple[LoraSettings, ...]:
+    """The LoRAs that the prompt names, `<lora:name:text:unet>`, with the hashes that are told."""
+    hashes = dict(_hashes(parameters.pairs.get("Lora hashes")))
+    loras = []
+    for name, rest in _LORA.findall(parameters.prompt):
+        given = [decimal(weight.strip("-"), 100) for weight in rest.split(":")[1:]] or [1.0]
+        signs = [-1 if weight.startswith("-") else 1 for weight in rest.split(":")[1:]] or [1]
+        if None in given or len(given) > 2:
+            differences.append(f"LoRA {name!r:.60} has the weights {rest!r:.60}; 1 is used")
+            given, signs = [1.0], [1]
+        text, unet = given[0] * signs[0], given[-1] * signs[-1]
+        loras.append(LoraSettings(name, unet, text, hashes.get(name.replace(",", ""), "")))
+    return tuple(loras)
 
 
 def _hashes(text: str | None) -> list[tuple[str, str]]:

@@ -34,6 +34,7 @@ def test_the_text_as_the_web_ui_writes_it() -> None:
 
 def test_hashes_are_as_long_as_the_web_ui_writes_them() -> None:
     text = write_parameters(EVERYTHING)
+    assert text.startswith("a red apple, photo <lora:ink:0.3:0.7> <lora:pen, wide:1:-1.5>\n")
     assert "Model hash: 0f0f0f0f0f, " in text
     assert f'Lora hashes: "ink: {"ab" * 6}, pen wide: {"cd" * 6}"' in text
     assert f'TI hashes: "<mark>: {"ef" * 6}"' in text
@@ -150,7 +151,7 @@ def test_a_run_of_the_web_ui() -> None:
     assert (recipe.width, recipe.height, recipe.guidance_scale) == (512, 768, 7.5)
     assert (recipe.scheduler, recipe.dialect) == ("dpm++ 2m karras", "a1111")
     assert (recipe.model, recipe.model_hash) == ("v1-5", "45dee52b01")  # a name, no path
-    assert recipe.loras == (LoraSettings("ink", 1.0, "0123456789ab"),)
+    assert recipe.loras == (LoraSettings("ink", 0.7, 0.7, "0123456789ab"),)
     assert recipe.differences == ()
     # The web UI's 2 is one layer left out, and has no effect on SDXL.
     assert (recipe.clip_skip_for(xl=False), recipe.clip_skip_for(xl=True)) == (1, 0)

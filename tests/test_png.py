@@ -41,7 +41,7 @@ EVERYTHING = replace(
     SETTINGS,
     dialect="a1111",
     model_hash="0f" * 32,
-    loras=(LoraSettings("ink", 0.7, "ab" * 32), LoraSettings("pen, wide", -1.5, "cd" * 32)),
+    loras=(LoraSettings("ink", 0.7, 0.3, "ab" * 32), LoraSettings("pen, wide", -1.5, 1, "cd" * 32)),
     embeddings=(EmbeddingSettings("<mark>", "ef" * 32),),
     source=SourceSettings("12" * 32, 0.6, mask="34" * 32, only_masked=32),
     hires=HiresSettings(128, 96, 0.5, steps=9),
@@ -64,7 +64,7 @@ def test_our_json_is_exact_for_any_prompt(prompt, negative, seed, scale, strengt
         seed=seed,
         guidance_scale=scale,
         source=SourceSettings("", strength),
-        loras=(LoraSettings(prompt, strength, ""),),
+        loras=(LoraSettings(prompt, strength, scale, ""),),
     )
     assert ImageSettings.from_json(settings.to_json()) == settings
 
@@ -91,7 +91,7 @@ def test_settings_survive_the_file(tmp_path, number, settings) -> None:
     ("change", "said"),
     [
         (('"seed"', '"sead"'), "'sead' is unknown; the nearest known one is 'seed'"),
-        (('"weight"', '"wait"'), "'loras[0].wait' is unknown; the nearest known one is 'weight'"),
+        (('"text"', '"txt"'), "'loras[0].txt' is unknown; the nearest known one is 'text'"),
         (('"seed": 7, ', ""), "'seed' is missing"),
         (('"seed": 7', '"seed": 7.5'), "seed is 7.5"),
         (('"seed": 7', '"seed": true'), "seed is True"),

@@ -23,7 +23,7 @@ GRAPH = {
     "1": node("CheckpointLoaderSimple", ckpt_name="sd15\\..\\v1-5.safetensors"),
     "2": node(
         *("LoraLoader",),
-        **{"lora_name": "a/ink.safetensors", "strength_model": 0.7, "strength_clip": 0.7},
+        **{"lora_name": "a/ink.safetensors", "strength_model": 0.7, "strength_clip": 0.3},
         **{"model": ["1", 0], "clip": ["1", 1]},
     ),
     "3": node("CLIPSetLastLayer", stop_at_clip_layer=-2, clip=["2", 1]),
@@ -63,7 +63,7 @@ def test_a_graph_of_the_usual_kind() -> None:
     assert (recipe.scheduler, recipe.dialect) == ("dpm++ 2m karras", "comfy")
     assert (recipe.width, recipe.height) == (512, 768)
     assert recipe.model == "v1-5"
-    assert recipe.loras == (LoraSettings("ink", 0.7, ""),)
+    assert recipe.loras == (LoraSettings("ink", 0.7, 0.3, ""),)
     assert recipe.differences == ()
     # Layer -2 is one left out in SD 1.x, and what SDXL does anyway.
     assert (recipe.clip_skip_for(xl=False), recipe.clip_skip_for(xl=True)) == (1, 0)
@@ -78,6 +78,10 @@ def test_a_graph_of_the_usual_kind() -> None:
         (
             {"7": {"model": ["r", 0]}, "r": node("RescaleCFG", multiplier=0.7, model=["1", 0])},
             {"guidance_rescale": 0.7, "loras": ()},
+        ),
+        (
+            {"2": node("LoraLoaderModelOnly", lora_name="b", strength_model=2, model=["1", 0])},
+            {"loras": (LoraSettings("b", 2.0, 0.0, ""),)},
         ),
         ({"6": node("EmptySD3LatentImage", width=64, height=64, batch_size=1)}, {"width": 64}),
     ],
@@ -114,7 +118,7 @@ ADVANCED = node(
         ({"6": {"batch_size": 4}}, "painted in a batch"),
         ({"6": {"width": 10**9}}, "width 1000000000 cannot be used"),
         ({"6": node("VAEEncode", pixels=["p", 0]), "p": node("LoadImage", image="/x")}, "began"),
-        ({"2": {"strength_clip": 0.1}}, "another weight for the text encoder"),
+        ({"2": {"strength_clip": "much"}}, "strength_clip of LoRA 'ink' is not known"),
         (
             {"7": {"model": ["f", 0]}, "f": node("FreeU", model=["2", 0])},
             "'FreeU' changed the model",

@@ -1,0 +1,54 @@
+"""Hashes by which files are told apart, as the public tools take them.
+
+Stable Diffusion web UI shows the first 10 digits for a model, and 12 for a LoRA or an embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from sdcore.checkpoint.jsonfile import require_file
+from sdcore.errors import FileError
+
+_HEADER_LENGTH = 8
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a whole file, in hexadecimal. Raises FileError."""
+    return _hash(path, from_tensors=False)
+
+
+def tensor_hash(path: Path) -> str:
+    """SHA-256 of a safetensors file behind its header, so that notes in it do not count.
+
+    kohya's trainers write it into the header as `sshs_model_hash`. Raises FileError.
+    """
+    return _hash(path, from_tensors=True)
+
+
+def weights_hash(path: Path) -> str:
+    """SHA-256 of a model's one file, or of the UNet's in a folder, by which models mostly differ.
+
+    Raises:
+        FileError: nothing there that could be hashed.
+    """
+    if not path.is_dir():
+        return file_hash(path)
+    files = sorted((path / "unet").glob("*.safetensors"))
+    if not files:
+        raise FileError(f"{path} has no weights", "unet/ holds no safetensors", "check the folder")
+    digests = [file_hash(file) for file in files]
+    return digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _hash(path: Path, *, from_tensors: bool) -> str:
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            if from_tensors:
+                length = int.from_bytes(file.read(_HEADER_LENGTH), "little")
+                file.seek(_HEADER_LENGTH + min(length, path.stat().st_size))
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(f"{path} cannot be read", str(error), "check the file's rights") from error
