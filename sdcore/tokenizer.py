@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import tokenizers
 import torch
-from tokenizers import AddedToken, Encoding, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from sdcore.checkpoint.folder import component_folder
@@ -39,10 +39,25 @@ _RESTORE = "vocabulary, merges and added tokens must come from the same tokenize
 
 
 @dataclass(frozen=True)
-class Span:
-    """One word of a prompt: prompt[start:end], and the token positions that it became.
+class Piece:
+    """One token of a text: its id, and the letters text[start:end] that it stands for.
 
-    `positions` is shorter, or empty, where the prompt was cut.
+    joined: it must stay beside the piece before it, as the vectors of one learned word do.
+    """
+
+    id: int
+    start: int
+    end: int
+    joined: bool = False
+
+
+@dataclass(frozen=True)
+class Span:
+    """One word of a prompt: where it stands there, and the token positions that it became.
+
+    `word` is prompt[start:end] without the marks that a dialect of prompts takes out of it. Both
+    count in the prompt as the user wrote it. `positions` is shorter, or empty, where the prompt was
+    cut; a word that is divided between two chunks has one span in each.
     """
 
     word: str
@@ -55,7 +70,8 @@ class Span:
 class Tokens:
     """Prompts as the text encoder reads them.
 
-    ids:     (B, T) int64: start, the prompt's tokens, end, padding.
+    ids:     (B, T) int64: start, the prompt's tokens, end, padding; a long prompt is several of
+             these chunks in a row.
     weights: (B, T) float32, how much each token counts; 1 everywhere for a plain prompt.
     spans:   for each prompt, its words in order.
     cut:     for each prompt, the text that did not fit; "" where all of it did.
@@ -182,6 +198,23 @@ class Tokenizer:
 
     def _encode(self, text: str) -> tuple[list[int], tuple[Span, ...], str]:
         """One prompt: its ids, padded; its words; and the text that was cut."""
+        pieces = self.pieces(text)
+        room = self.max_length - 2
+        kept = [piece.id for piece in pieces[:room]]
+        cut = text[pieces[room].start :] if len(pieces) > room else ""
+        spans = []
+        for word, start, end, found in self.words(text, pieces):
+            # position 0 is the start token
+            positions = range(min(found.start, len(kept)) + 1, min(found.stop, len(kept)) + 1)
+            spans.append(Span(word, start, end, positions))
+        return self.row(kept), tuple(spans), cut
+
+    def pieces(self, text: str) -> list[Piece]:
+        """All tokens of a text, however long, without start and end.
+
+        Raises:
+            UsageError: it is no text, or broken Unicode.
+        """
         if not isinstance(text, str):
             why = f"it is of type {type(text).__name__}"
             raise UsageError("a prompt must be text", why, "give a str or a list of str")
@@ -190,29 +223,27 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError) as error:
             hint = "the prompt was read with the wrong encoding; read it as UTF-8"
             raise UsageError("a prompt is not valid Unicode", str(error), hint) from error
-        room = self.max_length - 2
-        kept = encoding.ids[:room]
-        padding = [self.pad_id] * (room - len(kept))
-        ids = [self.start_id, *kept, self.end_id, *padding]
-        cut = text[encoding.offsets[room][0] :] if len(encoding.ids) > room else ""
-        return ids, self._spans(text, encoding, len(kept)), cut
-
-    def _spans(self, text: str, encoding: Encoding, kept: int) -> tuple[Span, ...]:
-        """Words with the positions of the tokens that overlap them; position 0 is the start token.
-
-        Words and tokens both come in the order of the text, so one pass finds them all.
-        """
         offsets = encoding.offsets
-        spans, first = [], 0
+        return [Piece(id, *offset) for id, offset in zip(encoding.ids, offsets, strict=True)]
+
+    def words(self, text: str, pieces: Sequence[Piece]) -> Iterator[tuple[str, int, int, range]]:
+        """Each word of a text, where it starts and ends, and the pieces that overlap it.
+
+        Words and pieces both come in the order of the text, so one pass finds them all.
+        """
+        first = 0
         for word, (start, end) in self._words.pre_tokenize_str(text):
-            while first < len(offsets) and offsets[first][1] <= start:
+            while first < len(pieces) and pieces[first].end <= start:
                 first += 1
             last = first
-            while last < len(offsets) and offsets[last][0] < end:
+            while last < len(pieces) and pieces[last].start < end:
                 last += 1
-            positions = range(min(first, kept) + 1, min(last, kept) + 1)
-            spans.append(Span(word, start, end, positions))
-        return tuple(spans)
+            yield word, start, end, range(first, last)
+
+    def row(self, ids: Sequence[int]) -> list[int]:
+        """`max_length` ids: start, these, end, padding."""
+        padding = [self.pad_id] * (self.max_length - 2 - len(ids))
+        return [self.start_id, *ids, self.end_id, *padding]
 
     def _id(self, token: str) -> int:
         number = self._bpe.token_to_id(token)
