@@ -2,7 +2,9 @@
 
     python -m train.pretrain_autoencoder
     python -m train.pretrain_autoencoder run.batch_size=256     # on a GPU
+    python -m train.pretrain_autoencoder start_from=sdcore/models/emoji/vae decoder_only=true
 
+The last one sharpens what a trained UNet paints: the latents stay what that UNet has learned.
 Loss: L1 + L1 of the image gradients (keeps edges) + a small KL, which keeps the latents smooth
 (Rombach et al. 2022, arXiv:2112.10752, without the adversarial part: drawings have no texture to
 invent). The exported folder holds `scaling_factor` = 1 / standard deviation of the latents.
@@ -26,10 +28,16 @@ class AutoencoderSettings(SceneSettings):
     block_out_channels: list[int] = [32, 64, 128]
     latent_channels: int = 4
     kl_weight: float = 5e-4
+    start_from: str = ""  # folder of an autoencoder whose weights to begin with; empty: random ones
+    decoder_only: bool = False  # leave the encoder, and so the latents, as they are
     run: RunSettings
 
 
 def build(settings: AutoencoderSettings, image_size: int) -> AutoencoderKL:
+    if settings.start_from:
+        model = AutoencoderKL.from_pretrained(settings.start_from, torch_dtype=torch.float32)
+        assert isinstance(model, AutoencoderKL)
+        return model
     levels = len(settings.block_out_channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -49,7 +57,8 @@ def images(scenes: Scenes, seed: int, step: int, count: int) -> Tensor:
 
 def encode_and_decode(model: AutoencoderKL, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Picture -> (decoded picture, mean KL per latent value); noise (B, C, h, w) picks latents."""
-    posterior = model.encode(image).latent_dist
+    with torch.set_grad_enabled(model.quant_conv.weight.requires_grad):
+        posterior = model.encode(image).latent_dist
     kl = posterior.kl().mean() / noise[0].numel()
     return model.decode(posterior.mean + posterior.std * noise).sample, kl
 
@@ -68,9 +77,12 @@ def train(settings: AutoencoderSettings) -> None:
     scenes, unseen = Scenes(data), Scenes(data, held_out=True)
     torch.manual_seed(settings.run.seed)
     model = build(settings, data.image_size).to(memory_format=torch.channels_last)
+    if settings.decoder_only:
+        for part in (model.encoder, model.quant_conv):
+            part.requires_grad_(False)
     run = Run(settings, settings.run, model)
-    factor = 2 ** (len(settings.block_out_channels) - 1)
-    shape = (settings.latent_channels, *[data.image_size // factor] * 2)
+    factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+    shape = (model.config["latent_channels"], *[data.image_size // factor] * 2)
     check = images(unseen, seed=1, step=0, count=128).to(run.accelerator.device)
 
     for step in run.steps():
@@ -86,7 +98,9 @@ def train(settings: AutoencoderSettings) -> None:
         if (step + 1) % settings.run.sample_every == 0:
             evaluate(run, model, check)
 
-    export(run, model, scenes)
+    if not settings.decoder_only:
+        set_scale(run, model, scenes)
+    model.save_pretrained(run.folder / "vae")
 
 
 @torch.no_grad()
@@ -103,12 +117,11 @@ def evaluate(run: Run, model: AutoencoderKL, image: Tensor) -> None:
 
 
 @torch.no_grad()
-def export(run: Run, model: AutoencoderKL, scenes: Scenes) -> None:
-    """Write the model as a diffusers folder, with the scale that gives latents unit variance."""
+def set_scale(run: Run, model: AutoencoderKL, scenes: Scenes) -> None:
+    """Note the scale that gives latents unit variance."""
     image = images(scenes, seed=2, step=0, count=512).to(run.accelerator.device)
     latents = torch.cat([model.encode(part).latent_dist.mean for part in image.split(64)])
     model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
-    model.save_pretrained(run.folder / "vae")
     spread = latents.std(dim=(0, 2, 3)).mul(model.config["scaling_factor"]).tolist()
     run.write(
         "evaluation.jsonl", {"step": run.step, **{f"std_{i}": s for i, s in enumerate(spread)}}

@@ -1,0 +1,85 @@
+"""A trained text encoder with the vocabulary of other scenes: it goes on knowing what it knew.
+
+    python -m train.extend_vocabulary
+
+Learns the vocabulary of the captions of `data`. A token that the old vocabulary has keeps its
+vector; a new one begins as the mean of the old tokens that spelled it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sdcore.text_encoder import CLIPTextEncoder
+from sdcore.tokenizer import END, START, WORD_END, Tokenizer
+from sdcore.tokenizer_files import read_tokenizer_files
+from train.data.scenes import Scenes
+from train.data.settings import DataSettings, SceneSettings
+from train.data.vocabulary import learn_vocabulary
+from train.run import main
+
+CAPTIONS = 40_000  # from which the vocabulary is learned
+
+
+class VocabularySettings(SceneSettings):
+    start_from: str = "sdcore/models/emoji"  # holds tokenizer/ and text_encoder/
+    vocabulary: int = 3072  # at most so many tokens
+    max_tokens: int = 32
+    seed: int = 0
+    folder: str = "runs/emoji/vocabulary"  # gets tokenizer/ and text_encoder/
+
+
+def extend(settings: VocabularySettings) -> None:
+    settings = settings.with_data()
+    assert isinstance(settings.data, DataSettings)
+    source, folder = Path(settings.start_from), Path(settings.folder)
+    known = read_tokenizer_files(source / "tokenizer").vocab
+    old = CLIPTextEncoder.from_pretrained(source / "text_encoder")
+    scenes = Scenes(settings.data)
+    captions = (scenes.scene(settings.seed, index).caption for index in range(CAPTIONS))
+    vocabulary, merges = learn_vocabulary(captions, settings.vocabulary)
+    tokenizer = Tokenizer.from_vocab(vocabulary, merges, max_length=settings.max_tokens)
+    extended = with_vocabulary(old, known, vocabulary)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    extended.save_pretrained(folder / "text_encoder")
+    print(f"{len(known)} tokens before, {len(vocabulary)} now: {folder}")
+
+
+def with_vocabulary(
+    old: CLIPTextEncoder, known: dict[str, int], vocabulary: dict[str, int]
+) -> CLIPTextEncoder:
+    """The text encoder `old` of the vocabulary `known` (token -> id), for another vocabulary."""
+    config = replace(
+        old.config,
+        vocab_size=len(vocabulary),
+        pad_token_id=vocabulary[END],
+        bos_token_id=vocabulary[START],
+        eos_token_id=vocabulary[END],
+    )
+    new, state = CLIPTextEncoder(config), old.state_dict()
+    name = next(key for key in state if key.endswith("token_embedding.weight"))
+    spellings = [_spelling(token, known) for token in vocabulary]
+    state[name] = torch.stack([state[name][ids].mean(0) for ids in spellings])
+    new.load_state_dict(state)
+    return new
+
+
+def _spelling(token: str, known: dict[str, int]) -> list[int]:
+    """The ids of `known` that spell a token of another vocabulary, the longest pieces first."""
+    if token in known:
+        return [known[token]]
+    stem = token.removesuffix(WORD_END)
+    pieces = [*stem] if token == stem else [*stem[:-1], stem[-1] + WORD_END]
+    ids: list[int] = []
+    while pieces:
+        count = next(n for n in range(len(pieces), 0, -1) if "".join(pieces[:n]) in known)
+        ids.append(known["".join(pieces[:count])])
+        pieces = pieces[count:]
+    return ids  # it comes to an end, since every single byte is a token
+
+
+if __name__ == "__main__":
+    main(extend, VocabularySettings, "configs/train/emoji_vocabulary.yaml", __doc__)
