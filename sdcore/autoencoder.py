@@ -67,6 +67,7 @@ class Autoencoder(Component):
 
     Config = AutoencoderConfig
     WEIGHTS_NAME = "diffusion_pytorch_model"
+    PUBLISHED_CLASSES = ("AutoencoderKL",)
 
     kl: AutoencoderKL
 
@@ -96,21 +97,32 @@ class Autoencoder(Component):
     def latent_channels(self) -> int:
         return self.kl.config["latent_channels"]
 
-    def encode(self, image: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-        """Scaled latents (B, C, h, w), float32, of pictures (B, 3, H, W) in [-1, 1].
+    def encode(
+        self,
+        image: Tensor,
+        generators: Sequence[torch.Generator] | None = None,
+        tiled: bool = False,
+    ) -> Tensor:
+        """Scaled latents, float32, of pictures (B, 3, H, W) in [-1, 1]: (B, C, h, w).
 
         Args:
-            generators: one CPU generator for each picture samples from its posterior; None takes
-                the mean.
+            generators: CPU generators, one for each picture, each sample from a picture's
+                posterior; k times as many give k samples of each picture in turn, (k B, C, h, w).
+                None takes the mean.
+            tiled: overlapping tiles one after the other, blended; needs little memory at any size.
         """
         odd = image.ndim == 4 and any(size % self.factor for size in image.shape[2:])
         if image.ndim != 4 or image.shape[1] != 3 or odd:
             raise _bad_shape("pictures", image, f"(B, 3, H, W), H and W multiples of {self.factor}")
-        moments = self._run(self.kl._encode, image, "encoder")
+        call = self.kl._tiled_encode if tiled else self.kl._encode
+        moments = self._run(call, image, "encoder")
         mean, log_variance = moments.float().chunk(2, dim=1)
         if generators is not None:
+            assert len(generators) % len(image) == 0, "as many generators for each picture"
             noise = [torch.randn(mean.shape[1:], generator=generator) for generator in generators]
             deviation = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
+            samples = len(generators) // len(image)
+            mean, deviation = (x.repeat_interleave(samples, dim=0) for x in (mean, deviation))
             mean = mean + deviation * torch.stack(noise).to(mean.device)
         shift, scale = self._statistics(mean)
         return (mean - shift) * scale
@@ -119,7 +131,7 @@ class Autoencoder(Component):
         """Pictures (B, 3, H, W), float32, about [-1, 1], of scaled latents (B, C, h, w).
 
         Args:
-            tiled: overlapping tiles one after the other, blended; needs little memory at any size.
+            tiled: as for `encode`.
         """
         if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
             raise _bad_shape("latents", latents, f"(B, {self.latent_channels}, h, w)")

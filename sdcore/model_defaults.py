@@ -37,6 +37,7 @@ class ModelDefaults:
     An optional sampling.json in the model's folder holds any of these but the last two.
 
     Attributes:
+        strength: how much of a picture is painted anew, see `TextToImage.__call__`.
         scheduler: a name in `sdcore.schedulers.SCHEDULERS`; None is the folder's own.
         width, height: pixels; None is what the UNet was trained on.
         name: of the model, for the settings in a picture.
@@ -46,6 +47,7 @@ class ModelDefaults:
     steps: int = 25
     guidance_scale: float = 7.5
     guidance_rescale: float = 0.0
+    strength: float = 0.8
     scheduler: str | None = None
     width: int | None = None
     height: int | None = None
@@ -102,6 +104,7 @@ def read_defaults(folder: Path, index: ModelIndex) -> ModelDefaults:
     defaults = ModelDefaults(
         guidance_scale=5.0 if xl else 7.5,
         guidance_rescale=ZERO_SNR_RESCALE if zero_snr else 0.0,
+        strength=0.8 if "text_encoder" in index.components else 0.3,  # the refiner, as in diffusers
         name=folder.resolve().name,
         zeros_for_no_prompt=bool(index.settings.get("force_zeros_for_empty_prompt", False)),
     )
@@ -123,7 +126,9 @@ def read_defaults(folder: Path, index: ModelIndex) -> ModelDefaults:
 
 
 def _check_default(path: Path, key: str, value: Any) -> None:
-    kinds = {"scheduler": (str,), "guidance_scale": (int, float), "guidance_rescale": (int, float)}
+    number = (int, float)
+    kinds: dict[str, tuple[type, ...]] = {"scheduler": (str,), "strength": number}
+    kinds |= {"guidance_scale": number, "guidance_rescale": number}
     names = {str: "text", int: "a whole number", float: "a number"}
     expected = kinds.get(key, (int,))
     if isinstance(value, bool) or not isinstance(value, expected):

@@ -1,15 +1,15 @@
-"""TextToImage: the whole way from a prompt to a picture.
+"""TextToImage: the whole way from a prompt, and perhaps a picture and a mask, to a picture.
 
     prompt -> tokens -> text -> (UNet, guidance, scheduler: step by step) -> latents -> image
+    noise, or a noisy picture -------^
 
 Shapes: B images, C latent channels, h w latent grid, H W pixels.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +17,28 @@ import torch
 from torch import Tensor
 
 from sdcore.autoencoder import Autoencoder
-from sdcore.checkpoint import resolve_folder
-from sdcore.checkpoint.single_file import read_single_file
-from sdcore.conditioning import PromptPlan, Reader, SizeConditioning, plan_prompts
-from sdcore.errors import NonFiniteError, UsageError
-from sdcore.guidance import guided_prediction
-from sdcore.image_settings import ImageSettings
-from sdcore.model_defaults import ModelDefaults, find_components, read_defaults
-from sdcore.request import Request, make_request
+from sdcore.checkpoint.model import read_model
+from sdcore.conditioning import Reader, SizeConditioning, plan_prompts
+from sdcore.errors import UsageError
+from sdcore.image_settings import ImageSettings, SizeSettings
+from sdcore.model_defaults import ModelDefaults
+from sdcore.request import Request, make_request, whole
+from sdcore.sampling import OnStep, Sampler, denoise, visited_times
 from sdcore.schedulers import (
-    Step,
     copy_scheduler,
-    iterate_steps,
-    load_scheduler,
     make_scheduler,
     scheduler_name,
     set_steps,
-    take_step,
 )
+from sdcore.source import (
+    Source,
+    check_channels,
+    check_control,
+    check_count,
+    check_noise,
+    read_source,
+)
+from sdcore.start import make_start
 from sdcore.text_encoder import CLIPTextEncoder
 from sdcore.tokenizer import Tokenizer
 from sdcore.unet import UNet
@@ -43,9 +47,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 EMBEDDED = Path(__file__).parent / "models" / "emoji"
-
-OnStep = Callable[[Step, Tensor], None]
-Generators = Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,13 @@ class TextToImage:
     """Paints prompts with Stable Diffusion 1.x, 2.x, XL, or the embedded model.
 
     The parts are plain attributes and may be replaced. A run attaches nothing to them.
+    `tokenizer_2` and `text_encoder_2` are None except in SDXL; its refiner has these alone.
     """
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
-        text_encoder: CLIPTextEncoder,
+        tokenizer: Tokenizer | None,
+        text_encoder: CLIPTextEncoder | None,
         unet: UNet,
         autoencoder: Autoencoder,
         scheduler: Any,
@@ -104,6 +106,8 @@ class TextToImage:
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         variant: str | None = None,
+        revision: str | None = None,
+        offline: bool = False,
         prediction_type: str | None = None,
     ) -> TextToImage:
         """A model in diffusers' folder layout, or in one file. A safety checker is not run.
@@ -113,42 +117,24 @@ class TextToImage:
                 "owner/model", which is downloaded once.
             dtype: of all weights; None is torch.float32.
             variant: "fp16" reads the files named *.fp16.safetensors; folders only.
+            revision: branch, tag or commit of a model on the hub; None is its main branch.
+            offline: take a model on the hub from the cache, without the network.
             prediction_type: "epsilon" or "v_prediction", for a single file that says it wrongly or
                 not at all; a folder's scheduler says it.
 
         Raises:
             FileError: something is missing, damaged, or of a kind that is not supported.
         """
-        if os.path.isfile(folder):
-            if variant is not None:
-                why = "a single file comes in one precision"
-                raise UsageError(f"variant={variant!r:.80} cannot be used", why, "leave it out")
-            parts = read_single_file(
-                folder, dtype=dtype, device=device, prediction_type=prediction_type
-            )
-            return cls(**vars(parts))
-        if prediction_type is not None:
-            what = f"prediction_type={prediction_type!r:.80} cannot be used"
-            hint = "set prediction_type in the model's scheduler/scheduler_config.json"
-            raise UsageError(what, "it is for single files; a folder says it itself", hint)
-        folder = resolve_folder(folder)
-        index = find_components(folder)
-        how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": variant}
-        second: Reader | None = None
-        if "text_encoder_2" in index.components:
-            second = (
-                Tokenizer.from_pretrained(folder, subfolder="tokenizer_2"),
-                CLIPTextEncoder.from_pretrained(folder, subfolder="text_encoder_2", **how),
-            )
-        return cls(
-            Tokenizer.from_pretrained(folder, subfolder="tokenizer"),
-            CLIPTextEncoder.from_pretrained(folder, subfolder="text_encoder", **how),
-            UNet.from_pretrained(folder, subfolder="unet", **how),
-            Autoencoder.from_pretrained(folder, subfolder="vae", **how),
-            load_scheduler(folder / "scheduler"),
-            second_reader=second,
-            defaults=read_defaults(folder, index),
+        parts = read_model(
+            folder,
+            dtype=dtype,
+            device=device,
+            variant=variant,
+            revision=revision,
+            offline=offline,
+            prediction_type=prediction_type,
         )
+        return cls(**vars(parts))
 
     @property
     def device(self) -> torch.device:
@@ -170,6 +156,10 @@ class TextToImage:
         self,
         prompt: str | Sequence[str],
         *,
+        image: Image | Sequence[Image] | Tensor | None = None,
+        mask: Image | Sequence[Image] | None = None,
+        strength: float | None = None,
+        only_masked: int | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         seed: int | None = None,
         steps: int | None = None,
@@ -181,21 +171,40 @@ class TextToImage:
         images_per_prompt: int = 1,
         clip_skip: int = 0,
         latents: Tensor | None = None,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
+        size_conditioning: SizeConditioning | None = None,
+        negative_size_conditioning: SizeConditioning | None = None,
+        tiled: bool = False,
         control: Any = None,
         on_step: OnStep | None = None,
     ) -> TextToImageResult:
         """Paint one or more prompts. What is None is taken from the model's folder.
 
         Args:
+            image: what to begin from in place of noise alone: a picture, or a list with one for
+                each prompt or each image; or latents (B, C, h, w), as `result.latents`.
+            mask: white is repainted, black stays as it is to the bit, grey mixes the two; as large
+                as the picture. The result is then as large as the picture too.
+            strength: above 0 to 1, how much is painted anew: the last int(steps * strength) steps
+                are run. None is the model's, with a mask 1.
+            only_masked: paints the part around the mask alone, this many pixels wider, at the size
+                that is asked for, and puts it back.
             negative_prompt: what to keep away from, for all prompts or one for each; without
                 effect at a guidance scale of 1.
             seed: image i is the image of seed + i alone, whatever the batch; None draws one.
             guidance_rescale: see `sdcore.guidance.Guidance`.
             scheduler: a name in `sdcore.schedulers.SCHEDULERS`.
-            width, height: in pixels, multiples of 8.
+            width, height: in pixels, multiples of 8. None is the model's size, or that of the
+                picture rounded down; a picture of another size is resized to them.
             clip_skip: how many of the text encoder's last layers are left out, for the prompt and
                 not for the negative prompt, as in diffusers.
             latents: (B, C, h, w), standard normal noise to begin from in place of the seed's.
+            denoising_start, denoising_end: between 0 and 1, the part of the way that is run: one
+                model stops at 0.8 and another one begins there with image=result.latents.
+            size_conditioning, negative_size_conditioning: what SDXL is told about the size of the
+                picture; None is a whole picture of the size that is painted.
+            tiled: the autoencoder works in tiles: for large pictures in little memory.
             control: an `sdcore.attention.Control` for the conditional rows. One that has a method
                 `at(step)` is asked before each `Step` for the control to use then, or None.
             on_step: called with each `Step` and the latents after it.
@@ -204,114 +213,146 @@ class TextToImage:
             UsageError: an argument that cannot be used.
             NonFiniteError: NaN or infinity appeared; the message names the stage and step.
         """
-        choices = self._default_size(latents).choose(
-            steps=steps,
+        check_control(control)
+        check_noise(latents)
+        source = read_source(
+            image,
+            mask,
+            strength=strength,
+            denoising_start=denoising_start,
+            only_masked=only_masked,
+            size=(width, height),
+            model_size=self._model_size(),
+            default_strength=self.defaults.strength,
+            channels=self.autoencoder.latent_channels,
+        )
+        choices = self._default_size(source, latents).choose(
+            steps=whole(steps),
             guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale,
             scheduler=scheduler,
             width=width,
             height=height,
         )
-        factor = self.autoencoder.factor
+        factor, clip_skip = self.autoencoder.factor, whole(clip_skip)
         request = make_request(prompt, negative_prompt, seed, images_per_prompt, choices, factor)
-        sampler = self._sampler(choices)
-        generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
-        noise = self._noise(request, latents, generators)
-        plan = self._plan(request, len(sampler.timesteps), clip_skip)
-        denoised = self._denoise(noise, sampler, request, plan, generators, control, on_step)
-        images = to_images(self.autoencoder.decode(denoised))
-        settings = self._settings(request, choices, sampler, clip_skip)
-        return TextToImageResult(images, denoised, settings)
-
-    def _default_size(self, latents: Tensor | None) -> ModelDefaults:
-        factor = self.autoencoder.factor
-        if latents is not None and not isinstance(latents, Tensor):
-            raise UsageError(
-                f"The latents are of type {type(latents).__name__}.",
-                "They must be a torch tensor (B, C, h, w).",
-                "Use torch.as_tensor, or leave them out for noise of the seed.",
-            )
-        if latents is not None and latents.ndim == 4:
-            height, width = (size * factor for size in latents.shape[2:])
-            return self.defaults.choose(width=width, height=height)
-        size = self.unet.config.sample_size or 64
-        height, width = (size, size) if isinstance(size, int) else size
-        return ModelDefaults(width=width * factor, height=height * factor).choose(
-            **vars(self.defaults)
+        images = len(request.seeds)
+        check_count(source, prompts=images // images_per_prompt, images=images)
+        check_channels(source, self.unet.config.in_channels, self.autoencoder.latent_channels)
+        sampler = self._sampler(choices, source, request, denoising_end)
+        start = make_start(
+            source,
+            sampler,
+            self.autoencoder,
+            (request.height // factor, request.width // factor),
+            latents,
+            reads_mask=self.unet.config.in_channels > self.autoencoder.latent_channels,
+            tiled=tiled,
         )
+        size, negative_size = self._sizes(request, size_conditioning, negative_size_conditioning)
+        plan = plan_prompts(
+            self.readers,
+            request,
+            len(sampler.times),
+            clip_skip=clip_skip,
+            size=size,
+            negative_size=negative_size,
+            zeros_for_no_prompt=self.defaults.zeros_for_no_prompt,
+        )
+        denoised = denoise(self.unet, sampler, start, plan, request.guidance, control, on_step)
+        painted: list[Image] = []
+        if denoising_end is None:
+            painted = source.put_back(to_images(self.autoencoder.decode(denoised, tiled=tiled)))
+        told = None if size_conditioning is None else SizeSettings(**vars(size_conditioning))
+        settings = self._settings(request, choices, sampler, source, clip_skip=clip_skip, size=told)
+        return TextToImageResult(painted, denoised, settings)
 
-    def _sampler(self, choices: ModelDefaults) -> Any:
+    @property
+    def readers(self) -> list[Reader]:
+        """The tokenizers and text encoders that there are."""
+        pairs = (self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)
+        return [(reader, encoder) for reader, encoder in pairs if reader and encoder]
+
+    def _default_size(self, source: Source, noise: Tensor | None) -> ModelDefaults:
+        """The model's defaults with the size that follows from what was given."""
+        factor = self.autoencoder.factor
+        size = source.size(factor)
+        if noise is not None and not size:
+            height, width = (size * factor for size in noise.shape[2:])
+            size = {"width": width, "height": height}
+        width, height = self._model_size()
+        return replace(self.defaults, **{"width": width, "height": height, **size})
+
+    def _model_size(self) -> tuple[int, int]:
+        """The width and height in pixels that the model paints best."""
+        size, factor = self.unet.config.sample_size or 64, self.autoencoder.factor
+        height, width = (size, size) if isinstance(size, int) else size
+        defaults = self.defaults
+        return defaults.width or width * factor, defaults.height or height * factor
+
+    def _sampler(
+        self, choices: ModelDefaults, source: Source, request: Request, end: float | None
+    ) -> Sampler:
         """A scheduler of this run's own, with its times set."""
         if choices.scheduler is None:
-            sampler = copy_scheduler(self.scheduler)
+            scheduler = copy_scheduler(self.scheduler)
         else:
-            sampler = make_scheduler(choices.scheduler, self.scheduler.config)
-        set_steps(sampler, choices.steps, self.device)
-        return sampler
-
-    def _noise(self, request: Request, latents: Tensor | None, generators: Generators) -> Tensor:
-        """Standard normal noise (B, C, h, w), float32, each image's from its own seed."""
-        channels, factor = self.autoencoder.latent_channels, self.autoencoder.factor
-        if self.unet.config.in_channels != channels:
-            raise UsageError(
-                f"This UNet reads {self.unet.config.in_channels} channels.",
-                f"The latents have {channels}; the rest is for a picture and mask to inpaint.",
-                "Use a text-to-image model.",
-            )
-        one = (channels, request.height // factor, request.width // factor)
-        if latents is None:
-            drawn = [torch.randn(one, generator=generator) for generator in generators]
-            return torch.stack(drawn).to(self.device)
-        shape = (len(request.seeds), *one)
-        if tuple(latents.shape) != shape:
-            raise UsageError(
-                f"The latents have the shape {tuple(latents.shape)}.",
-                f"These prompts and this size need {shape}.",
-                "Leave width and height out to follow the latents.",
-            )
-        return latents.to(self.device, torch.float32)
-
-    def _plan(self, request: Request, steps: int, clip_skip: int) -> PromptPlan:
-        """What each of `steps` calls of the UNet is told about the prompts."""
-        readers: list[Reader] = [(self.tokenizer, self.text_encoder)]
-        size = None
-        if self.tokenizer_2 is not None and self.text_encoder_2 is not None:
-            readers.append((self.tokenizer_2, self.text_encoder_2))
-            painted = (request.height, request.width)
-            size = SizeConditioning(original=painted, crop=(0, 0), target=painted)
-        zeros = self.defaults.zeros_for_no_prompt
-        return plan_prompts(
-            readers, request, steps, clip_skip=clip_skip, size=size, zeros_for_no_prompt=zeros
+            scheduler = make_scheduler(choices.scheduler, self.scheduler.config)
+        set_steps(scheduler, choices.steps, self.device)
+        times = visited_times(
+            scheduler,
+            choices.steps,
+            strength=source.strength,
+            start=source.denoising_start,
+            end=end,
         )
+        generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
+        return Sampler(scheduler, times, generators)
 
-    def _denoise(
+    def _added_numbers(self) -> int:
+        """How many numbers the UNet is told about the size: 6, the refiner's 5, or 0."""
+        config, encoder = self.unet.config, self.text_encoder_2
+        if config.addition_embed_type is None or encoder is None:
+            return 0
+        assert config.projection_class_embeddings_input_dim and config.addition_time_embed_dim
+        waves = config.projection_class_embeddings_input_dim - encoder.config.projection_dim
+        return waves // config.addition_time_embed_dim
+
+    def _sizes(
         self,
-        noise: Tensor,
-        sampler: Any,
         request: Request,
-        plan: PromptPlan,
-        generators: Generators,
-        control: Any,
-        on_step: OnStep | None,
-    ) -> Tensor:
-        """The sampling loop: latents (B, C, h, w) stay float32, the UNet runs in its own type."""
-        latents = noise * sampler.init_noise_sigma
-        for step, time in iterate_steps(sampler.timesteps):
-            now = control.at(step) if hasattr(control, "at") else control
-            scaled = sampler.scale_model_input(latents, time).to(self.dtype)
-            prediction = guided_prediction(
-                self.unet, scaled, time, plan.at(step), request.guidance, now
-            ).float()
-            latents = take_step(sampler, prediction, time, latents, generators)
-            _check_finite(latents, prediction, step)
-            if on_step is not None:
-                on_step(step, latents)
-        return latents
+        size: SizeConditioning | None,
+        negative: SizeConditioning | None,
+    ) -> tuple[SizeConditioning | None, SizeConditioning | None]:
+        """What SDXL is told about the size, for the prompt and for the negative prompt."""
+        numbers = self._added_numbers()
+        if not numbers:
+            if size is not None or negative is not None:
+                raise UsageError(
+                    "size_conditioning is given.",
+                    "This model is told nothing about sizes; SDXL is.",
+                    "Leave it out.",
+                )
+            return None, None
+        painted = (request.height, request.width)
+        size = size or SizeConditioning(original=painted, crop=(0, 0), target=painted)
+        if numbers == 5:  # the refiner, with diffusers' scores
+            negative = negative or replace(size, crop=(0, 0), aesthetic=None)
+            size = replace(size, aesthetic=6.0 if size.aesthetic is None else size.aesthetic)
+            score = 2.5 if negative.aesthetic is None else negative.aesthetic
+            negative = replace(negative, aesthetic=score)
+        return size, negative
 
     def _settings(
-        self, request: Request, choices: ModelDefaults, sampler: Any, clip_skip: int
+        self,
+        request: Request,
+        choices: ModelDefaults,
+        sampler: Sampler,
+        source: Source,
+        **more: Any,
     ) -> list[ImageSettings]:
-        each = zip(request.prompts, request.negative_prompts, request.seeds, strict=True)
+        sources = source.settings(len(request.seeds))
+        each = zip(request.prompts, request.negative_prompts, request.seeds, sources, strict=True)
         return [
             ImageSettings(
                 prompt,
@@ -320,15 +361,16 @@ class TextToImage:
                 steps=choices.steps,
                 guidance_scale=choices.guidance_scale,
                 guidance_rescale=choices.guidance_rescale,
-                scheduler=scheduler_name(sampler),
+                scheduler=scheduler_name(sampler.scheduler),
                 width=request.width,
                 height=request.height,
-                clip_skip=clip_skip,
                 model=self.defaults.name,
                 precision=str(self.dtype).removeprefix("torch."),
                 own_scheduler=choices.scheduler is None,
+                source=begun_from,
+                **more,
             )
-            for prompt, negative_prompt, seed in each
+            for prompt, negative_prompt, seed, begun_from in each
         ]
 
 
@@ -338,14 +380,3 @@ def to_images(pixels: Tensor) -> list[Image]:
 
     levels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
     return [Image.fromarray(picture.numpy()) for picture in levels.permute(0, 2, 3, 1).cpu()]
-
-
-def _check_finite(latents: Tensor, prediction: Tensor, step: Step) -> None:
-    if torch.isfinite(latents).all():
-        return
-    broken = not torch.isfinite(prediction).all()
-    raise NonFiniteError(
-        f"The {'UNet' if broken else 'scheduler'} gave NaN or infinity.",
-        f"It happened at step {step.index + 1} of {step.count}, time {step.time:g}.",
-        "Load the model in float32 or bfloat16, or lower the guidance scale.",
-    )

@@ -5,12 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 from sdcore.errors import UsageError
 from sdcore.guidance import Guidance
 from sdcore.model_defaults import ModelDefaults
 
 _LARGEST_SEED = 2**63 - 1
+# 8 also where one latent covers less: the rule of Stable Diffusion and of diffusers' pipelines.
+SIZE_UNIT = 8
 
 
 @dataclass(frozen=True)
@@ -34,21 +38,30 @@ def make_request(
     factor: int,
 ) -> Request:
     """Check the arguments; `factor` is the autoencoder's. Raises UsageError."""
-    if isinstance(images_per_prompt, bool) or not isinstance(images_per_prompt, int):
-        raise _bad_count(images_per_prompt)
-    if images_per_prompt < 1:
-        raise _bad_count(images_per_prompt)
+    images_per_prompt = whole(images_per_prompt)
+    if type(images_per_prompt) is not int or images_per_prompt < 1:
+        raise UsageError(
+            f"images_per_prompt is {images_per_prompt!r}.",
+            "It counts pictures.",
+            "Use a whole number from 1 up.",
+        )
     prompts = _texts(prompt, "prompt")
     negatives = _negative_texts(negative_prompt, len(prompts))
-    count = len(prompts) * images_per_prompt
+    unit = max(factor, SIZE_UNIT)
     return Request(
         prompts=[text for text in prompts for _ in range(images_per_prompt)],
         negative_prompts=[text for text in negatives for _ in range(images_per_prompt)],
-        seeds=_seeds(seed, count),
+        seeds=_seeds(seed, len(prompts) * images_per_prompt),
         guidance=Guidance(choices.guidance_scale, choices.guidance_rescale),
-        width=_size(choices.width, "width", factor),
-        height=_size(choices.height, "height", factor),
+        width=check_size(choices.width, "width", unit),
+        height=check_size(choices.height, "height", unit),
     )
+
+
+def whole(value: Any) -> Any:
+    """A whole number of any kind (NumPy's too) as an int; everything else as it is."""
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return int(value) if is_whole else value
 
 
 def _texts(prompt: str | Sequence[str], name: str) -> list[str]:
@@ -83,30 +96,30 @@ def _negative_texts(prompt: str | Sequence[str] | None, count: int) -> list[str 
 def _seeds(seed: int | None, count: int) -> list[int]:
     if seed is None:
         seed = secrets.randbelow(2**32)  # short enough to be typed again
-    last = _LARGEST_SEED - count + 1
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= last:
+    first = check_seed(seed, count)
+    return [first + i for i in range(count)]
+
+
+def check_seed(seed: Any, count: int = 1) -> int:
+    """The seed of the first of `count` images as an int, if all of them are seeds."""
+    last, seed = _LARGEST_SEED - count + 1, whole(seed)
+    if type(seed) is not int or not 0 <= seed <= last:
         raise UsageError(
             f"The seed is {seed!r}.",
             f"It must be a whole number from 0 to {last}.",
             "Leave it out for a random one.",
         )
-    return [seed + i for i in range(count)]
+    return seed
 
 
-def _size(size: int | None, name: str, factor: int) -> int:
-    # 8 also where one latent covers less: the rule of Stable Diffusion and of diffusers' pipelines.
-    unit = max(factor, 8)
-    if not isinstance(size, int) or isinstance(size, bool) or size < unit or size % unit:
-        near = max(unit, round(size / unit) * unit) if isinstance(size, int) else 64 * unit
+def check_size(size: Any, name: str, unit: int = SIZE_UNIT) -> int:
+    """A width or height in pixels as an int, if pictures of it can be painted."""
+    size = whole(size)
+    if type(size) is not int or size < unit or size % unit:
+        near = max(unit, round(size / unit) * unit) if type(size) is int else 64 * unit
         raise UsageError(
             f"The {name} is {size!r} pixels.",
             f"It must be a multiple of {unit}, {unit} or more.",
             f"Use {near}.",
         )
     return size
-
-
-def _bad_count(count: object) -> UsageError:
-    return UsageError(
-        f"images_per_prompt is {count!r}.", "It counts pictures.", "Use a whole number from 1 up."
-    )

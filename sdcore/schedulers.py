@@ -140,12 +140,19 @@ def _check_prediction_type(model: Mapping[str, Any]) -> str:
 
 def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Mapping) -> None:
     prediction_type = _check_prediction_type(model)
-    if model.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in accepted:
-        raise UsageError(
-            f"Scheduler {name!r} cannot run this model.",
-            "The model was trained to zero terminal SNR, where this solver divides by zero.",
-            "Use euler, ddim, dpm++ 2m or unipc.",
-        )
+    if model.get("rescale_betas_zero_snr"):
+        if "rescale_betas_zero_snr" not in accepted:
+            raise UsageError(
+                f"Scheduler {name!r} cannot run this model.",
+                "The model was trained to zero terminal SNR, where this solver divides by zero.",
+                "Use euler, ddim, dpm++ 2m or unipc.",
+            )
+        if prediction_type == "epsilon":
+            raise UsageError(
+                "The model's scheduler_config.json cannot be right.",
+                "It predicts epsilon with zero terminal SNR; pure noise tells nothing about x0.",
+                'Set "prediction_type" to "v_prediction", or "rescale_betas_zero_snr" to false.',
+            )
     if prediction_type == "sample" and name == "pndm":
         raise UsageError(
             f"Scheduler {name!r} cannot run this model.",
@@ -219,6 +226,10 @@ def set_steps(scheduler: Any, steps: int, device: torch.device | str = "cpu") ->
             f"The model was trained with {trained} noise levels; a run visits 1 to {trained}.",
             "20 to 30 steps are enough for most schedulers.",
         )
+    distilled = scheduler.config.get("original_inference_steps")
+    if distilled is not None and steps > distilled:
+        why = f"Models for it are distilled on {distilled} noise levels: original_inference_steps."
+        raise _too_many_steps(scheduler, steps, why)
     try:
         scheduler.set_timesteps(steps, device=device)
     except (ValueError, IndexError, ZeroDivisionError) as error:
@@ -243,11 +254,10 @@ def _too_many_steps(scheduler: Any, steps: int, why: str) -> UsageError:
     )
 
 
-def iterate_steps(scheduler: Any) -> Iterator[tuple[Step, Tensor]]:
+def iterate_steps(times: Tensor) -> Iterator[tuple[Step, Tensor]]:
     """Every call of the UNet in order, with the time as the scheduler's own tensor ()."""
-    count = len(scheduler.timesteps)
-    for index, time in enumerate(scheduler.timesteps):
-        yield Step(index, count, float(time)), time
+    for index, time in enumerate(times):
+        yield Step(index, len(times), float(time)), time
 
 
 def take_step(

@@ -31,7 +31,7 @@ def sample_gaussian(name: str, steps: int, prediction_type: str = "epsilon", bat
     latents = torch.stack([torch.randn(4, 64, 64, generator=g) for g in generators])
     latents = latents * scheduler.init_noise_sigma
     exploding = "euler" in name or name == "heun" or name.startswith("dpm++ sde")
-    for step, time in schedulers.iterate_steps(scheduler):
+    for step, time in schedulers.iterate_steps(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, time)
         if exploding:
             alpha = 1 / (1 + scheduler.sigmas[step.index] ** 2)
@@ -78,7 +78,7 @@ def test_which_schedulers_draw_noise() -> None:
         generator = torch.Generator().manual_seed(0)
         before = generator.get_state()
         latents = torch.ones(1, 4, 2, 2)
-        for _, time in schedulers.iterate_steps(scheduler):
+        for _, time in schedulers.iterate_steps(scheduler.timesteps):
             scaled = scheduler.scale_model_input(latents, time)
             latents = schedulers.take_step(scheduler, scaled, time, latents, [generator])
         drew = not torch.equal(before, generator.get_state())
@@ -162,7 +162,7 @@ def test_every_possible_number_of_steps_is_finite_or_refused(name, steps) -> Non
         return
     latents = torch.full((1, 1, 1, 1), 0.5)
     generator = torch.Generator().manual_seed(0)
-    for _, time in schedulers.iterate_steps(scheduler):
+    for _, time in schedulers.iterate_steps(scheduler.timesteps):
         assert 0 <= time < 1000
         scaled = scheduler.scale_model_input(latents, time)
         latents = schedulers.take_step(scheduler, scaled * 0.1, time, latents, [generator])

@@ -1,0 +1,195 @@
+"""The sampling loop, and which part of a scheduler's times it visits.
+
+    noise or a noisy picture -> (unet, guidance, one step of the scheduler) ... -> latents
+
+Shapes: B images, C latent channels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sdcore.errors import NonFiniteError, UsageError
+from sdcore.guidance import Guidance, guided_prediction
+from sdcore.schedulers import Step, iterate_steps, take_step
+
+if TYPE_CHECKING:
+    from sdcore.conditioning import PromptPlan
+    from sdcore.unet import UNet
+
+OnStep = Callable[[Step, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A scheduler of one run's own, the times of it that are visited, and each image's generator.
+
+    Every draw of image i comes from generator i, so that it does not depend on its batch.
+    """
+
+    scheduler: Any
+    times: Tensor
+    generators: Sequence[torch.Generator]
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal noise (B, *shape), on the CPU."""
+        drawn = [torch.randn(shape, generator=generator) for generator in self.generators]
+        return torch.stack(drawn)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Clean latents as noisy as the scheduler has them at the time where the run stands."""
+        return self.scheduler.add_noise(latents, noise, time.reshape(1))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a UNet that knows nothing of masks must leave as it is: put back after each step.
+
+    image: (B, C, h, w) the picture's latents.
+    noise: (B, C, h, w) the noise that the run began from.
+    mask:  (B, 1, h, w), 1 where the model paints, 0 where the picture stays.
+    """
+
+    image: Tensor
+    noise: Tensor
+    mask: Tensor
+
+    def put_back(self, latents: Tensor, sampler: Sampler, next_time: Tensor | None) -> Tensor:
+        """The latents with the picture, as noisy as they are, where the mask is 0.
+
+        Avrahami et al. 2022 (arXiv 2206.02779).
+        """
+        image = self.image
+        if next_time is not None:
+            image = sampler.add_noise(image, self.noise, next_time)
+        return (1 - self.mask) * image + self.mask * latents
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins from.
+
+    latents: (B, C, h, w), as noisy as the first time.
+    beside:  (B, 1 + C, h, w) for an inpainting UNet, which reads mask and masked picture beside
+        the latents.
+    kept:    for inpainting with any other UNet.
+    """
+
+    latents: Tensor
+    beside: Tensor | None = None
+    kept: Kept | None = None
+
+
+def visited_times(
+    scheduler: Any,
+    steps: int,
+    *,
+    strength: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> Tensor:
+    """Which of the scheduler's times a run visits; all of them unless something is given.
+
+    Args:
+        scheduler: with its `steps` times set; its first step is moved to the first of these.
+        strength: above 0 to 1; the last int(steps · strength) steps, for a picture to begin from.
+        start, end: between 0 and 1; the times from the one where a run with this `end` stopped, or
+            up to it: the share of the training times that is passed, counted from pure noise.
+
+    Raises:
+        UsageError: a value out of range, or one that leaves no step.
+    """
+    for name, value in (("strength", strength), ("denoising_start", start), ("denoising_end", end)):
+        _check_share(name, value)
+    times, order = scheduler.timesteps, scheduler.order
+    first, last = 0, len(times)
+    if strength is not None:
+        first = (steps - min(int(steps * strength), steps)) * order
+    if start is not None:
+        first = _passed(scheduler, start)
+    if end is not None:
+        last = _passed(scheduler, end)
+    if first >= last:
+        given = {"strength": strength, "denoising_start": start, "denoising_end": end}
+        shown = ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+        raise UsageError(
+            f"Nothing is left to do with {steps} steps and {shown}.",
+            "They select the part of the steps that is run, and here it is empty.",
+            "Use more steps, a higher strength, or an end above the start.",
+        )
+    if first and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return times[first:last]
+
+
+def _passed(scheduler: Any, share: float) -> int:
+    """How many of the times lie in this share of the training times, from pure noise on."""
+    trained = scheduler.config.num_train_timesteps
+    cut = round(trained - share * trained)
+    passed = int((scheduler.timesteps >= cut).sum())
+    # A step of a second-order solver is two calls: between them there is nothing to hand over.
+    return min(-(-passed // scheduler.order) * scheduler.order, len(scheduler.timesteps))
+
+
+def _check_share(name: str, value: float | None) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    inside = number and (0 < value <= 1 if name == "strength" else 0 < value < 1)
+    if value is not None and not inside:
+        allowed = "above 0, up to 1" if name == "strength" else "above 0 and below 1"
+        raise UsageError(
+            f"{name} is {value!r}.",
+            f"It must be a number {allowed}.",
+            "Use 0.3 to stay near the picture, 0.8 to keep little of it."
+            if name == "strength"
+            else "0.8 is usual for SDXL's refiner.",
+        )
+
+
+def denoise(
+    unet: UNet,
+    sampler: Sampler,
+    start: Start,
+    plan: PromptPlan,
+    guidance: Guidance,
+    control: Any = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """The sampling loop: latents (B, C, h, w) stay float32, the UNet runs in its own type.
+
+    Raises:
+        NonFiniteError: NaN or infinity appeared; the message says whose it is, and at which step.
+    """
+    scheduler, dtype = sampler.scheduler, next(unet.parameters()).dtype
+    latents = start.latents
+    for step, time in iterate_steps(sampler.times):
+        now = control.at(step) if hasattr(control, "at") else control
+        seen = scheduler.scale_model_input(latents, time)
+        if start.beside is not None:
+            seen = torch.cat([seen, start.beside], dim=1)  #            (B, 2C + 1, h, w)
+        prediction = guided_prediction(unet, seen.to(dtype), time, plan.at(step), guidance, now)
+        prediction = prediction.float()
+        latents = take_step(scheduler, prediction, time, latents, sampler.generators)
+        _check_finite(latents, prediction, step)
+        if start.kept is not None:
+            following = sampler.times[step.index + 1 : step.index + 2]
+            next_time = following[0] if len(following) else None
+            latents = start.kept.put_back(latents, sampler, next_time)
+        if on_step is not None:
+            on_step(step, latents)
+    return latents
+
+
+def _check_finite(latents: Tensor, prediction: Tensor, step: Step) -> None:
+    if torch.isfinite(latents).all():
+        return
+    broken = not torch.isfinite(prediction).all()
+    raise NonFiniteError(
+        f"The {'UNet' if broken else 'scheduler'} gave NaN or infinity.",
+        f"It happened at step {step.index + 1} of {step.count}, time {step.time:g}.",
+        "Load the model in float32 or bfloat16, or lower the guidance scale.",
+    )
