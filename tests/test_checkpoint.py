@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from sdcore.checkpoint import (
     ModelIndex,
+    find_model,
     load_component,
     read_model_index,
-    resolve_folder,
     save_component,
 )
 from sdcore.errors import FileError, NonFiniteError, UsageError
@@ -239,7 +239,7 @@ def test_missing_files_list_what_is_there(folder):
 def test_another_class(sd_folder):
     with pytest.raises(FileError, match="unet holds a UNet2DConditionModel"):
         CLIPTextEncoder.from_pretrained(sd_folder, subfolder="unet")
-    with pytest.raises(FileError, match="text_encoder holds a CLIPTextModel\n.*UNet2DCondition"):
+    with pytest.raises(FileError, match=r"text_encoder holds a CLIPTextModel\n.*UNet2DCondition"):
         UNet.from_pretrained(sd_folder, subfolder="text_encoder")
     with pytest.raises(FileError, match="vae holds a AutoencoderKL"):
         UNet.from_pretrained(sd_folder, subfolder="vae")
@@ -316,4 +316,4 @@ def test_model_index_refusals(tmp_path, content):
 def test_no_such_folder_never_asks_the_hub(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", pytest.fail)
     with pytest.raises(FileError, match="no model folder"):
-        resolve_folder(name)
+        find_model(name)

@@ -5,6 +5,8 @@ hub.py        a hub name: what is fetched, from where, at which commit
 layout.py     the names of weight files, variants and shards
 preflight.py  which files a model needs, and which are missing
 component.py  a model from its folder;  saving.py  and back
+model.py      a whole model, of whatever form
+single_file.py, families.py, ldm_names.py   models in one file
 weights.py    the tensors of weight files
 header.py     what is in a safetensors file, judged by content
 jsonfile.py   settings files, read without trust
@@ -22,18 +24,16 @@ if TYPE_CHECKING:
     from sdcore.checkpoint.component import Component as Component
     from sdcore.checkpoint.component import load_component as load_component
     from sdcore.checkpoint.folder import ModelIndex as ModelIndex
-    from sdcore.checkpoint.folder import open_source as open_source
+    from sdcore.checkpoint.folder import find_model as find_model
     from sdcore.checkpoint.folder import read_model_index as read_model_index
-    from sdcore.checkpoint.folder import resolve_folder as resolve_folder
     from sdcore.checkpoint.saving import save_component as save_component
 
 _HOME = {
     "Component": "component",
     "ModelIndex": "folder",
     "load_component": "component",
-    "open_source": "folder",
+    "find_model": "folder",
     "read_model_index": "folder",
-    "resolve_folder": "folder",
     "save_component": "saving",
 }
 

@@ -85,7 +85,7 @@ def load_component(
         subfolder: the component's folder inside it, such as `unet`.
         dtype: of the weights in memory, whatever the file has; None is torch.float32.
         variant: word in the weight file's name: `fp16` reads `*.fp16.safetensors`.
-        revision, offline: for a model on the hub, see `sdcore.checkpoint.open_source`.
+        revision, offline: for a model on the hub, see `sdcore.checkpoint.find_model`.
 
     Raises:
         FileError: a file is missing, damaged or not what its name says, the configuration is not

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcore.checkpoint.jsonfile import listing, read_json
-from sdcore.checkpoint.preflight import MODEL_INDEX, TOKENIZER, Source, preflight, preflight_model
+from sdcore.checkpoint.preflight import MODEL_INDEX, TOKENIZER, ModelFiles, preflight
 from sdcore.errors import FileError, UsageError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -54,9 +54,9 @@ class LocalFolder:
         return self.path
 
 
-def open_source(
+def find_model(
     name_or_path: str | Path, *, revision: str | None = None, offline: bool = False
-) -> Source:
+) -> ModelFiles:
     """A folder on disk, or a model on the hub by its name `owner/model`.
 
     The network is used for a hub name alone, and not where `offline` or HF_HUB_OFFLINE is set.
@@ -74,11 +74,11 @@ def open_source(
         raise UsageError("no model is named", f"the name is {given}", hint)
     path = Path(name_or_path).expanduser()
     try:
-        if path.is_dir():
-            return _local(path, revision)
-        exists, parent_exists = path.exists(), path.parent.is_dir()
+        is_folder, exists, parent_exists = path.is_dir(), path.exists(), path.parent.is_dir()
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise _no_folder(path, str(error)) from error
+    if is_folder:
+        return _local(path, revision)
     if exists:
         raise _no_folder(path, "this is a file")
     local = isinstance(name_or_path, Path) or (parent_exists and path.parent != Path())
@@ -88,14 +88,6 @@ def open_source(
     from sdcore.checkpoint.hub import open_hub
 
     return open_hub(str(name_or_path), revision, offline)
-
-
-def resolve_folder(name_or_path: str | Path) -> Path:
-    source = open_source(name_or_path)
-    if isinstance(source, LocalFolder):
-        return source.path
-    index = read_model_index(source.fetch([MODEL_INDEX]))
-    return source.fetch(preflight_model(source, index.components, None).files)
 
 
 def component_folder(
@@ -115,13 +107,13 @@ def component_folder(
         kind: TOKENIZER, SCHEDULER, or the name of a network's weights; see `preflight`.
 
     Raises:
-        FileError: as open_source; or files of the component are missing on the hub.
+        FileError: as find_model; or files of the component are missing on the hub.
         UsageError: the subfolder is a path.
     """
     if subfolder is not None and (Path(subfolder).name != subfolder or subfolder == ".."):
         hint = "name a folder directly inside the model, such as unet"
         raise UsageError(f"subfolder={subfolder!r:.80} cannot be used", "it is a path", hint)
-    source = open_source(name_or_path, revision=revision, offline=offline)
+    source = find_model(name_or_path, revision=revision, offline=offline)
     if not isinstance(source, LocalFolder):
         files = preflight(source, {subfolder or "": kind}, variant).files
         return source.fetch(files) / (subfolder or "")

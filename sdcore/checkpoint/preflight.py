@@ -1,6 +1,6 @@
 """Which files a model needs, and which of them are not there, before one of them is read.
 
-The same rules for a folder on disk and a name on the hub: a model is read from a `Source`.
+The same rules for a folder on disk and a name on the hub: a model is read from `ModelFiles`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MODEL_INDEX = "model_index.json"
 _EXTRAS = {"": ("sampling.json",), TOKENIZER: ("special_tokens_map.json", "added_tokens.json")}
 
 
-class Source(Protocol):
+class ModelFiles(Protocol):
     """Where a model's files are: a folder on disk, or a name on the hub."""
 
     @property
@@ -71,7 +71,9 @@ class Preflight:
     variants: dict[str, str | None]
 
 
-def preflight_model(source: Source, components: Iterable[str], variant: str | None) -> Preflight:
+def preflight_model(
+    source: ModelFiles, components: Iterable[str], variant: str | None
+) -> Preflight:
     """What a whole model is read from, by the components of its model_index.json; see `preflight`.
 
     A safety checker and a feature extractor, which are not run, are passed over.
@@ -80,7 +82,7 @@ def preflight_model(source: Source, components: Iterable[str], variant: str | No
     return preflight(source, parts, variant)
 
 
-def preflight(source: Source, parts: Mapping[str, str], variant: str | None) -> Preflight:
+def preflight(source: ModelFiles, parts: Mapping[str, str], variant: str | None) -> Preflight:
     """Check that everything is there that the parts of a model need.
 
     A part that does not come in the variant is read plain, with a warning, as in diffusers.
@@ -114,7 +116,7 @@ def preflight(source: Source, parts: Mapping[str, str], variant: str | None) -> 
 
 
 def _choose_variants(
-    source: Source, parts: Mapping[str, str], variant: str | None
+    source: ModelFiles, parts: Mapping[str, str], variant: str | None
 ) -> dict[str, str | None]:
     """The variant for each part: the one asked for, or None for a part that has plain weights only.
 
@@ -147,7 +149,7 @@ def _choose_variants(
 
 
 def _needed(
-    source: Source, folder: str, kind: str, variant: str | None
+    source: ModelFiles, folder: str, kind: str, variant: str | None
 ) -> Iterator[tuple[str, str]]:
     """Names of the files that a part needs, each with what to do where it is missing."""
     again = "download the model again, or take it from where it is whole"
@@ -174,7 +176,7 @@ def _needed(
 _VOCABULARY = ("vocab.json", "merges.txt")
 
 
-def _there(source: Source, folder: str, names: Iterable[str]) -> dict[str, int]:
+def _there(source: ModelFiles, folder: str, names: Iterable[str]) -> dict[str, int]:
     listing = source.listing(folder)
     return {_join(folder, name): listing[name] for name in names if name in listing}
 
@@ -183,5 +185,5 @@ def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _contents(source: Source, folder: str) -> str:
+def _contents(source: ModelFiles, folder: str) -> str:
     return name_some(sorted(source.listing(folder)), limit=10) or "nothing"

@@ -1,0 +1,86 @@
+"""A whole model by its name: a folder in diffusers layout, a name on the hub, or a single file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdcore.autoencoder import Autoencoder
+from sdcore.checkpoint.component import check_placement
+from sdcore.checkpoint.folder import LocalFolder, find_model
+from sdcore.checkpoint.preflight import MODEL_INDEX, preflight_model
+from sdcore.checkpoint.single_file import ModelParts, read_single_file
+from sdcore.errors import UsageError
+from sdcore.model_defaults import find_components, read_defaults
+from sdcore.schedulers import load_scheduler
+from sdcore.text_encoder import CLIPTextEncoder
+from sdcore.tokenizer import Tokenizer
+from sdcore.unet import UNet
+
+
+def read_model(
+    name: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    variant: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    prediction_type: str | None = None,
+) -> ModelParts:
+    """The parts of a model; the arguments and errors are those of `TextToImage.from_pretrained`."""
+    if isinstance(name, str | Path) and os.path.isfile(Path(name).expanduser()):
+        _refuse("a single file", variant=variant, revision=revision)
+        return read_single_file(name, dtype=dtype, device=device, prediction_type=prediction_type)
+    _refuse("a folder, whose scheduler says it", prediction_type=prediction_type)
+    return _read_folder(name, dtype, device, variant, revision, offline)
+
+
+def _read_folder(
+    name: str | Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    variant: str | None,
+    revision: str | None,
+    offline: bool,
+) -> ModelParts:
+    """Everything is checked to be there before weights are fetched or read."""
+    dtype, device = check_placement(dtype or torch.float32, device)
+    files = find_model(name, revision=revision, offline=offline)
+    index = find_components(files.fetch([MODEL_INDEX]))
+    ready = preflight_model(files, index.components, variant)
+    folder = files.fetch(ready.files)
+
+    def read(cls: Any, part: str) -> Any:
+        if part not in index.components:
+            return None  # SDXL's refiner reads with its second text encoder alone
+        if cls is Tokenizer:
+            return cls.from_pretrained(folder, subfolder=part)
+        how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": ready.variants[part]}
+        return cls.from_pretrained(folder, subfolder=part, **how)
+
+    second = (read(Tokenizer, "tokenizer_2"), read(CLIPTextEncoder, "text_encoder_2"))
+    defaults = read_defaults(folder, index)
+    if not isinstance(files, LocalFolder):
+        defaults = replace(defaults, name=files.name)  # the cache's folder is named by its commit
+    return ModelParts(
+        read(Tokenizer, "tokenizer"),
+        read(CLIPTextEncoder, "text_encoder"),
+        read(UNet, "unet"),
+        read(Autoencoder, "vae"),
+        load_scheduler(folder / "scheduler"),
+        None if None in second else second,
+        defaults,
+    )
+
+
+def _refuse(kind: str, **given: object) -> None:
+    """Refuse arguments that mean nothing for this kind of model."""
+    for argument, value in given.items():
+        if value is not None:
+            what = f"{argument}={value!r:.80} cannot be used"
+            raise UsageError(what, f"this model is {kind}", "leave it out")
