@@ -30,7 +30,9 @@ from sdcore.attention import Attend, AttentionLayer, Control, Site
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
+    from sdcore.conditioning import PromptPlan
     from sdcore.schedulers import Step
+    from sdcore.tokenizer import Tokens
 
 Predict = Callable[[Tensor, Control | None], Tensor]
 
@@ -43,12 +45,14 @@ class Run:
     text_tokens: T of the rows that the control will see.
     grid:        (h, w) of the latents.
     sites:       of every attention layer of the UNet.
+    tokens:      the prompts as the first text encoder reads them; None for the negative prompts.
     """
 
     rows: int
     text_tokens: int
     grid: tuple[int, int]
     sites: tuple[Site, ...]
+    tokens: Tokens | None = None
 
 
 class RunControl:
@@ -88,18 +92,9 @@ class RunControl:
 
 
 def begin_run(
-    control: Control | None,
-    unet: nn.Module,
-    latents: Tensor,
-    text: Tensor,
-    negative_text: Tensor | None,
+    control: Control | None, unet: nn.Module, latents: Tensor, plan: PromptPlan
 ) -> RunControl:
-    """Make a control ready for a run; with None, one that does nothing.
-
-    Args:
-        latents: (B, C, h, w).
-        text: (B, T, D) of the conditional rows.
-        negative_text: (B, T', D) of the unconditional rows; None without guidance.
+    """Make a control ready for a run on latents (B, C, h, w); None gives one that does nothing.
 
     Raises:
         UsageError: the UNet has no cross-attention, or the control does not fit the run.
@@ -113,18 +108,19 @@ def begin_run(
             f"{type(unet).__name__} has no cross-attention: no word can reach the picture.",
             "Use a UNet with cross-attention, or leave the control out.",
         )
+    first, grid = plan.steps[0], (latents.shape[2], latents.shape[3])
+    texts = first.parts[0].conditioning.text.shape[1]
     ready = as_run_control(control)
-    grid = (latents.shape[2], latents.shape[3])
-    ready.begin(Run(len(latents), text.shape[1], grid, sites))
+    ready.begin(Run(len(latents), texts, grid, sites, plan.tokens))
     if ready.negative is not None:
-        if negative_text is None:
+        if first.unconditional is None:
             raise UsageError(
-                "There is a control for the negative prompt, but no negative rows.",
-                "At a guidance scale of 1 or less the negative prompt is not read.",
+                "There is a control for the negative prompt, which is not read.",
+                "At a guidance scale of 1 or less there are no rows of it.",
                 "Raise the guidance scale, or leave that control out.",
             )
-        negative = as_run_control(ready.negative)
-        negative.begin(Run(len(latents), negative_text.shape[1], grid, sites))
+        texts = first.unconditional.text.shape[1]
+        as_run_control(ready.negative).begin(Run(len(latents), texts, grid, sites))
     return ready
 
 
@@ -176,6 +172,16 @@ def check_window(start: float, end: float, of: str) -> None:
             f"The steps of {of} are from {start!r} to {end!r}.",
             "They are parts of the run: 0 is its first step, 1 its end, start before end.",
             "Use (0, 0.5) for the first half, (0, 1) for all steps.",
+        )
+
+
+def check_rows(run: Run, prompts: int, length: int) -> None:
+    """UsageError unless a run can be of these prompts, each painted the same number of times."""
+    if run.rows % prompts or run.text_tokens != length:
+        raise UsageError(
+            f"The control is for {prompts} prompts with {length} tokens.",
+            f"The run has {run.rows} images, whose text has {run.text_tokens} tokens.",
+            "Make it from the tokens of exactly the prompts that are painted.",
         )
 
 

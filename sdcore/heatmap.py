@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdcore.attention import Attend, Control, Site
-from sdcore.control import Run, RunControl, check_window
+from sdcore.control import Run, RunControl, check_rows, check_window
 from sdcore.errors import UsageError
 from sdcore.overlay import lay_over
 from sdcore.tokenizer import Span, Tokens
-from sdcore.words import FIRST_WORD, SPECIAL, column_marks, find_words
+from sdcore.words import FIRST_WORD, SPECIAL, as_readings, column_marks, find_words
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,7 +90,7 @@ class WordHeatmaps(RunControl):
         if type(windows) is not int or windows < 1:
             why = "It counts the parts of the run that are kept apart."
             raise UsageError(f"windows is {windows!r}.", why, "Use a whole number from 1 up.")
-        readings = [tokens] if isinstance(tokens, Tokens) else list(tokens)
+        readings = as_readings(tokens)
         self.marks = column_marks(readings)  #               (P, T, G)
         self.tokens = readings[0]
         self.windows, self.sites = windows, sites
@@ -102,12 +102,7 @@ class WordHeatmaps(RunControl):
 
     def begin(self, run: Run) -> None:
         prompts, length, _ = self.marks.shape
-        if run.rows % prompts or run.text_tokens != length:
-            raise UsageError(
-                f"The heatmaps are of {prompts} prompts with {length} tokens.",
-                f"The run has {run.rows} images, whose text has {run.text_tokens} tokens.",
-                "Make them from the tokens of exactly the prompts that are painted.",
-            )
+        check_rows(run, prompts, length)
         self._sums.clear()
 
     def at(self, step: Step) -> Control:
@@ -133,7 +128,8 @@ class WordHeatmaps(RunControl):
         if site.kind != "cross" or (self.sites is not None and not self.sites(site)):
             return
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            maps = marked_attention(q, k, self.marks.to(q.device), v.shape[-1], attend)
+            self.marks = self.marks.to(q.device)  # once, not at every layer
+            maps = marked_attention(q, k, self.marks, v.shape[-1], attend)
             maps = maps.transpose(1, 2).unflatten(2, grid)  # (B, N, G) -> (B, G, h, w)
             key = (window, _transformer(site))
             if key in self._sums:

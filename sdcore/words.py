@@ -60,6 +60,24 @@ def word_positions(tokens: Tokens, prompt: int, words: str) -> list[int]:
     return positions
 
 
+def prompts_with(tokens: Tokens, prompts: Sequence[int], words: str) -> list[int]:
+    """Those of the prompts where words stand and reach the model.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    found, missing = [], None
+    for prompt in prompts:
+        try:
+            word_positions(tokens, prompt, words)
+            found.append(prompt)
+        except UsageError as error:
+            missing = missing or error  # that of the first prompt, which names its near words
+    if missing is not None and not found:
+        raise missing
+    return found
+
+
 def column_marks(readings: Sequence[Tokens]) -> Tensor:
     """Which position belongs to which column: (P, T, G) float32, each position's row sums to 1.
 
@@ -67,7 +85,6 @@ def column_marks(readings: Sequence[Tokens]) -> Tensor:
         readings: the same prompts as each text encoder's tokenizer reads them. Where two disagree
             about a position, it belongs to each one's word by half.
     """
-    check_readings(readings)
     words = max(len(spans) for spans in readings[0].spans)
     prompts, length = readings[0].ids.shape
     marks = torch.zeros(prompts, length, FIRST_WORD + words)
@@ -83,8 +100,9 @@ def column_marks(readings: Sequence[Tokens]) -> Tensor:
     return marks
 
 
-def check_readings(readings: Sequence[Tokens]) -> None:
-    """UsageError unless these are the same prompts as read by one tokenizer or several."""
+def as_readings(tokens: Tokens | Sequence[Tokens]) -> list[Tokens]:
+    """The same prompts as each text encoder's tokenizer reads them. UsageError if they are not."""
+    readings = [tokens] if isinstance(tokens, Tokens) else list(tokens)
     if not readings:
         raise UsageError("There are no tokens.", "The list is empty.", "Pass a tokenizer's Tokens.")
     first = readings[0]
@@ -98,6 +116,7 @@ def check_readings(readings: Sequence[Tokens]) -> None:
                 "They are of other prompts, or of another length.",
                 "Pass both tokenizers the same prompts.",
             )
+    return readings
 
 
 def _not_there(spans: Sequence[Span], words: str) -> UsageError:
