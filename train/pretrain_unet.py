@@ -122,7 +122,7 @@ class Source:
         self._kept: dict[Scene, Tensor] = {}
 
     def to(self, device: torch.device) -> None:
-        self.device = device
+        self.device = self.scenes.device = device
         self.autoencoder.to(device)
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ class Source:
         missing = list(dict.fromkeys(scene for scene in scenes if scene not in self._kept))
         fresh: dict[Scene, Tensor] = {}
         if missing:
-            image = self.scenes.images(missing).to(self.device)
+            image = self.scenes.images(missing)
             fresh = dict(zip(missing, self.autoencoder.encode(image), strict=True))
         if not self.scenes.settings.jitter:
             # Cloned, since a row of a batch would keep the whole batch in memory.

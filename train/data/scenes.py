@@ -55,13 +55,18 @@ class Scenes:
     """All scenes of one set of settings.
 
     `held_out=False` never shows a held-out (style, concept) pair or two-object combination;
-    `held_out=True` shows only those.
+    `held_out=True` shows only those. Pictures are put together on `device`.
     """
 
-    def __init__(self, settings: DataSettings, held_out: bool = False) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: DataSettings,
+        held_out: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.settings, self.device = settings, torch.device(device)
         self._drawings = load(settings)
-        self._reduced: dict[tuple[str, str, int], np.ndarray] = {}
+        self._layers: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
         kept_back = settings.held_out_pairs()
         self._pairs = [pair for pair in self._drawings if (pair in kept_back) == held_out]
         self._combinations = {frozenset(pair) for pair in settings.held_out_combinations}
@@ -79,23 +84,26 @@ class Scenes:
         two = setting.random() < self.settings.two_objects_share
         return (self._two_objects if two else self._one_object)(random, setting)
 
-    def picture(self, scene: Scene) -> np.ndarray:
-        """Scene -> RGB picture (image_size, image_size, 3), uint8."""
-        side = self.settings.image_size
-        canvas = np.empty((side, side, 3), np.float32)
-        canvas[:] = self.settings.backgrounds[scene.background]
-        for drawn in scene.objects:
-            x, y, size = drawn.box
-            layer = self._reduce(drawn.style, drawn.concept, size)
-            part = canvas[y : y + size, x : x + size]
-            part *= 1 - layer[..., 3:] / 255
-            part += layer[..., :3]
-        return canvas.round().clip(0, 255).astype(np.uint8)
-
     def images(self, scenes: Sequence[Scene]) -> Tensor:
         """Pictures as the autoencoder reads them: (B, 3, H, W), float32, in [-1, 1]."""
-        pictures = np.stack([self.picture(scene) for scene in scenes])
-        return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self._paint(scenes) / 127.5 - 1
+
+    def picture(self, scene: Scene) -> np.ndarray:
+        """Scene -> RGB picture (image_size, image_size, 3), uint8."""
+        return self._paint([scene])[0].permute(1, 2, 0).byte().cpu().numpy()
+
+    def _paint(self, scenes: Sequence[Scene]) -> Tensor:
+        """Pictures (B, 3, H, W), whole levels 0-255 as float32."""
+        side = self.settings.image_size
+        colors = [self.settings.backgrounds[scene.background] for scene in scenes]
+        canvas = torch.tensor(colors, dtype=torch.float32, device=self.device)
+        canvas = canvas[:, :, None, None].repeat(1, 1, side, side)
+        for picture, scene in zip(canvas, scenes, strict=True):
+            for drawn in scene.objects:
+                x, y, size = drawn.box
+                color, clear = self._layer(drawn.style, drawn.concept, size)
+                picture[:, y : y + size, x : x + size].mul_(clear).add_(color)
+        return canvas.round_().clamp_(0, 255)
 
     def _one_object(self, random: np.random.Generator, setting: np.random.Generator) -> Scene:
         shares = self.settings.size_shares
@@ -158,15 +166,21 @@ class Scenes:
             x, y = (int(np.clip(v + random.integers(-jitter, jitter + 1), 0, free)) for v in (x, y))
         return x, y, size
 
-    def _reduce(self, style: str, concept: str, size: int) -> np.ndarray:
-        """RGBA (size, size, 4), float32, premultiplied; reduced once and kept."""
+    def _layer(self, style: str, concept: str, size: int) -> tuple[Tensor, Tensor]:
+        """A drawing `size` pixels wide, reduced once and kept: colour and what shows through.
+
+        color (3, size, size), 0-255, is multiplied by alpha before it is reduced, lest clear pixels
+        lend theirs; clear (1, size, size) is 1 - alpha.
+        """
         key = (style, concept, size)
-        if key not in self._reduced:
+        if key not in self._layers:
             straight = self._drawings[style, concept].astype(np.float32)
             straight[..., :3] *= straight[..., 3:] / 255
             channels = [
                 Image.fromarray(straight[..., c]).resize((size, size), Image.Resampling.BOX)
                 for c in range(4)
             ]
-            self._reduced[key] = np.stack([np.asarray(channel) for channel in channels], -1)
-        return self._reduced[key]
+            layer = torch.from_numpy(np.stack([np.asarray(channel) for channel in channels]))
+            layer = layer.to(self.device)
+            self._layers[key] = (layer[:3], 1 - layer[3:] / 255)
+        return self._layers[key]
