@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from sdcore.control import begin_run
 from sdcore.errors import NonFiniteError, UsageError
-from sdcore.guidance import Guidance, guided_prediction
+from sdcore.guidance import Guidance, Part, StepConditioning, guided_prediction
 from sdcore.schedulers import Step, iterate_steps, take_step
 
 if TYPE_CHECKING:
@@ -166,15 +168,25 @@ def denoise(
     """
     scheduler, dtype = sampler.scheduler, next(unet.parameters()).dtype
     latents = start.latents
-    for step, time in iterate_steps(sampler.times):
-        now = control.at(step) if hasattr(control, "at") else control
+    control = begin_run(control, unet, latents, plan)
+
+    def predict(
+        latents: Tensor, control: Any, time: Tensor, told: StepConditioning, guidance: Guidance
+    ) -> Tensor:
         seen = scheduler.scale_model_input(latents, time)
         if start.beside is not None:
             seen = torch.cat([seen, start.beside], dim=1)  #            (B, 2C + 1, h, w)
-        prediction = guided_prediction(unet, seen.to(dtype), time, plan.at(step), guidance, now)
-        prediction = prediction.float()
+        return guided_prediction(unet, seen.to(dtype), time, told, guidance, control).float()
+
+    for step, time in iterate_steps(sampler.times):
+        told = plan.at(step)
+        alone = StepConditioning((Part(told.parts[0].conditioning),), None)
+        conditional = partial(predict, time=time, told=alone, guidance=Guidance(1.0))
+        latents = control.before_step(step, latents, conditional)
+        prediction = predict(latents, control.at(step), time, told, guidance)
         latents = take_step(scheduler, prediction, time, latents, sampler.generators)
         _check_finite(latents, prediction, step)
+        latents = control.after_step(step, latents)
         if start.kept is not None:
             following = sampler.times[step.index + 1 : step.index + 2]
             next_time = following[0] if len(following) else None
