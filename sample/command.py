@@ -11,9 +11,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sample import adapters
 from sdcore.errors import FileError, MemoryLimitError, SdcoreError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=float, help="how closely to follow (default: the model's)")
     add("--guidance-rescale", type=float, help="0 to 1, against glare (default: the model's)")
     add("--scheduler", metavar="NAME", help="such as 'dpm++ 2m karras' (default: the model's)")
+    add("--dialect", metavar="NAME", help="how brackets in prompts are read (default: plain)")
     add("--clip-skip", type=int, help="text encoder layers left out at the end (default: 0)")
     add("--images", type=int, default=1, metavar="N", help="pictures of each prompt" + _DEFAULT)
     add("--batch-size", type=int, default=4, metavar="N", help="painted at once" + _DEFAULT)
@@ -43,12 +47,20 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """What to paint with."""
     add = parser.add_argument
-    add("--model", metavar="NAME", help="folder or hub name (default: the embedded model)")
+    add(
+        "--model",
+        metavar="NAME",
+        help="folder, .safetensors file or hub name (default: the embedded model)",
+    )
     add("--variant", help="weight files to read, such as fp16 (default: the plain ones)")
+    add("--revision", metavar="NAME", help="of a model on the hub (default: its main branch)")
+    add("--offline", action="store_true", help="use no network, as cached (default: no)")
+    adapters.add_lora_flags(parser)
+    add("--hash-model", action="store_true", help="note its hash in pictures (default: no)")
     add("--device", default="auto", help="auto, cpu, cuda or mps" + _DEFAULT)
     precisions = ("auto", "fp32", "fp16", "bf16")
-    add("--precision", default="auto", choices=precisions, help="of the weights" + _DEFAULT)
-    add("--attention", default="auto", metavar="NAME", help="backend, such as sdpa" + _DEFAULT)
+    add("--precision", choices=precisions, help="of the weights (default: auto)")
+    add("--attention", metavar="NAME", help="backend, such as sdpa (default: auto)")
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +110,7 @@ def show_warning(message: Any, *_: Any, **__: Any) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse what can be refused before a model is loaded."""
+    """Refuse what can be refused before a model is loaded; `prompts` are those to be painted."""
     for name in ("images", "batch_size", "steps"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -113,7 +125,9 @@ def check(options: argparse.Namespace) -> None:
             "It counts the layers that are left out.",
             "Use 0 for none; where other tools say 2, it is 1 here.",
         )
+    _check_model_flags(options)
     check_output(options.output)
+    adapters.check_loras(options)
 
     from sdcore.attention import check_attention
     from sdcore.guidance import Guidance
@@ -121,10 +135,26 @@ def check(options: argparse.Namespace) -> None:
 
     given = {"scale": options.guidance_scale, "rescale": options.guidance_rescale}
     Guidance(**{name: value for name, value in given.items() if value is not None})
-    if options.attention != "auto":
+    if options.attention is not None:
         check_attention(options.attention)
     if options.scheduler is not None:
         canonical_name(options.scheduler)
+
+
+def _check_model_flags(options: argparse.Namespace) -> None:
+    for name in ("variant", "revision"):
+        if options.model is None and getattr(options, name) is not None:
+            raise UsageError(
+                f"--{name} {getattr(options, name)} has no effect.",
+                "The embedded model comes in one form.",
+                "Name a model with --model, or leave it out.",
+            )
+    if options.hash_model and options.model is not None and not _local(options).exists():
+        raise UsageError(
+            f"--hash-model cannot be used with {options.model}.",
+            "It reads a file or folder on this computer.",
+            "Leave it out.",
+        )
 
 
 def load(options: argparse.Namespace) -> TextToImage:
@@ -137,7 +167,7 @@ def load(options: argparse.Namespace) -> TextToImage:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     # Half precision is for GPUs: CPUs are slower in it.
-    precision = options.precision
+    precision = options.precision or "auto"
     if precision == "auto":
         precision = "fp32" if device in ("cpu", "mps") else "fp16"
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
@@ -145,11 +175,31 @@ def load(options: argparse.Namespace) -> TextToImage:
         pipe = TextToImage.embedded(dtype=dtype, device=device)
     else:
         pipe = TextToImage.from_pretrained(
-            options.model, dtype=dtype, device=device, variant=options.variant
+            options.model,
+            dtype=dtype,
+            device=device,
+            variant=options.variant,
+            revision=options.revision,
+            offline=options.offline,
         )
-    attention = use_attention(pipe.unet, options.attention)
+    attention = use_attention(pipe.unet, options.attention or "auto")
     print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
     return pipe
+
+
+def model_hash(options: argparse.Namespace) -> str | None:
+    """Of the embedded model, which is small; of others with --hash-model: it reads them whole."""
+    from sdcore.checkpoint.hashes import weights_hash
+
+    if options.model is None:
+        from sdcore.pipeline import EMBEDDED
+
+        return weights_hash(EMBEDDED)
+    return weights_hash(_local(options), options.variant) if options.hash_model else None
+
+
+def _local(options: argparse.Namespace) -> Path:
+    return Path(options.model).expanduser()
 
 
 def paint_batches(
@@ -161,12 +211,14 @@ def paint_batches(
     """
     import secrets
 
-    prompts = [prompt for prompt in prompts for _ in range(options.images)]
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    for start in range(0, len(prompts), options.batch_size):
-        batch = prompts[start : start + options.batch_size]
-        with Progress(f"images {start + 1}-{start + len(batch)} of {len(prompts)}") as progress:
-            yield pipe(
+    record = {"attention": options.attention or "auto", "model_hash": model_hash(options)}
+    count = len(prompts) * options.images
+    start = 0
+    for batch, chosen in _batches(prompts, options):
+        title = f"images {start + 1}-{start + len(batch)} of {count}"
+        with Progress(title) as progress, adapters.applied(pipe, chosen) as loras:
+            result = pipe(
                 batch,
                 negative_prompt=options.negative_prompt,
                 seed=seed + start,
@@ -178,6 +230,21 @@ def paint_batches(
                 on_step=progress,
                 **more,
             )
+        settings = [replace(one, loras=loras, **record) for one in result.settings]
+        yield replace(result, settings=settings)
+        start += len(batch)
+
+
+def _batches(
+    prompts: Sequence[str], options: argparse.Namespace
+) -> Iterator[tuple[list[str], tuple[adapters.ChosenLora, ...]]]:
+    """Prompts that are painted at once, and their LoRAs: prompts in a batch have the same."""
+    each = [(prompt, adapters.choose(options, prompt)) for prompt in prompts]
+    images = [image for image in each for _ in range(options.images)]
+    for chosen, group in groupby(images, key=lambda image: image[1]):
+        batch = [prompt for prompt, _ in group]
+        for start in range(0, len(batch), options.batch_size):
+            yield batch[start : start + options.batch_size], chosen
 
 
 class Progress:

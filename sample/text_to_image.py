@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
-from sample import command
-from sdcore.errors import UsageError
+from sample import command, from_picture
+from sdcore.errors import FileError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +24,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Paint prompts with the embedded model, or with Stable Diffusion 1.x, 2.x, XL."
     )
     add = parser.add_argument
-    add("prompts", nargs="+", metavar="PROMPT", help="what to paint; several in one go")
+    add("prompts", nargs="*", metavar="PROMPT", help="what to paint; several in one go")
+    add("--prompt-file", type=Path, metavar="FILE", help="more prompts, one a line (default: none)")
+    from_picture.add_from_flag(parser)
     command.add_painting_flags(parser)
     add("--width", type=int, help="in pixels (default: the model's)")
     add("--height", type=int, help="in pixels (default: the model's)")
@@ -40,9 +42,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def paint(options: argparse.Namespace) -> None:
+    options.prompts += read_prompts(options.prompt_file) if options.prompt_file else []
+    options, recipe = from_picture.fill(options, from_picture.read_source(options))
+    if not options.prompts:
+        raise UsageError(
+            "There is no prompt.",
+            "Nothing says what to paint.",
+            'Use for example "a red apple", --prompt-file or --from.',
+        )
     size = parse_size(options)
     command.check(options)
     pipe = command.load(options)
+    options = from_picture.fit(options, recipe, pipe)
     grid: list[Image] = []
     for result in command.paint_batches(pipe, options.prompts, options, **size):
         for image in command.save(result, options.output):
@@ -52,18 +63,45 @@ def paint(options: argparse.Namespace) -> None:
         print(save_grid(grid, options))
 
 
-def parse_size(options: argparse.Namespace) -> dict[str, int | None]:
-    if options.size is None:
-        return {"width": options.width, "height": options.height}
-    width, x, height = options.size.lower().partition("x")
-    twice = options.width is not None or options.height is not None
-    if twice or not width.isdigit() or (x and not height.isdigit()):
-        raise UsageError(
-            f"--size {options.size} cannot be used.",
-            "It is one number or two joined by x, and stands in place of --width and --height.",
-            "Use for example --size 512 or --size 768x512.",
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a UTF-8 file that are not blank. Raises FileError."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "It is not UTF-8 text."
+        raise FileError(
+            f"--prompt-file {path} cannot be read.",
+            f"{why}",
+            "Give a text file, one prompt a line.",
+        ) from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise FileError(
+            f"--prompt-file {path} holds no prompt.", "All its lines are blank.", "Fill it."
         )
-    return {"width": int(width), "height": int(height or width)}
+    return prompts
+
+
+def parse_size(options: argparse.Namespace) -> dict[str, int | None]:
+    """Width and height as far as they are given. UsageError where they cannot be."""
+    from sdcore.request import check_size
+
+    sides = {"width": options.width, "height": options.height}
+    if options.size is not None:
+        width, x, height = options.size.lower().partition("x")
+        twice = sides != {"width": None, "height": None}
+        if twice or not _is_count(width) or (x and not _is_count(height)):
+            raise UsageError(
+                f"--size {options.size} cannot be used.",
+                "It is one number or two joined by x, and stands in place of --width and --height.",
+                "Use for example --size 512 or --size 768x512.",
+            )
+        sides = {"width": int(width), "height": int(height or width)}
+    return {name: s if s is None else check_size(s, name) for name, s in sides.items()}
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 7
 
 
 def save_grid(images: list[Image], options: argparse.Namespace) -> Path:

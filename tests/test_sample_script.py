@@ -50,8 +50,8 @@ def test_pictures_of_several_prompts_in_batches(run) -> None:
         *("a-cat.png", "a-cat-1.png", "a-dog.png", "a-dog-1.png", "grid.png")
     ]
     settings = [read_settings(path) for path in paths[:4]]
-    assert [s["seed"] for s in settings] == [5, 6, 7, 8]
-    assert [s["prompt"] for s in settings] == ["a cat", "a cat", "a Dog!", "a Dog!"]
+    assert [s.seed for s in settings] == [5, 6, 7, 8]
+    assert [s.prompt for s in settings] == ["a cat", "a cat", "a Dog!", "a Dog!"]
     with Image.open(paths[4]) as grid, Image.open(paths[3]) as last:
         assert grid.size == (128, 128)
         assert grid.crop((64, 64, 128, 128)).tobytes() == last.tobytes()
@@ -68,8 +68,8 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
     assert code == 0 and paths == [target]
     settings = read_settings(target)
     expected = {"width": 40, "height": 24, "scheduler": "euler a", "negative_prompt": "bad"}
-    assert {key: settings[key] for key in expected} == expected
-    assert settings["guidance_scale"] == 3.0
+    assert {key: getattr(settings, key) for key in expected} == expected
+    assert settings.guidance_scale == 3.0
 
 
 @pytest.mark.parametrize(

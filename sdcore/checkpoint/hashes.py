@@ -6,6 +6,7 @@ Stable Diffusion web UI shows the first 10 digits for a model, and 12 for a LoRA
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from sdcore.checkpoint.jsonfile import require_file
@@ -27,17 +28,23 @@ def tensor_hash(path: Path) -> str:
     return _hash(path, from_tensors=True)
 
 
-def weights_hash(path: Path) -> str:
+def weights_hash(path: Path, variant: str | None = None) -> str:
     """SHA-256 of a model's one file, or of the UNet's in a folder, by which models mostly differ.
+
+    Args:
+        variant: as in `TextToImage.from_pretrained`.
 
     Raises:
         FileError: nothing there that could be hashed.
     """
     if not path.is_dir():
         return file_hash(path)
-    files = sorted((path / "unet").glob("*.safetensors"))
+    ending = re.escape(f".{variant}") if variant else ""
+    name = re.compile(rf"diffusion_pytorch_model{ending}(-\d+-of-\d+)?\.safetensors")
+    files = sorted(file for file in (path / "unet").glob("*") if name.fullmatch(file.name))
     if not files:
-        raise FileError(f"{path} has no weights", "unet/ holds no safetensors", "check the folder")
+        why = f"unet/ holds no {name.pattern}"
+        raise FileError(f"{path} has no weights to hash", why, "check the folder and the variant")
     digests = [file_hash(file) for file in files]
     return digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 

@@ -1,0 +1,115 @@
+"""--from: the flags that a picture's own text stands for.
+
+Flags given beside --from come first. What the picture says is data: its model and its LoRAs are
+names, looked for only where --model, --lora and --lora-folder point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sample import adapters
+from sdcore.errors import UsageError
+
+if TYPE_CHECKING:
+    from sdcore import TextToImage
+    from sdcore.recipe import Recipe
+
+_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_SAME_NAMES = ("negative_prompt", "seed", "steps", "guidance_scale", "guidance_rescale", "dialect")
+
+
+def add_from_flag(parser: argparse.ArgumentParser) -> None:
+    text = "paint a picture again, from what its file says; other flags come first (default: no)"
+    parser.add_argument("--from", dest="source", type=Path, metavar="PICTURE", help=text)
+
+
+def read_source(options: argparse.Namespace) -> Recipe | None:
+    """What the picture of --from says; None without the flag."""
+    if options.source is None:
+        return None
+    from sdcore.png import read_recipe
+
+    recipe = read_recipe(options.source)
+    if options.model is None and not _is_embedded(recipe):
+        known = repr(recipe.model) if recipe.model else "a model that it does not name"
+        digits = f" (hash {recipe.model_hash[:10]})" if recipe.model_hash else ""
+        raise UsageError(
+            f"--from {options.source} needs --model.",
+            f"The picture was painted with {known:.200}{digits}; a name in a picture is not looked "
+            "for on this computer.",
+            "Name the folder or the file of that model.",
+        )
+    return recipe
+
+
+def fill(
+    options: argparse.Namespace, recipe: Recipe | None
+) -> tuple[argparse.Namespace, Recipe | None]:
+    """The flags with those that were not given taken from the picture.
+
+    The recipe that comes back names the LoRAs that are missing among its differences.
+    """
+    if recipe is None:
+        return options, None
+    recipe = adapters.without_missing(options, recipe)
+    filled = copy.copy(options)
+    given = {name: getattr(recipe, name) for name in _SAME_NAMES}
+    if options.size is None and options.width is None and options.height is None:
+        given |= {"width": recipe.width, "height": recipe.height}
+    own = recipe.settings is not None and recipe.settings.own_scheduler
+    given["scheduler"] = None if own else recipe.scheduler
+    if recipe.settings is not None:
+        given["precision"] = _PRECISIONS.get(recipe.settings.precision)
+        given["attention"] = recipe.settings.attention
+    for name, value in given.items():
+        if getattr(filled, name) is None:
+            setattr(filled, name, value)
+    filled.lora = adapters.with_recipe(options, recipe)
+    filled.prompts = options.prompts or [recipe.prompt]
+    return filled, recipe
+
+
+def fit(
+    options: argparse.Namespace, recipe: Recipe | None, pipe: TextToImage
+) -> argparse.Namespace:
+    """What depends on the model that was loaded; tells what cannot be the same."""
+    if recipe is None:
+        return options
+    fitted = copy.copy(options)
+    if options.clip_skip is None:
+        fitted.clip_skip = recipe.clip_skip_for(pipe.text_encoder_2 is not None)
+    print(f"from {options.source}: a picture by {recipe.origin}", file=sys.stderr)
+    for why in (*recipe.differences, *_other_model(options, recipe, pipe)):
+        print(f"  not the same: {why}", file=sys.stderr)
+    return fitted
+
+
+def _is_embedded(recipe: Recipe) -> bool:
+    from sdcore.pipeline import EMBEDDED
+    from sdcore.recipe import SDCORE
+
+    return recipe.origin == SDCORE and recipe.model == EMBEDDED.name
+
+
+def _other_model(options: argparse.Namespace, recipe: Recipe, pipe: TextToImage) -> list[str]:
+    """In words, if the model is not the picture's as far as its hash tells, or else its name."""
+    from sdcore.checkpoint.hashes import weights_hash
+    from sdcore.pipeline import EMBEDDED
+    from sdcore.recipe import SDCORE
+
+    path = Path(options.model) if options.model else EMBEDDED
+    ours, theirs = pipe.defaults.name, recipe.model_hash
+    # The hash of the other tools is that of a single file.
+    if theirs and (path.is_file() or (path.is_dir() and recipe.origin == SDCORE)):
+        found = weights_hash(path, options.variant)
+        if found.startswith(theirs):
+            return []
+        return [f"the model: its hash is {found[:10]}, the picture's {theirs[:10]}"]
+    if recipe.model and recipe.model != ours:
+        return [f"the model: it is {ours!r:.80}, the picture's {recipe.model!r:.80}"]
+    return [f"the hash of the model ({theirs[:10]}) is that of a single file"] if theirs else []
