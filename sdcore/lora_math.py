@@ -34,6 +34,7 @@ class Change(nn.Module):
     """
 
     FORMS: ClassVar[tuple[frozenset[str], ...]]  # sets of tensors that make one change
+    PREFIX: ClassVar[str] = ""  # of their names, left out in the formulas below
 
     def __init__(self, tensors: Mapping[str, Tensor], scale: float) -> None:
         super().__init__()
@@ -104,7 +105,8 @@ class Change(nn.Module):
             return None
 
     def _float32(self) -> dict[str, Tensor]:
-        return {name: parameter.float() for name, parameter in self.named_parameters()}
+        named = self.named_parameters()
+        return {name.removeprefix(self.PREFIX): parameter.float() for name, parameter in named}
 
     def _may_be_flat(self) -> bool:
         return True
@@ -152,12 +154,13 @@ class Hadamard(Change):
     With t1, t2 (R, R, kh, kw): w1_a, w2_a (R, O), w1_b, w2_b (R, I).
     """
 
-    _PLAIN = frozenset({"w1_a", "w1_b", "w2_a", "w2_b"})
-    FORMS = (_PLAIN, _PLAIN | {"t1", "t2"})
+    PREFIX = "hada_"
+    _PLAIN = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"})
+    FORMS = (_PLAIN, _PLAIN | {"hada_t1", "hada_t2"})
 
     @classmethod
     def rank(cls, tensors: Mapping[str, Tensor]) -> int:
-        return tensors["w1_b"].shape[0]
+        return tensors["hada_w1_b"].shape[0]
 
     def product(self) -> Tensor:
         w = self._float32()
@@ -174,15 +177,16 @@ class Kronecker(Change):
     with t2 (R, R, kh, kw): w2_a (R, b), w2_b (R, d).
     """
 
+    PREFIX = "lokr_"
     FORMS = tuple(
-        frozenset(first | second)
-        for first in ({"w1"}, {"w1_a", "w1_b"})
-        for second in ({"w2"}, {"w2_a", "w2_b"}, {"w2_a", "w2_b", "t2"})
+        frozenset(f"lokr_{name}" for name in (*first, *second))
+        for first in (("w1",), ("w1_a", "w1_b"))
+        for second in (("w2",), ("w2_a", "w2_b"), ("w2_a", "w2_b", "t2"))
     )
 
     @classmethod
     def rank(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        factor = tensors.get("w1_b", tensors.get("w2_b"))
+        factor = tensors.get("lokr_w1_b", tensors.get("lokr_w2_b"))
         return None if factor is None else factor.shape[0]
 
     def product(self) -> Tensor:
@@ -194,7 +198,7 @@ class Kronecker(Change):
             second = _with_kernel(w["t2"], w["w2_a"], w["w2_b"])
         else:
             second = w["w2_a"] @ w["w2_b"].flatten(1)
-        return torch.kron(first[(...,) + (None,) * (second.ndim - first.ndim)], second)
+        return torch.kron(first[(...,) + (None,) * (second.ndim - first.ndim)], second.contiguous())
 
 
 KINDS: tuple[type[Change], ...] = (LowRank, Hadamard, Kronecker)

@@ -20,6 +20,7 @@ from torch import nn
 
 from sdcore.attention import CrossAttention, SelfAttention
 from sdcore.checkpoint.ldm_names import UNET_PREFIX, table
+from sdcore.lora_math import Hadamard, Kronecker
 from sdcore.text_encoder import CLIPTextAttention
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -53,8 +54,7 @@ ENDINGS = {
     ".lora_linear_layer.up.weight": "up",
     "_lora.down.weight": "down",
     "_lora.up.weight": "up",
-    **{f".hada_{name}": name for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    **{f".lokr_{name}": name for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    **{f".{name}": name for kind in (Hadamard, Kronecker) for form in kind.FORMS for name in form},
 }
 
 # What a key ends in that belongs to a kind which sdcore does not have.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdcore.checkpoint.publish import publish
 from sdcore.errors import UsageError
-from sdcore.lora_math import Change, Hadamard, Kronecker, LowRank
+from sdcore.lora_math import Change, LowRank
 from sdcore.lora_names import Place
 
 
@@ -67,11 +67,10 @@ def _in_diffusers_words(place: Place, change: Change) -> dict[str, Tensor]:
 
 
 _KOHYA_WORDS = {
-    LowRank: {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight"},
-    Hadamard: {name: f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    Kronecker: {
-        name: f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")
-    },
+    "down": "lora_down.weight",
+    "up": "lora_up.weight",
+    "mid": "lora_mid.weight",
+    "magnitude": "dora_scale",
 }
 
 
@@ -82,9 +81,8 @@ def _in_kohya_words(place: Place, change: Change, xl: bool) -> dict[str, Tensor]
     tensors = change.tensors()
     rank = change.rank(tensors)
     if rank is None:  # nothing is factorised, so programs take alpha / rank for 1
-        tensors["w1"] = tensors["w1"] * change.scale
-    words = _KOHYA_WORDS[type(change)] | {"magnitude": "dora_scale"}
-    out = {f"{name}.{words[part]}": tensor for part, tensor in tensors.items()}
+        tensors["lokr_w1"] = tensors["lokr_w1"] * change.scale
+    out = {f"{name}.{_KOHYA_WORDS.get(part, part)}": tensor for part, tensor in tensors.items()}
     if "magnitude" in tensors:
         points = (1,) * (change.product().ndim - 2)
         out[f"{name}.dora_scale"] = tensors["magnitude"].reshape(
