@@ -130,6 +130,24 @@ def recognise(file: WeightFile, *, prediction_type: str | None = None) -> Family
     )
 
 
+def family_title(
+    text_width: object, labels: object, channels: object, prediction_type: str
+) -> str | None:
+    """What people call the model that a UNet belongs to; None where it is of none of the families.
+
+    Args:
+        text_width, labels, channels: the UNet's cross_attention_dim,
+            projection_class_embeddings_input_dim and in_channels.
+    """
+    families = {key: name for key, name in _FAMILIES.items() if key == (text_width, labels)}
+    kinds = {key: kind for key, kind in _CHANNELS.items() if key == channels}
+    if not families or not kinds:
+        return None
+    name, kind = next(iter(families.values())), next(iter(kinds.values()))
+    base = name == "sd2" and prediction_type == "epsilon"
+    return _TITLES["sd2_base" if base else name] + kind
+
+
 def spoken_prediction(
     file: WeightFile, prediction_type: str | None = None
 ) -> tuple[str, str] | None:
@@ -227,7 +245,6 @@ _WHOLE, _UNET_ALONE = "a whole model in LDM layout", "a UNet without all that be
 # In this order: the first that fits. LoRA files and others use names of the parts they change.
 _KINDS: dict[str, Callable[[WeightFile], bool]] = {
     "a LoRA": _contains("lora_", ".lora.", "hada_w", "lokr_w", "oft_blocks", "dora_scale"),
-    "a textual-inversion embedding": _is_embedding,
     "a ControlNet": _starting(
         "control_model.", "controlnet_", "input_hint_block.", "zero_convs.", "controlnet."
     ),
@@ -253,6 +270,7 @@ _KINDS: dict[str, Callable[[WeightFile], bool]] = {
         "text_model.", "embeddings.", "encoder.layers."
     ),
     "a text encoder in OpenCLIP's layout": _starting("transformer.resblocks.", *_TEXT),
+    "a textual-inversion embedding": _is_embedding,
 }
 
 
