@@ -64,13 +64,14 @@ class SourceSettings:
 class HiresSettings:
     """The second pass at a higher resolution; `width` and `height` of the settings are the first's.
 
-    `steps` None is as many as in the first pass.
+    `steps` None is as many as in the first pass; `upscale` is one of `sdcore.second_pass.UPSCALES`.
     """
 
     width: int
     height: int
     strength: float
     steps: int | None = None
+    upscale: str = "pixels"
 
 
 @dataclass(frozen=True)

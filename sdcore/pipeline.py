@@ -56,11 +56,13 @@ class TextToImageResult:
     images:   PIL pictures, RGB.
     latents:  (B, C, h, w), float32, as the autoencoder decoded them.
     settings: what each image depends on; `sdcore.png.save_png` writes them into the file.
+    stopped_at: the run's `denoising_end`.
     """
 
     images: list[Image]
     latents: Tensor
     settings: list[ImageSettings]
+    stopped_at: float | None = None
 
     @property
     def seeds(self) -> list[int]:
@@ -144,6 +146,14 @@ class TextToImage:
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
 
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """The width and height in pixels that the model paints when the call does not say."""
+        size, factor = self.unet.config.sample_size or 64, self.autoencoder.factor
+        height, width = (size, size) if isinstance(size, int) else size
+        defaults = self.defaults
+        return defaults.width or width * factor, defaults.height or height * factor
+
     def to(self, *args: Any, **kwargs: Any) -> TextToImage:
         """Move or convert every network in place, as `torch.nn.Module.to` does."""
         for part in (self.text_encoder, self.text_encoder_2, self.unet, self.autoencoder):
@@ -222,7 +232,7 @@ class TextToImage:
             denoising_start=denoising_start,
             only_masked=only_masked,
             size=(width, height),
-            model_size=self._model_size(),
+            model_size=self.native_size,
             default_strength=self.defaults.strength,
             channels=self.autoencoder.latent_channels,
         )
@@ -265,7 +275,7 @@ class TextToImage:
             painted = source.put_back(to_images(self.autoencoder.decode(denoised, tiled=tiled)))
         told = None if size_conditioning is None else SizeSettings(**vars(size_conditioning))
         settings = self._settings(request, choices, sampler, source, clip_skip=clip_skip, size=told)
-        return TextToImageResult(painted, denoised, settings)
+        return TextToImageResult(painted, denoised, settings, denoising_end)
 
     @property
     def readers(self) -> list[Reader]:
@@ -280,15 +290,8 @@ class TextToImage:
         if noise is not None and not size:
             height, width = (size * factor for size in noise.shape[2:])
             size = {"width": width, "height": height}
-        width, height = self._model_size()
+        width, height = self.native_size
         return replace(self.defaults, **{"width": width, "height": height, **size})
-
-    def _model_size(self) -> tuple[int, int]:
-        """The width and height in pixels that the model paints best."""
-        size, factor = self.unet.config.sample_size or 64, self.autoencoder.factor
-        height, width = (size, size) if isinstance(size, int) else size
-        defaults = self.defaults
-        return defaults.width or width * factor, defaults.height or height * factor
 
     def _sampler(
         self, choices: ModelDefaults, source: Source, request: Request, end: float | None

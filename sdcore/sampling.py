@@ -138,18 +138,22 @@ def _passed(scheduler: Any, share: float) -> int:
     return min(-(-passed // scheduler.order) * scheduler.order, len(scheduler.timesteps))
 
 
-def _check_share(name: str, value: float | None) -> None:
+def check_strength(strength: Any) -> None:
+    """Refuse a strength that is not a number above 0, up to 1."""
+    _check_share("strength", strength)
+
+
+def _check_share(name: str, value: Any) -> None:
+    if value is None:
+        return
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    inside = number and (0 < value <= 1 if name == "strength" else 0 < value < 1)
-    if value is not None and not inside:
-        allowed = "above 0, up to 1" if name == "strength" else "above 0 and below 1"
-        raise UsageError(
-            f"{name} is {value!r}.",
-            f"It must be a number {allowed}.",
-            "Use 0.3 to stay near the picture, 0.8 to keep little of it."
-            if name == "strength"
-            else "0.8 is usual for SDXL's refiner.",
-        )
+    if number and (0 < value < 1 or (value == 1 and name == "strength")):
+        return
+    if name == "strength":
+        allowed, hint = "up to 1", "Use 0.3 to stay near the picture, 0.8 to keep little of it."
+    else:
+        allowed, hint = "below 1", "0.8 is usual for SDXL's refiner."
+    raise UsageError(f"{name} is {value!r}.", f"It must be a number above 0, {allowed}.", hint)
 
 
 def denoise(

@@ -187,7 +187,7 @@ def check_control(control: Any) -> None:
         )
 
 
-def _several(given: Any, name: str) -> list[Image.Image]:
+def _several(given: Any, name: str) -> list[Any]:
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         if not given:
             raise UsageError(f"The list of {name}s is empty.", "One is needed.", "Pass one.")
