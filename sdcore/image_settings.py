@@ -104,7 +104,10 @@ class ImageSettings:
         attention: the backend that was asked for.
         dialect: the rule that the prompt's brackets were read by.
         model_hash: SHA-256 of the weights, where it was asked for.
-        size: None where SDXL's numbers follow from width and height.
+        size, negative_size: None where SDXL's numbers follow from width and height.
+        tiled: the autoencoder worked in tiles.
+        batch: which image it was, of how many painted at once: it changes the last digits.
+        beyond: arguments of the run that this record cannot hold.
     """
 
     prompt: str
@@ -129,6 +132,10 @@ class ImageSettings:
     hires: HiresSettings | None = None
     refiner: RefinerSettings | None = None
     size: SizeSettings | None = None
+    negative_size: SizeSettings | None = None
+    tiled: bool = False
+    batch: tuple[int, int] = (0, 1)
+    beyond: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """ASCII alone, so that any prompt survives, lone surrogates too."""

@@ -273,8 +273,21 @@ class TextToImage:
         painted: list[Image] = []
         if denoising_end is None:
             painted = source.put_back(to_images(self.autoencoder.decode(denoised, tiled=tiled)))
-        told = None if size_conditioning is None else SizeSettings(**vars(size_conditioning))
-        settings = self._settings(request, choices, sampler, source, clip_skip=clip_skip, size=told)
+        told = [
+            None if given is None else SizeSettings(**vars(given))
+            for given in (size_conditioning, negative_size_conditioning)
+        ]
+        settings = self._settings(
+            request,
+            choices,
+            sampler,
+            source,
+            clip_skip=clip_skip,
+            size=told[0],
+            negative_size=told[1],
+            tiled=tiled,
+            beyond=("latents",) * (latents is not None) + ("control",) * (control is not None),
+        )
         return TextToImageResult(painted, denoised, settings, denoising_end)
 
     @property
@@ -371,9 +384,10 @@ class TextToImage:
                 precision=str(self.dtype).removeprefix("torch."),
                 own_scheduler=choices.scheduler is None,
                 source=begun_from,
+                batch=(i, len(request.seeds)),
                 **more,
             )
-            for prompt, negative_prompt, seed, begun_from in each
+            for i, (prompt, negative_prompt, seed, begun_from) in enumerate(each)
         ]
 
 
