@@ -111,7 +111,8 @@ def visited_times(
     times, order = scheduler.timesteps, scheduler.order
     first, last = 0, len(times)
     if strength is not None:
-        first = (steps - min(int(steps * strength), steps)) * order
+        run = min(int(steps * strength), steps)
+        first = (steps - run) * order if run else last
     if start is not None:
         first = _passed(scheduler, start)
     if end is not None:

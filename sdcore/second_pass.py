@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from sdcore.conditioning import SizeConditioning
 from sdcore.errors import UsageError
-from sdcore.image_settings import HiresSettings, RefinerSettings
+from sdcore.image_settings import HiresSettings, RefinerSettings, SizeSettings
 from sdcore.pipeline import TextToImage, TextToImageResult
 from sdcore.request import SIZE_UNIT, check_size, whole
 from sdcore.sampling import OnStep
@@ -148,8 +148,13 @@ def _same(result: TextToImageResult) -> dict[str, Any]:
         "guidance_rescale": one.guidance_rescale,
         "scheduler": None if one.own_scheduler else one.scheduler,
         "clip_skip": one.clip_skip,
-        "size_conditioning": None if one.size is None else SizeConditioning(**vars(one.size)),
+        "size_conditioning": _size(one.size),
+        "negative_size_conditioning": _size(one.negative_size),
     }
+
+
+def _size(settings: SizeSettings | None) -> SizeConditioning | None:
+    return None if settings is None else SizeConditioning(**vars(settings))
 
 
 def _near(size: float) -> int:
