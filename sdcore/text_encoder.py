@@ -164,7 +164,9 @@ class CLIPTextEncoder(Component):
         states = self.text_model.encoder(x, visible)
         last = self.text_model.final_layer_norm(states[-1])  #           (B, T, D)
         rows = torch.arange(len(ids), device=ids.device)
-        pooled = last[rows, end_of_text(ids, self.config.eos_token_id)]  # (B, D)
+        # learned words have ids behind the vocabulary, and are never the end of the text
+        words = ids.where(ids < self.config.vocab_size, 0)
+        pooled = last[rows, end_of_text(words, self.config.eos_token_id)]  # (B, D)
         if self.config.with_projection:
             pooled = self.text_projection(pooled)  #                     (B, P)
         return TextEncoding(last, states, pooled)
@@ -198,7 +200,7 @@ class CLIPTextEncoder(Component):
         if mask is not None and mask.shape != ids.shape:
             why = f"mask {tuple(mask.shape)}, ids {tuple(ids.shape)}"
             raise UsageError("the text mask does not fit the ids", why, "give one value per token")
-        vocabulary = self.config.vocab_size
+        vocabulary = self.text_model.embeddings.token_embedding.num_embeddings
         if (
             ids.device.type == "cpu"
             and ids.numel()
