@@ -93,6 +93,8 @@ class PromptEdit(RunControl):
                 "Pass the tokens of both: pipe.tokenizer([source, edited]).",
             )
         check_window(*settings.cross, of="the known words")
+        if settings.layout is not None:
+            check_window(*settings.layout, of="the layout")
         edits = range(1, self.prompts)
         self.moves = [  # for each reading: (E, T, T) M, and (E, T) which tokens are known
             [torch.stack(x) for x in zip(*(align_tokens(r, 0, e) for e in edits), strict=True)]
