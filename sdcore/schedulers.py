@@ -168,7 +168,12 @@ def _scheduler_class(sampler: _Sampler) -> Any:
 
 
 def copy_scheduler(scheduler: Any) -> Any:
-    """The same scheduler with nothing of an earlier run in it."""
+    """The same scheduler with nothing of an earlier run in it.
+
+    Raises UsageError where it cannot run the model that its config tells about.
+    """
+    accepted = inspect.signature(type(scheduler).__init__).parameters
+    _check_model_settings(scheduler_name(scheduler), scheduler.config, accepted)
     return type(scheduler).from_config(scheduler.config)
 
 

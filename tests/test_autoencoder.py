@@ -125,6 +125,37 @@ def test_overflow_in_half_precision_is_repeated_in_float32(ours, force_upcast, r
 
 
 @torch.no_grad()
+def test_the_encoder_overflows_in_half_precision_once(ours, pictures, recwarn) -> None:
+    ours.encoder.conv_in.weight.mul_(3e5)
+    expected = ours.half().float().encode(pictures)
+    half = ours.half()
+    half.config = AutoencoderConfig({**half.config.settings, "force_upcast": False})
+    torch.testing.assert_close(half.encode(pictures), expected)
+    assert torch.isfinite(half.decode(expected)).all() and half.encode(pictures).isfinite().all()
+    assert ["overflows" in str(w.message) for w in recwarn].count(True) == 1
+
+
+@torch.no_grad()
+def test_encoded_tiles_are_diffusers_tiles(ours, reference) -> None:
+    image = torch.rand(1, 3, 160, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    reference.enable_tiling()
+    expected = reference.encode(image).latent_dist.mean * reference.config["scaling_factor"]
+    tiled = ours.encode(image, tiled=True)
+    torch.testing.assert_close(tiled, expected)
+    assert tiled.shape == (1, 4, 20, 12) and not torch.allclose(tiled, ours.encode(image))
+
+
+@torch.no_grad()
+def test_several_samples_of_one_picture_are_those_of_its_copies(ours, pictures) -> None:
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in range(4)]
+
+    got = ours.encode(pictures, generators())
+    copies = ours.encode(pictures.repeat_interleave(2, dim=0), generators())
+    torch.testing.assert_close(got, copies)
+
+
+@torch.no_grad()
 def test_numbers_that_cannot_be_saved_name_the_stage(ours) -> None:
     with pytest.raises(NonFiniteError, match="decoder"):
         ours.decode(torch.full((1, 4, 4, 4), float("nan")))

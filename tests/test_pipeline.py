@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from PIL import Image
 
 from sdcore import TextToImage
 from sdcore.errors import FileError, NonFiniteError, UsageError
@@ -158,6 +160,8 @@ def test_an_idle_control_changes_nothing(pipe) -> None:
         ("a", {"seed": 2**63}, "seed"),
         ("a", {"clip_skip": 9}, "clip_skip"),
         ("a", {"clip_skip": "1"}, "clip_skip"),
+        ("a", {"seed": True}, "seed"),
+        ("a", {"seed": np.float64(1)}, "seed"),
         ("a", {"latents": np.zeros((1, 4, 8, 8))}, "ndarray"),
         ("a", {"latents": torch.zeros(2, 4, 8, 8)}, "latents"),
         ("a", {"latents": torch.zeros(4, 8, 8)}, "latents"),
@@ -181,6 +185,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning(pipe) -> None:
         ("text_encoder", "text_model.final_layer_norm.bias", "text encoder"),
         ("unet", "down_blocks.0.resnets.0.conv1.bias", "UNet gave NaN or infinity.*step 1 of"),
         ("unet", "conv_out.bias", "UNet gave NaN or infinity.*step 1 of"),
+        ("autoencoder", "encoder.conv_in.bias", "autoencoder's encoder"),
         ("autoencoder", "decoder.conv_out.bias", "autoencoder's decoder"),
     ],
 )
@@ -188,8 +193,59 @@ def test_non_finite_numbers_name_the_stage(sd_folder, part, weight, stage, value
     broken = TextToImage.from_pretrained(sd_folder)
     getattr(broken, part).get_parameter(weight).data.fill_(value)
     with pytest.raises(NonFiniteError) as error:
-        broken("a cat", **FAST)
+        broken("a cat", image=Image.new("RGB", (64, 64), "red"), strength=0.7, **FAST)
     assert re.search(stage, str(error.value), re.DOTALL)
+
+
+def test_a_scheduler_that_divides_by_zero_is_named(sd_folder) -> None:
+    broken = TextToImage.from_pretrained(sd_folder)
+    betas = [*np.linspace(1e-4, 0.02, 999), 1.0]  # nothing is left of the picture at the last level
+    broken.scheduler = DDIMScheduler(
+        trained_betas=betas, timestep_spacing="trailing", clip_sample=False
+    )
+    with pytest.raises(NonFiniteError, match="scheduler gave NaN or infinity") as error:
+        broken("a cat", **FAST)
+    assert "step 1 of 3, time 999" in error.value.why
+
+
+def test_numbers_may_be_numpys(pipe) -> None:
+    plain = pipe("a cat", seed=3, steps=2, width=64, height=40)
+    of_numpy = pipe(
+        "a cat", seed=np.int64(3), steps=np.int32(2), width=np.uint16(64), height=np.int8(40),
+        images_per_prompt=np.int64(1), clip_skip=np.int64(0),
+    )  # fmt: skip
+    assert torch.equal(plain.latents, of_numpy.latents)
+    assert of_numpy.settings == plain.settings and type(of_numpy.seeds[0]) is int
+
+
+def test_without_guidance_controls_see_every_row_and_negative_prompts_are_warned_of(pipe) -> None:
+    control = Louder()
+    how = {"seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": "ddim"}
+    louder = pipe(["a cat", "a dog"], control=control, **how)
+    assert control.rows == {2}
+    assert not torch.allclose(louder.latents, pipe(["a cat", "a dog"], **how).latents, atol=1e-2)
+    with pytest.warns(UserWarning, match="negative prompt has no effect"):
+        pipe("a cat", negative_prompt="bad", **how)
+
+
+def test_a_model_with_embedded_guidance_is_refused_by_name(sd_folder, tmp_path) -> None:
+    folder = shutil.copytree(sd_folder, tmp_path / "lcm")
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, "time_cond_proj_dim": 256}))
+    with pytest.raises(FileError, match="time_cond_proj_dim = 256"):
+        TextToImage.from_pretrained(folder)
+
+
+def test_a_zero_terminal_snr_model_is_run_with_guidance_rescale(sd2_folder, tmp_path) -> None:
+    folder = shutil.copytree(sd2_folder, tmp_path / "zero")
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    path.write_text(json.dumps({**config, **changes}))
+    zero = TextToImage.from_pretrained(folder)
+    assert zero("a cat", seed=1, **FAST).settings[0].guidance_rescale == 0.7
+    plain = zero("a cat", seed=1, guidance_rescale=0.0, **FAST)
+    assert plain.settings[0].guidance_rescale == 0.0
 
 
 def test_half_precision_paints_nearly_the_same(pipe, sd_folder) -> None:

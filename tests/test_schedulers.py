@@ -1,6 +1,7 @@
 """Schedulers by name: spelling, model settings, and whether each really samples what it should."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,15 @@ SD15 = {
 MEAN, DEVIATION = 0.3, 0.6
 
 
-def sample_gaussian(name: str, steps: int, prediction_type: str = "epsilon", batch: int = 1):
+def sample_gaussian(
+    name: str,
+    steps: int,
+    prediction_type: str = "epsilon",
+    batch: int = 1,
+    config: dict[str, Any] = SD15,
+):
     """Sample with the exact prediction for data that is N(MEAN, DEVIATION²)."""
-    scheduler = schedulers.make_scheduler(name, {**SD15, "prediction_type": prediction_type})
+    scheduler = schedulers.make_scheduler(name, {**config, "prediction_type": prediction_type})
     schedulers.set_steps(scheduler, steps)
     generators = [torch.Generator().manual_seed(i) for i in range(batch)]
     latents = torch.stack([torch.randn(4, 64, 64, generator=g) for g in generators])
@@ -40,7 +47,7 @@ def sample_gaussian(name: str, steps: int, prediction_type: str = "epsilon", bat
         error = scaled - alpha.sqrt() * MEAN
         epsilon = (1 - alpha).sqrt() * error / (alpha * DEVIATION**2 + 1 - alpha)
         if prediction_type == "v_prediction":
-            x0 = (scaled - (1 - alpha).sqrt() * epsilon) / alpha.sqrt()
+            x0 = MEAN + alpha.sqrt() * DEVIATION**2 * error / (alpha * DEVIATION**2 + 1 - alpha)
             epsilon = alpha.sqrt() * epsilon - (1 - alpha).sqrt() * x0
         latents = schedulers.take_step(scheduler, epsilon, time, latents, generators)
     return latents
@@ -169,12 +176,52 @@ def test_every_possible_number_of_steps_is_finite_or_refused(name, steps) -> Non
     assert torch.isfinite(latents).all()
 
 
-def test_zero_terminal_snr_is_refused_where_it_would_divide_by_zero() -> None:
-    config = {**SD15, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
-    for name in ("heun", "pndm"):
+ZERO_SNR = {
+    **SD15,
+    "rescale_betas_zero_snr": True,
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+}
+
+
+@pytest.mark.parametrize("name", schedulers.SCHEDULERS)
+def test_zero_terminal_snr_is_sampled_from_pure_noise_or_refused(name) -> None:
+    if name in ("heun", "pndm"):
         with pytest.raises(UsageError, match="cannot run this model"):
-            schedulers.make_scheduler(name, config)
-    assert schedulers.make_scheduler("euler", config).config.rescale_betas_zero_snr
+            schedulers.make_scheduler(name, ZERO_SNR)
+        return
+    scheduler = schedulers.make_scheduler(name, ZERO_SNR)
+    schedulers.set_steps(scheduler, 40)
+    assert round(float(scheduler.timesteps[0])) == 999
+    latents = sample_gaussian(name, 40, "v_prediction", config=ZERO_SNR)
+    assert torch.isfinite(latents).all()
+    if name != "lcm":  # which loses spread by design
+        assert latents.mean().item() == pytest.approx(MEAN, abs=0.04)
+        assert latents.std().item() == pytest.approx(DEVIATION, rel=0.15)
+
+
+def test_a_published_scheduler_that_divides_by_zero_is_refused_when_it_is_used(tmp_path) -> None:
+    config = {**ZERO_SNR, "_class_name": "PNDMScheduler"}
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
+    scheduler = schedulers.load_scheduler(tmp_path)
+    with pytest.raises(UsageError, match="'pndm' cannot run this model"):
+        schedulers.copy_scheduler(scheduler)
+    other = schedulers.make_scheduler("ddim", scheduler.config)
+    assert other.config.rescale_betas_zero_snr
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler", "lcm"])
+def test_epsilon_says_nothing_at_zero_terminal_snr(name) -> None:
+    with pytest.raises(UsageError, match="cannot be right"):
+        schedulers.make_scheduler(name, {**ZERO_SNR, "prediction_type": "epsilon"})
+
+
+def test_lcm_says_in_our_words_how_many_steps_it_has() -> None:
+    scheduler = schedulers.make_scheduler("lcm", SD15)
+    schedulers.set_steps(scheduler, 50)
+    with pytest.raises(UsageError, match="distilled on 50 noise levels") as error:
+        schedulers.set_steps(scheduler, 51)
+    assert "`" not in str(error.value)
 
 
 @pytest.mark.parametrize(
