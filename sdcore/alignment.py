@@ -13,13 +13,15 @@ from torch import Tensor
 
 from sdcore.errors import UsageError
 from sdcore.tokenizer import Tokens
+from sdcore.words import span_positions
 
 
 def align_tokens(tokens: Tokens, source: int, edited: int) -> tuple[Tensor, Tensor]:
     """How attention moves from one prompt's tokens to another's.
 
-    Equal words correspond; so do words that stand between the same words, one by one where there
-    are as many of them, else as a group. Words that were added have nothing to correspond to.
+    Equal words correspond; so do words that stand between the same words, the last with the last,
+    as what is spoken of comes after what is said of it (fox, red cat). Words that were added have
+    nothing to correspond to.
 
     Args:
         source, edited: which of the prompts of `tokens`.
@@ -44,14 +46,15 @@ def align_tokens(tokens: Tokens, source: int, edited: int) -> tuple[Tensor, Tens
         else:
             move[torch.tensor(old)[:, None], torch.tensor(new)[None]] = 1 / len(new)
 
-    old_words, new_words = tokens.spans[source], tokens.spans[edited]
+    old_words, new_words = (span_positions(tokens, prompt) for prompt in (source, edited))
     for kind, i, i_end, j, j_end in _changes(tokens, source, edited):
-        old, new = old_words[i:i_end], new_words[j:j_end]
-        if kind in ("equal", "replace") and len(old) == len(new):
-            for before, after in zip(old, new, strict=True):
-                join(before.positions, after.positions)
-        elif kind == "replace":
-            join([p for s in old for p in s.positions], [p for s in new for p in s.positions])
+        if kind in ("equal", "replace"):
+            both = min(i_end - i, j_end - j)
+            pairs = zip(
+                old_words[i_end - both : i_end], new_words[j_end - both : j_end], strict=True
+            )
+            for before, after in pairs:
+                join(before, after)
     for old, new in zip(_others(tokens, source), _others(tokens, edited), strict=True):
         both = min(len(old), len(new))
         join(old[:both], new[:both])
@@ -76,7 +79,7 @@ def _changes(tokens: Tokens, source: int, edited: int) -> Sequence[tuple[str, in
 def _others(tokens: Tokens, prompt: int) -> list[list[int]]:
     """Positions without a word: the start of each chunk, and its end with the padding."""
     ids = tokens.ids[prompt].tolist()
-    taken = {position for span in tokens.spans[prompt] for position in span.positions}
+    taken = {position for word in span_positions(tokens, prompt) for position in word}
     groups: list[list[int]] = []
     for position in (p for p in range(len(ids)) if p not in taken):
         if ids[position] == ids[0]:

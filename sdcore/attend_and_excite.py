@@ -1,10 +1,12 @@
 """Attend-and-excite: move the latents until no chosen word is ignored.
 
     loss = max over words of (1 - the largest value of the word's map)
-    latents <- latents - strength · ∂ loss / ∂ latents
+    latents <- latents - strength · loss · |latents| · g / |g|,    g = ∂ loss / ∂ latents
 
 Chefer et al. 2023 (arXiv:2301.13826), on word heatmaps that come from fused attention and are
-differentiable. Memory grows by the backward pass of one call of the UNet.
+differentiable. There a move is 20 g, which suits one model; here its length is a part of that of the
+latents, so that a setting means the same for every model and scheduler. Memory grows by the backward
+pass of one call of the UNet.
 
 Shapes: B images, C channels, h w grid, G columns (see words.py).
 """
@@ -31,11 +33,11 @@ _SMOOTH = ((0.0113, 0.0838, 0.0113), (0.0838, 0.6193, 0.0838), (0.0113, 0.0838, 
 
 @dataclass(frozen=True)
 class ExciteSettings:
-    """How hard words are pushed; the defaults are the paper's.
+    """How hard words are pushed; steps and targets are the paper's.
 
     Attributes:
         steps: when, as parts of the run.
-        strength: of one move; it falls to its √½ over the run.
+        strength: how far one move goes where a word is not read at all, as a part of the latents.
         targets: part of the run -> the largest value that every word's map must reach there, for
             which as many moves are made as it takes, up to `most_moves`.
         sites: the layers whose maps count, as `lambda site: site.level == 2`, the paper's 16x16 for
@@ -43,7 +45,7 @@ class ExciteSettings:
     """
 
     steps: tuple[float, float] = (0, 0.5)
-    strength: float = 20.0
+    strength: float = 0.1
     targets: Mapping[float, float] = field(default_factory=lambda: {0: 0.05, 0.2: 0.5, 0.4: 0.8})
     most_moves: int = 20
     sites: Callable[[Site], bool] | None = None
@@ -88,17 +90,15 @@ class AttendAndExcite(RunControl):
     def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
         if not inside(step, self.settings.steps):
             return latents
-        strength = self.settings.strength * (1 - 0.5 * step.progress) ** 0.5
         target = self._target(step)
         moves = 1 if target is None else self.settings.most_moves
         for _ in range(moves):
             peaks, gradient = self._look(latents, predict)
             if target is not None and bool((peaks >= target).all()):
                 break
-            # Some schedulers keep latents scaled by 1/s, whose gradient is s times as large: a move
-            # of the same kind in the UNet's own scale is 1/s² times it, and so is their variance.
-            scale = latents.square().mean(dim=(1, 2, 3), keepdim=True)
-            latents = latents - strength * scale * gradient
+            length = _length(latents) / _length(gradient).clamp(min=1e-12)
+            missing = (1 - peaks).clamp(min=0)[:, None, None, None]
+            latents = latents - self.settings.strength * missing * length * gradient
         return latents
 
     def _target(self, step: Step) -> float | None:
@@ -138,3 +138,8 @@ class AttendAndExcite(RunControl):
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
     ) -> Tensor:
         return attend(q, k, v)
+
+
+def _length(latents: Tensor) -> Tensor:
+    """Root mean square of each image's latents: (B, 1, 1, 1)."""
+    return latents.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()

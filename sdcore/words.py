@@ -50,7 +50,8 @@ def word_positions(tokens: Tokens, prompt: int, words: str) -> list[int]:
     """
     spans = tokens.spans[prompt]
     places = find_words(spans, words)
-    positions = sorted({p for place in places for i in place for p in spans[i].positions})
+    found = {i for place in places for i in place}
+    positions = sorted(p for i in found for p in span_positions(tokens, prompt)[i])
     if not positions:
         raise UsageError(
             f"The words {words!r} do not reach the model.",
@@ -58,6 +59,21 @@ def word_positions(tokens: Tokens, prompt: int, words: str) -> list[int]:
             "Shorten the prompt, or move the words to its front.",
         )
     return positions
+
+
+def span_positions(tokens: Tokens, prompt: int) -> list[list[int]]:
+    """For each word of a prompt all its positions; there are more than the span's own where a
+    prompt is repeated to be as long as the others of its batch.
+    """
+    spans, ids = tokens.spans[prompt], tokens.ids[prompt]
+    last = max((span.positions.stop for span in spans), default=0)
+    period = length = len(ids)
+    for start in (ids == ids[0]).nonzero().flatten().tolist()[1:]:  # of each further chunk
+        fits = start >= last and length % start == 0
+        if fits and bool((ids.view(-1, start) == ids[:start]).all()):
+            period = start
+            break
+    return [[p + r for r in range(0, length, period) for p in span.positions] for span in spans]
 
 
 def prompts_with(tokens: Tokens, prompts: Sequence[int], words: str) -> list[int]:
@@ -92,10 +108,10 @@ def column_marks(readings: Sequence[Tokens]) -> Tensor:
         one = torch.zeros_like(marks)
         starts = tokens.ids == tokens.ids[:, :1]
         one[..., 0], one[..., 1] = starts, ~starts
-        for row, spans in zip(one, tokens.spans, strict=True):
-            for column, span in enumerate(spans, start=FIRST_WORD):
-                row[list(span.positions)] = 0
-                row[list(span.positions), column] = 1
+        for prompt, row in enumerate(one):
+            for column, positions in enumerate(span_positions(tokens, prompt), start=FIRST_WORD):
+                row[positions] = 0
+                row[positions, column] = 1
         marks += one / len(readings)
     return marks
 

@@ -101,6 +101,18 @@ def test_chunks_of_a_long_prompt_have_a_start_and_an_end_each():
     assert word_positions(tokens, 0, "fox") == [1, 2, 5]
 
 
+def test_a_prompt_repeated_to_the_length_of_another_has_its_words_in_every_repetition():
+    ids = torch.tensor([[90, 1, 2, 91, 90, 1, 2, 91], [90, 3, 91, 91, 90, 3, 91, 91]])
+    once = (Span("fox", 0, 3, range(1, 3)),)
+    twice = (Span("cat", 0, 3, range(1, 2)), Span("cat", 9, 12, range(5, 6)))
+    tokens = Tokens(ids, torch.ones(2, 8), (once, twice), ("", ""))
+    assert word_positions(tokens, 0, "fox") == [1, 2, 5, 6]
+    marks = column_marks([tokens])
+    assert marks[0, :, 2].nonzero().flatten().tolist() == [1, 2, 5, 6]
+    assert marks[1, :, 2].nonzero().flatten().tolist() == [1]
+    assert marks[1, :, 3].nonzero().flatten().tolist() == [5]
+
+
 def test_where_two_tokenizers_differ_a_position_counts_half_for_each_word():
     ids = torch.tensor([[90, 1, 2, 91]])
     spans = [Span("red", 0, 3, range(1, 2)), Span("fox", 4, 7, range(2, 3))]
