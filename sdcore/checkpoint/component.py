@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sdcore.checkpoint.folder import component_folder, refuse_custom_code
-from sdcore.checkpoint.header import WeightFile
+from sdcore.checkpoint.header import WeightFile, find_weights
 from sdcore.checkpoint.jsonfile import name_some, read_json
 from sdcore.checkpoint.layout import CONFIG_NAME, check_variant
 from sdcore.checkpoint.saving import save_component
-from sdcore.checkpoint.weights import find_weights, read_tensors
+from sdcore.checkpoint.weights import read_tensors
 from sdcore.errors import FileError, UsageError
 
 

@@ -103,7 +103,7 @@ def recognise(file: WeightFile, *, prediction_type: str | None = None) -> Family
         UsageError: a prediction type that there is not.
     """
     check_whole(file)
-    text_width, labels = _text_width(file), file.shapes.get(_LABELS, (0, None))[1]
+    text_width, labels = _text_width(file), _last_size(file, _LABELS)
     name = _FAMILIES.get((text_width, labels))
     if name is None:
         known = "; ".join(f"{_TITLES[name]}: {w}, {n}" for (w, n), name in _FAMILIES.items())
@@ -276,10 +276,12 @@ _KINDS: dict[str, Callable[[WeightFile], bool]] = {
 
 def _text_width(file: WeightFile) -> int | None:
     """D, the width of the text that the UNet's cross-attention reads."""
-    readers = (
-        shape for name, shape in file.shapes.items() if _TEXT_READER.fullmatch(name) and shape
-    )
-    return next((shape[-1] for shape in readers), None)
+    readers = (name for name in file.shapes if _TEXT_READER.fullmatch(name))
+    return next((_last_size(file, name) for name in readers), None)
+
+
+def _last_size(file: WeightFile, name: str) -> int | None:
+    return file.shapes[name][-1] if file.shapes.get(name) else None
 
 
 def _in_channels(file: WeightFile) -> int:

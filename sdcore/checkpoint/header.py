@@ -1,4 +1,4 @@
-"""The header of a safetensors file: which tensors are in it, judged by content, never by name.
+"""What is in weight files, told from their headers and judged by content, never by name.
 
 Nothing here loads torch: what a file is can be told in milliseconds, whatever its size.
 """
@@ -12,7 +12,14 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sdcore.checkpoint.jsonfile import parse_json_object, require_file
+from sdcore.checkpoint.jsonfile import (
+    listing,
+    name_some,
+    parse_json_object,
+    read_json,
+    require_file,
+)
+from sdcore.checkpoint.layout import bad_index, choose_weights, shards_in_index, why_no_weights
 from sdcore.errors import FileError
 
 _HEADER_LIMIT = 16 << 20  # bytes; the header of SDXL's UNet has 0.2 MiB
@@ -50,6 +57,24 @@ class WeightFile:
     integers: frozenset[str]
     types: dict[str, str]
     metadata: dict[str, str]
+
+
+def find_weights(folder: Path, name: str, variant: str | None) -> list[WeightFile]:
+    """The weight files of a component: one file, or the shards that an index file lists.
+
+    A whole file is preferred where both are there, as diffusers does.
+
+    Raises:
+        FileError: none there, or one of them is not a sound safetensors file.
+    """
+    names = [path.name for path in folder.iterdir()]
+    chosen = choose_weights(names, name, variant)
+    if chosen is None:
+        what, hint = why_no_weights(names, name, variant)
+        raise FileError(f"{folder}/{what} is missing", f"{folder} holds: {listing(folder)}", hint)
+    if chosen.endswith(".json"):
+        return _open_shards(folder, folder / chosen)
+    return [open_header(folder / chosen)]
 
 
 def open_header(path: Path) -> WeightFile:
@@ -107,6 +132,19 @@ def unsound(path: Path, why: str) -> FileError:
     """The error for a file that is no sound safetensors file."""
     hint = "download it again; an old .ckpt, .pt or .bin file goes through sample/convert.py first"
     return FileError(f"{path} is not a sound safetensors file", f"{why:.400}", hint)
+
+
+def _open_shards(folder: Path, index: Path) -> list[WeightFile]:
+    """Every shard that the index names; together they must hold exactly the tensors it lists."""
+    content = read_json(index)
+    files = [open_header(folder / name) for name in shards_in_index(content, str(index))]
+    for file in files:
+        listed = {key for key, name in content["weight_map"].items() if name == file.path.name}
+        differing = sorted(listed ^ file.shapes.keys())
+        if differing:
+            why = f"{file.path.name} and the index disagree on {name_some(differing)}"
+            raise bad_index(str(index), why)
+    return files
 
 
 def _read_header(path: Path) -> dict[str, Any]:

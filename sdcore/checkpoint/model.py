@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +14,7 @@ from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint.component import check_placement
 from sdcore.checkpoint.folder import LocalFolder, find_model
 from sdcore.checkpoint.preflight import MODEL_INDEX, preflight_model
+from sdcore.checkpoint.publish import publish
 from sdcore.checkpoint.single_file import ModelParts, read_single_file
 from sdcore.errors import UsageError
 from sdcore.model_defaults import find_components, read_defaults
@@ -20,6 +22,9 @@ from sdcore.schedulers import load_scheduler
 from sdcore.text_encoder import CLIPTextEncoder
 from sdcore.tokenizer import Tokenizer
 from sdcore.unet import UNet
+
+if TYPE_CHECKING:
+    from sdcore.pipeline import TextToImage
 
 
 def read_model(
@@ -84,3 +89,46 @@ def _refuse(kind: str, **given: object) -> None:
         if value is not None:
             what = f"{argument}={value!r:.80} cannot be used"
             raise UsageError(what, f"this model is {kind}", "leave it out")
+
+
+def save_folder(pipe: TextToImage, folder: Path) -> None:
+    """Write a model in diffusers layout; the weights keep their type.
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite.
+        FileError: the disk is full, or the folder cannot be written.
+    """
+    parts = {
+        "tokenizer": (pipe.tokenizer, "transformers", "CLIPTokenizer"),
+        "text_encoder": (pipe.text_encoder, "transformers", _text_class(pipe.text_encoder)),
+        "tokenizer_2": (pipe.tokenizer_2, "transformers", "CLIPTokenizer"),
+        "text_encoder_2": (pipe.text_encoder_2, "transformers", _text_class(pipe.text_encoder_2)),
+        "unet": (pipe.unet, "diffusers", "UNet2DConditionModel"),
+        "vae": (pipe.autoencoder, "diffusers", "AutoencoderKL"),
+        "scheduler": (pipe.scheduler, "diffusers", type(pipe.scheduler).__name__),
+    }
+    index: dict[str, Any] = {"_class_name": _pipeline_class(pipe)}
+    for name, (part, library, cls) in parts.items():
+        if part is not None:
+            part.save_pretrained(folder / name)
+            index[name] = [library, cls]
+    if pipe.text_encoder_2 is None:
+        index |= {"requires_safety_checker": False, "safety_checker": [None, None]}
+        index["feature_extractor"] = [None, None]
+    else:
+        index["force_zeros_for_empty_prompt"] = pipe.defaults.zeros_for_no_prompt
+    text = json.dumps(index, indent=2) + "\n"
+    publish(folder, {MODEL_INDEX: lambda path: path.write_text(text, encoding="utf-8")})
+
+
+def _text_class(text_encoder: CLIPTextEncoder | None) -> str:
+    projects = text_encoder is not None and text_encoder.config.with_projection
+    return "CLIPTextModelWithProjection" if projects else "CLIPTextModel"
+
+
+def _pipeline_class(pipe: TextToImage) -> str:
+    """diffusers' pipeline for such parts, which decides what opens the folder there."""
+    xl, inpaints = pipe.text_encoder_2 is not None, pipe.unet.config.in_channels == 9
+    if xl and pipe.text_encoder is None:
+        return "StableDiffusionXLImg2ImgPipeline"
+    return f"StableDiffusion{'XL' * xl}{'Inpaint' * inpaints}Pipeline"

@@ -1,0 +1,165 @@
+"""The closed process in which convert.py reads an old checkpoint; not for use by hand.
+
+    python -I convert_worker.py OLD FOLDER NAME DTYPE MEMORY SECONDS
+
+It gives up what it does not need (memory, processor time, new processes, the network), and only
+then opens the file, with torch's unpickler that builds nothing but tensors and plain containers.
+It writes FOLDER/converted.safetensors and prints one line of JSON, which convert.py does not trust.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def shut_network() -> bool:
+    """Leave the machine's network for an empty one; Linux lets a process of one thread do so."""
+    if sys.platform != "linux":
+        return False
+    return ctypes.CDLL(None).unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0
+
+
+if __name__ == "__main__":
+    NETWORK_SHUT = shut_network()  # before torch, which starts threads
+
+import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+_TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
+_LISTED = 20  # names in the answer
+
+
+class Refused(Exception):
+    """The file cannot be converted."""
+
+
+def set_limits(memory: int, seconds: int) -> None:
+    """`memory` bytes more than now, `seconds` of processor time, no new process."""
+    import resource  # not on Windows
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    limits = {
+        resource.RLIMIT_AS: used + memory,
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_FSIZE: memory,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_NPROC: 0,  # root is not held to this one
+    }
+    for limit, value in limits.items():
+        resource.setrlimit(limit, (value, value))
+
+
+def check_archive(path: Path) -> bool:
+    """Whether it is a zip archive as torch.save writes; Refused where one is packed differently."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise Refused("the zip archive is cut short or damaged")
+        return False
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise Refused("the zip archive is compressed; torch.save never writes it so")
+        if entry.filename.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", entry.filename):
+            raise Refused(f"the zip archive names a file outside itself: {entry.filename[:80]!r}")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise Refused("the zip archive holds more than its size")
+    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+        raise Refused("the zip archive holds no data.pkl: it is none of torch.save")
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise Refused("it is a TorchScript program, not a checkpoint")
+    return True
+
+
+def find_tensors(content: Any, name: str, stem: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Name -> tensor of a checkpoint or embedding, and what else was in it."""
+    if not isinstance(content, Mapping):
+        raise Refused(f"it holds a {type(content).__name__}, not weights by name")
+    if isinstance(content.get("string_to_param"), Mapping):  # web UI's textual inversion
+        vectors = [v for v in content["string_to_param"].values() if isinstance(v, Tensor)]
+        if len(vectors) != 1:
+            raise Refused(f"it is a textual inversion with {len(vectors)} embeddings; one is usual")
+        own = content.get("name")
+        own = own[:100] if isinstance(own, str) and own.isprintable() else ""
+        return {name or own or stem: vectors[0]}, []
+    nested = isinstance(content.get("state_dict"), Mapping)
+    left = [f"{key}" for key in content if nested and key != "state_dict"]
+    tensors: dict[str, Tensor] = {}
+    for key, value in (content["state_dict"] if nested else content).items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            tensors[key] = value
+        else:
+            left.append(f"{key}")
+    if not tensors:
+        raise Refused(f"no tensors are in it; its keys are {', '.join(left[:10])[:300]}")
+    return tensors, left
+
+
+def prepare(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A plain tensor with memory of its own: safetensors holds no shared ones."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype not in _TYPES:
+        raise Refused(f"{name[:120]} is of a kind that weights are not: {tensor.dtype}")
+    whole = tensor.is_floating_point()
+    return tensor.detach().to(dtype if whole else None).contiguous()
+
+
+def convert(path: Path, folder: Path, name: str, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Read `path`, write the tensors into `folder`; what the parent is told."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=check_archive(path))
+    found, left = find_tensors(content, name, path.stem)
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for key, tensor in found.items():
+        plain = prepare(key, tensor, dtype)
+        storage = plain.untyped_storage()
+        if storage.nbytes() != plain.nbytes or storage.data_ptr() in places:
+            plain = plain.clone()
+        places.add(plain.untyped_storage().data_ptr())
+        tensors[key] = plain
+    broken = [key for key, tensor in tensors.items() if not is_finite(tensor)]
+    if broken:
+        where = f"{', '.join(broken[:5])}{' and more' * (len(broken) > 5)}"
+        raise Refused(f"NaN or infinity, at least as {dtype or 'it is'}, in {where[:600]}")
+    notes = {"format": "pt"} | ({"name": next(iter(found))} if "string_to_param" in content else {})
+    save_file(tensors, folder / "converted.safetensors", metadata=notes)
+    return {"tensors": len(tensors), "left": [f"{key:.80}" for key in left[:_LISTED]]}
+
+
+def is_finite(tensor: Tensor) -> bool:
+    return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax())
+
+
+def main() -> int:
+    path, folder, name, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+    memory, seconds = int(sys.argv[5]), int(sys.argv[6])
+    if sys.platform == "linux":
+        set_limits(memory, seconds)
+    wanted = None if dtype == "keep" else getattr(torch, dtype)
+    try:
+        answer = convert(path, folder, name, wanted)
+    except Refused as error:
+        answer = {"refused": str(error)}
+    except MemoryError:
+        answer = {"refused": "it needs more memory than it is allowed"}
+    except Exception as error:  # whatever the unpickler says to a file that it does not take
+        reason = str(error).split("Please file an issue")[0]
+        answer = {"refused": f"{type(error).__name__}: {' '.join(reason.split())[:400]}"}
+    print(json.dumps({**answer, "network_shut": NETWORK_SHUT}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
