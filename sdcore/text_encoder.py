@@ -156,7 +156,8 @@ class CLIPTextEncoder(Component):
             UsageError: ids of another rank, too long, or outside the vocabulary (CPU only: on a
                 GPU the check would cost a synchronisation).
         """
-        self._check(ids, mask)
+        vocabulary = self.text_model.embeddings.token_embedding.num_embeddings
+        check_ids(ids, mask, vocabulary, self.config.max_position_embeddings)
         x = self.text_model.embeddings(ids)  #                           (B, T, D)
         visible = causal_mask(ids.shape[1], ids.device)  #               (T, T)
         if mask is not None:
@@ -178,39 +179,8 @@ class CLIPTextEncoder(Component):
         (hidden_states[-2]), and so on; the final LayerNorm is applied. (Other programs count from
         1: their "CLIP skip 2" is 1 here. SDXL takes hidden_states[-2] without the LayerNorm.)
         """
-        if type(clip_skip) is not int or not 0 <= clip_skip <= self.config.num_hidden_layers:
-            raise UsageError(
-                f"clip_skip = {clip_skip!r} cannot be used",
-                f"this text encoder has {self.config.num_hidden_layers} layers",
-                f"choose 0 to {self.config.num_hidden_layers}; 1 is the penultimate layer",
-            )
+        check_clip_skip(clip_skip, self.config.num_hidden_layers)
         return self.text_model.final_layer_norm(encoding.hidden_states[-(clip_skip + 1)])
-
-    def _check(self, ids: Tensor, mask: Tensor | None) -> None:
-        limit = self.config.max_position_embeddings
-        if ids.ndim != 2 or ids.is_floating_point():
-            why = f"shape {tuple(ids.shape)}, {ids.dtype}"
-            raise UsageError("token ids must be whole numbers (B, T)", why, "call the tokenizer")
-        if ids.shape[1] > limit:
-            raise UsageError(
-                f"{ids.shape[1]} tokens are too long for this text encoder",
-                f"it has {limit} positions",
-                f"cut the prompt to {limit} tokens, or encode it in chunks",
-            )
-        if mask is not None and mask.shape != ids.shape:
-            why = f"mask {tuple(mask.shape)}, ids {tuple(ids.shape)}"
-            raise UsageError("the text mask does not fit the ids", why, "give one value per token")
-        vocabulary = self.text_model.embeddings.token_embedding.num_embeddings
-        if (
-            ids.device.type == "cpu"
-            and ids.numel()
-            and not 0 <= ids.min() <= ids.max() < vocabulary
-        ):
-            raise UsageError(
-                f"token ids from {ids.min()} to {ids.max()} are outside the vocabulary",
-                f"this text encoder knows {vocabulary} tokens",
-                "use the tokenizer that belongs to this text encoder",
-            )
 
     @staticmethod
     def published_name(key: str) -> str | None:
@@ -253,3 +223,35 @@ def end_of_text(ids: Tensor, eos_token_id: int) -> Tensor:
     if eos_token_id == 2:
         return ids.to(torch.int).argmax(dim=-1)
     return (ids == eos_token_id).to(torch.int).argmax(dim=-1)
+
+
+def check_ids(ids: Tensor, mask: Tensor | None, vocabulary: int, longest: int) -> None:
+    """UsageError unless a text encoder of `vocabulary` tokens can read ids (B, T), T <= longest."""
+    if ids.ndim != 2 or ids.is_floating_point():
+        why = f"shape {tuple(ids.shape)}, {ids.dtype}"
+        raise UsageError("token ids must be whole numbers (B, T)", why, "call the tokenizer")
+    if ids.shape[1] > longest:
+        raise UsageError(
+            f"{ids.shape[1]} tokens are too long for this text encoder",
+            f"it has {longest} positions",
+            f"cut the prompt to {longest} tokens, or encode it in chunks",
+        )
+    if mask is not None and mask.shape != ids.shape:
+        why = f"mask {tuple(mask.shape)}, ids {tuple(ids.shape)}"
+        raise UsageError("the text mask does not fit the ids", why, "give one value per token")
+    if ids.device.type == "cpu" and ids.numel() and not 0 <= ids.min() <= ids.max() < vocabulary:
+        raise UsageError(
+            f"token ids from {ids.min()} to {ids.max()} are outside the vocabulary",
+            f"this text encoder knows {vocabulary} tokens",
+            "use the tokenizer that belongs to this text encoder",
+        )
+
+
+def check_clip_skip(clip_skip: int, layers: int) -> None:
+    """UsageError unless a text encoder of so many layers can leave the last `clip_skip` out."""
+    if type(clip_skip) is not int or not 0 <= clip_skip <= layers:
+        raise UsageError(
+            f"clip_skip = {clip_skip!r} cannot be used",
+            f"this text encoder has {layers} layers",
+            f"choose 0 to {layers}; 1 is the penultimate layer",
+        )

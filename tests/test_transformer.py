@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdcore.attention import Site
+from sdcore.attention import Site, use_attention
+from sdcore.decoding import greedy
 from sdcore.errors import UsageError
 from sdcore.transformer import (
     GEGLU,
@@ -22,11 +23,9 @@ from sdcore.transformer import (
 )
 
 
-def tiny(positions="sinusoidal", **settings):
+def tiny(**settings):
     torch.manual_seed(0)
-    return Transformer(
-        TransformerConfig(11, 13, width=16, heads=2, positions=positions, **settings)
-    ).eval()
+    return Transformer(TransformerConfig(11, 13, width=16, heads=2, **settings)).eval()
 
 
 def test_sinusoid_is_the_formula():
@@ -69,9 +68,8 @@ def test_an_encoder_without_positions_does_not_know_the_order():
     assert not torch.allclose(block(placed(x[:, order])), block(placed(x))[:, order], atol=1e-3)
 
 
-@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
-def test_the_decoder_cannot_see_the_future(positions):
-    model = tiny(positions)
+def test_the_decoder_cannot_see_the_future():
+    model = tiny()
     source = torch.randint(11, (2, 7))
     target = torch.randint(13, (2, 6))
     later = target.clone()
@@ -90,30 +88,50 @@ def test_padding_of_the_source_changes_nothing():
     assert not torch.allclose(model(padded, target), model(source, target), atol=1e-4)
 
 
+@pytest.mark.parametrize("pieces", [[1] * 7, [3, 1, 3], [7]])
+def test_kept_keys_and_values_give_what_all_words_at_once_give(pieces):
+    model = tiny().double()
+    source, target = torch.randint(11, (3, 5)), torch.randint(13, (3, 7))
+    real = torch.arange(5) < torch.tensor([[5], [2], [4]])
+    state, logits = model.start(source, real), []
+    for words in target.split(pieces, dim=1):
+        piece, state = model.step(words, state)
+        logits.append(piece)
+    wanted = model(source, target, real)
+    torch.testing.assert_close(torch.cat(logits, dim=1), wanted, rtol=0, atol=1e-13)
+    assert [k.shape for k, _ in state.words] == [(3, 7, 16)] * 2
+
+
+def test_a_state_is_not_changed_by_the_steps_taken_from_it():
+    model, source = tiny(), torch.randint(11, (2, 5))
+    _, state = model.step(torch.tensor([[1], [2]]), model.start(source))
+    word = torch.tensor([[3], [4]])
+    once, _ = model.step(word, state)
+    model.step(word + 1, state)
+    again, _ = model.step(word, state)
+    assert torch.equal(once, again)
+    swapped, _ = model.step(word.flip(0), state.pick(torch.tensor([1, 0])))
+    torch.testing.assert_close(swapped, once.flip(0))
+
+
 def test_it_learns_to_reverse_a_sequence():
     """The target is the source backwards: possible only by cross-attention and positions."""
     torch.manual_seed(0)
     model = Transformer(TransformerConfig(10, 11, width=32, heads=2, layers=1))
+    use_attention(model, "reference")
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     start = torch.full((64, 1), 10)
-    for _ in range(400):
-        source = torch.randint(10, (64, 6))
+    for _ in range(250):
+        source = torch.randint(10, (64, 4))
         answer = source.flip(1)
         logits = model(source, torch.cat([start, answer[:, :-1]], dim=1))
         loss = F.cross_entropy(logits.transpose(1, 2), answer)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    source = torch.randint(10, (64, 6))
-    words = start
-    for _ in range(6):  # greedy: each word is chosen from those that the model itself wrote
-        words = torch.cat([words, model(source, words)[:, -1:].argmax(-1)], dim=1)
-    assert (words[:, 1:] == source.flip(1)).float().mean() > 0.95
-
-
-def test_an_unknown_kind_of_positions_is_refused():
-    with pytest.raises(UsageError, match="rotary"):
-        TransformerConfig(5, 5, positions="rotary")
+    source = torch.randint(10, (64, 4))
+    written = greedy(model, source, first=10, last=10, most=4)
+    assert (written == source.flip(1)).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("linear", [False, True])
