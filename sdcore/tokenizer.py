@@ -162,12 +162,7 @@ class Tokenizer:
             )
         rows = [self._encode(text) for text in texts]
         for cut in (row[2] for row in rows if row[2]):
-            shown = cut if len(cut) <= _SHOWN_CUT else f"{cut[:_SHOWN_CUT]}... ({len(cut)} letters)"
-            warnings.warn(
-                f"the prompt is longer than {self.max_length - 2} tokens; this part was cut: "
-                f"{shown!r}",
-                stacklevel=2,
-            )
+            warnings.warn(describe_cut(cut, self.max_length - 2), stacklevel=2)
         ids = torch.tensor([row[0] for row in rows])  #  (B, T)
         return Tokens(ids, torch.ones(ids.shape), *zip(*((r[1], r[2]) for r in rows), strict=True))
 
@@ -240,6 +235,14 @@ class Tokenizer:
                 last += 1
             yield word, start, end, range(first, last)
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token in the spelling of the vocabulary, such as ",</w>"."""
+        return self._bpe.token_to_id(token)
+
+    def token(self, id: int) -> str:
+        """The token of an id, in the spelling of the vocabulary."""
+        return self._bpe.id_to_token(id) or ""
+
     def row(self, ids: Sequence[int]) -> list[int]:
         """`max_length` ids: start, these, end, padding."""
         padding = [self.pad_id] * (self.max_length - 2 - len(ids))
@@ -249,6 +252,12 @@ class Tokenizer:
         number = self._bpe.token_to_id(token)
         assert number is not None, token  # the files were checked for it
         return number
+
+
+def describe_cut(cut: str, room: int) -> str:
+    """The warning for text that did not fit into `room` tokens."""
+    shown = cut if len(cut) <= _SHOWN_CUT else f"{cut[:_SHOWN_CUT]}... ({len(cut)} letters)"
+    return f"the prompt is longer than {room} tokens; this part was cut: {shown!r}"
 
 
 def _build(files: TokenizerFiles) -> tokenizers.Tokenizer:

@@ -1,0 +1,85 @@
+"""The dialects of prompts by name: how each reads marks, divides long texts and applies weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from sdcore.errors import UsageError
+from sdcore.prompt import a1111, comfy, compel
+from sdcore.prompt.chunks import (
+    Rule,
+    after_commas,
+    after_sentences,
+    cut_off,
+    short_groups_whole,
+)
+from sdcore.prompt.text import Clause, Fragment, Kept, Parsed, always
+from sdcore.prompt.weights import (
+    Weighing,
+    from_empty,
+    masked_down,
+    multiplied,
+    multiplied_with_mean,
+    unweighted,
+)
+
+
+def parse_plain(prompt: str, negative: bool = False) -> Parsed:
+    """The prompt as it is: no character has a meaning."""
+    return Parsed((always((Clause(((Fragment(Kept.whole(prompt)),),)),)),))
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a tool reads prompts.
+
+    Attributes:
+        parse: called with the prompt, and whether it is a negative one.
+        divide: which tokens go to which chunk.
+        weigh: what weights do.
+        skips_in_negative: whether CLIP skip counts for the negative prompt too.
+        pads: whether the shorter of prompt and negative prompt is filled up with empty prompts;
+            otherwise each is read as long as it is.
+        pools_as_typed: whether SDXL's pooled text is that of the prompt with all its marks.
+    """
+
+    name: str
+    parse: Callable[[str, bool], Parsed]
+    divide: Rule
+    weigh: Weighing
+    skips_in_negative: bool = True
+    pads: bool = False
+    pools_as_typed: bool = False
+
+
+DIALECTS = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect("plain", parse_plain, cut_off, unweighted, skips_in_negative=False),
+        Dialect("a1111", a1111.parse, after_commas, multiplied_with_mean),
+        Dialect("a1111-nonorm", a1111.parse, after_commas, multiplied),
+        Dialect("comfy", comfy.parse, short_groups_whole, from_empty),
+        Dialect(
+            "compel", compel.parse, after_sentences, masked_down, pads=True, pools_as_typed=True
+        ),
+    )
+}
+
+
+def find_dialect(name: str) -> Dialect:
+    """The dialect of a name. UsageError, with the nearest name, if there is none."""
+    if name in DIALECTS:
+        return DIALECTS[name]
+    near = get_close_matches(str(name), DIALECTS, n=1)
+    raise UsageError(
+        f"Unknown dialect {name!r}.",
+        f"The dialects are: {', '.join(DIALECTS)}.",
+        f"Did you mean {near[0]!r}?" if near else "Use one of these names.",
+    )
+
+
+def parse_prompt(prompt: str, dialect: str, negative: bool = False) -> Parsed:
+    """A prompt as a dialect reads it; every text is legal, but for the marks that it refuses."""
+    return find_dialect(dialect).parse(prompt, negative)

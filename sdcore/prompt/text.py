@@ -1,0 +1,133 @@
+"""What a dialect makes of a prompt, always as pieces of what the user typed.
+
+    prompt ─dialect─► Parsed: parts (of an AND) ─steps─► clauses ─► passages ─► fragments
+
+A fragment is text of one weight. Offsets lead from every letter back into the prompt.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+Slice = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Text that is left of a prompt: slices of it, in order, joined without anything between."""
+
+    prompt: str
+    slices: tuple[Slice, ...]
+
+    @classmethod
+    def whole(cls, prompt: str) -> Kept:
+        return cls(prompt, ((0, len(prompt)),))
+
+    @cached_property
+    def text(self) -> str:
+        return "".join(self.prompt[start:end] for start, end in self.slices)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where each slice ends in `text`."""
+        return list(accumulate(end - start for start, end in self.slices))
+
+    def origin(self, start: int, end: int) -> Slice:
+        """Where text[start:end], not empty, begins and ends in the prompt."""
+        return self._place(start), self._place(end - 1) + 1
+
+    def _place(self, index: int) -> int:
+        number = bisect_right(self._ends, index)
+        return self.slices[number][1] - (self._ends[number] - index)
+
+    def cut(self, parts: Iterable[Slice]) -> Kept:
+        """These parts of `text`, joined."""
+        slices: list[Slice] = []
+        for start, end in parts:
+            if start < end:
+                slices += self._slices(start, end)
+        return Kept(self.prompt, tuple(slices))
+
+    def _slices(self, start: int, end: int) -> list[Slice]:
+        first, last = bisect_right(self._ends, start), bisect_right(self._ends, end - 1)
+        slices = list(self.slices[first : last + 1])
+        slices[0] = (self._place(start), slices[0][1])
+        slices[-1] = (slices[-1][0], self._place(end - 1) + 1)
+        return slices
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Text of one weight; `starts_chunk` sends it to a new chunk, as BREAK does."""
+
+    text: Kept
+    weight: float = 1.0
+    starts_chunk: bool = False
+
+
+Passage = tuple[Fragment, ...]
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One stretch of text for the UNet: its passages, mixed by `shares`.
+
+    A `weight` other than 1 moves all of it towards, or away from, the empty prompt.
+    """
+
+    passages: tuple[Passage, ...]
+    shares: tuple[float, ...] = (1.0,)
+    weight: float = 1.0
+
+
+Clauses = tuple[Clause, ...]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How often the UNet is called, and how often in an earlier pass at another size."""
+
+    count: int
+    before: int = 0
+
+
+@dataclass(frozen=True)
+class ParsedPart:
+    """One prompt of an AND and its weight.
+
+    timeline: for the steps of a run, what is read in the order of time, each with the last step,
+        counted from 0, at which it is read.
+    """
+
+    weight: float
+    timeline: Callable[[Steps], tuple[tuple[int, Clauses], ...]]
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """A LoRA that a prompt asks for: how much of it for the text encoders and for the UNet."""
+
+    name: str
+    text_encoder: float = 1.0
+    unet: float = 1.0
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A prompt as one dialect reads it.
+
+    notes: what the user should be told, each a sentence.
+    """
+
+    parts: tuple[ParsedPart, ...]
+    loras: tuple[LoraTag, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def always(clauses: Clauses, weight: float = 1.0) -> ParsedPart:
+    """A part that is the same at every step."""
+    return ParsedPart(weight, lambda steps: ((steps.count, clauses),))
