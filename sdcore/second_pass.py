@@ -78,6 +78,12 @@ def enlarge(
             f"It stopped at denoising_end = {first.stopped_at:g}.",
             "Run it to its end, or go on with refine().",
         )
+    if any(settings.source and settings.source.mask for settings in first.settings):
+        raise UsageError(
+            "The first run had a mask.",
+            "The second pass would paint over what the mask keeps.",
+            "Pass its pictures as image to a run of their own, with a low strength.",
+        )
     width, height = check_size(width, "width"), check_size(height, "height")
     image: Any = first.images
     if upscale == "latents":

@@ -18,6 +18,7 @@ from sdcore.errors import NonFiniteError, UsageError
 from sdcore.image_input import Canvas, make_canvases
 from sdcore.image_settings import SourceSettings
 from sdcore.request import check_size, whole
+from sdcore.sampling import check_strength
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,11 @@ def read_source(
     denoising_start: float | None,
     only_masked: int | None,
     size: tuple[int | None, int | None],
-    model_size: tuple[int, int],
-    default_strength: float,
-    channels: int,
+    model_size: tuple[int, int] = (512, 512),
+    default_strength: float = 0.8,
+    channels: int = 4,
 ) -> Source:
-    """The arguments of a call about pictures.
+    """The arguments of a call about pictures. The defaults do for a check without a model.
 
     Args:
         image: a PIL image, a list of them, latents (P, C, h, w), or None.
@@ -104,6 +105,7 @@ def read_source(
     """
     of_latents = isinstance(image, Tensor)
     _check_together(image, mask, strength, denoising_start, only_masked)
+    check_strength(strength)
     if image is None:
         return Source()
     if of_latents:
