@@ -179,6 +179,7 @@ class TextToImage:
         width: int | None = None,
         height: int | None = None,
         images_per_prompt: int = 1,
+        dialect: str = "plain",
         clip_skip: int = 0,
         latents: Tensor | None = None,
         denoising_start: float | None = None,
@@ -207,8 +208,10 @@ class TextToImage:
             scheduler: a name in `sdcore.schedulers.SCHEDULERS`.
             width, height: in pixels, multiples of 8. None is the model's size, or that of the
                 picture rounded down; a picture of another size is resized to them.
-            clip_skip: how many of the text encoder's last layers are left out, for the prompt and
-                not for the negative prompt, as in diffusers.
+            dialect: how marks in prompts are read and long ones divided, a name in
+                `sdcore.prompt.DIALECTS`; plain has no marks and cuts, as diffusers does.
+            clip_skip: how many of the text encoders' last layers are left out; in the dialect plain
+                for the prompt and not for the negative prompt, as in diffusers.
             latents: (B, C, h, w), standard normal noise to begin from in place of the seed's.
             denoising_start, denoising_end: between 0 and 1, the part of the way that is run: one
                 model stops at 0.8 and another one begins there with image=result.latents.
@@ -264,6 +267,7 @@ class TextToImage:
             self.readers,
             request,
             len(sampler.times),
+            dialect=dialect,
             clip_skip=clip_skip,
             size=size,
             negative_size=negative_size,
@@ -282,6 +286,7 @@ class TextToImage:
             choices,
             sampler,
             source,
+            dialect=dialect,
             clip_skip=clip_skip,
             size=told[0],
             negative_size=told[1],

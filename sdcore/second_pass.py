@@ -153,6 +153,7 @@ def _same(result: TextToImageResult) -> dict[str, Any]:
         "guidance_scale": one.guidance_scale,
         "guidance_rescale": one.guidance_rescale,
         "scheduler": None if one.own_scheduler else one.scheduler,
+        "dialect": one.dialect,
         "clip_skip": one.clip_skip,
         "size_conditioning": _size(one.size),
         "negative_size_conditioning": _size(one.negative_size),

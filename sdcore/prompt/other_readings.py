@@ -31,6 +31,9 @@ def describe_other_readings(prompt: str, dialect: str) -> list[str]:
     found: dict[tuple[Slice, str], list[str]] = {}
     for name, theirs in others.items():
         for stretch in _stretches(prompt, mine, theirs, name):
+            # Brackets mean little in compel, so a weight alone tells the two apart at every one.
+            if "compel" in (name, dialect) and None not in theirs[slice(*stretch)]:
+                continue
             found.setdefault((stretch, _said(theirs, stretch)), []).append(name)
     told = [
         f"{prompt[slice(*stretch)]!r:.80} in the prompt is read as {_said(mine, stretch)}; in the "

@@ -1,0 +1,160 @@
+"""How a prompt is read, as a table: every token with its chunk, weight and word, and what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sdcore.prompt.chunks import Chunks
+from sdcore.prompt.dialects import find_dialect
+from sdcore.prompt.other_readings import describe_other_readings
+from sdcore.prompt.reading import chunks_of, join
+from sdcore.prompt.text import Clauses, LoraTag, Steps
+from sdcore.tokenizer import Tokenizer, describe_cut
+
+MANY_PIECES = 4
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One token: its position in the long row, its chunk from 1, and the word it belongs to."""
+
+    position: int
+    chunk: int
+    token: str
+    weight: float
+    word: str
+
+
+@dataclass(frozen=True)
+class TextExplained:
+    """One text that is read: by which part of an AND, and at which steps, counted from 1."""
+
+    part: int
+    weight: float
+    steps: tuple[int, ...]
+    chunks: int
+    rows: tuple[TokenRow, ...]
+    cut: str
+    many_pieces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a dialect reads a prompt. `str()` of it is a table.
+
+    notes: what may surprise: words that are cut or hardly known, and other dialects' readings.
+    """
+
+    prompt: str
+    dialect: str
+    steps: int
+    texts: tuple[TextExplained, ...]
+    loras: tuple[LoraTag, ...]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"prompt: {self.prompt}"
+        yield f"dialect: {self.dialect}"
+        for text in self.texts:
+            yield ""
+            yield self._title(text)
+            yield "position  chunk  weight  token             word"
+            for row in text.rows:
+                token = row.token.removesuffix("</w>")
+                yield f"{row.position:8d}{row.chunk:7d}{row.weight:8.4g}  {token:<18}{row.word}"
+        for lora in self.loras:
+            yield f"\nLoRA {lora.name}: text encoder {lora.text_encoder:g}, UNet {lora.unet:g}"
+        if self.notes:
+            yield ""
+            yield from (f"note: {note}" for note in self.notes)
+
+    def _title(self, text: TextExplained) -> str:
+        parts = max(each.part for each in self.texts)
+        words = [f"{len(text.rows)} tokens in {text.chunks} chunk{'s' * (text.chunks > 1)}"]
+        if parts > 1 or text.weight != 1:
+            words.insert(0, f"part {text.part} of {parts}, weight {text.weight:g}")
+        if len(text.steps) < self.steps:
+            words.insert(0, f"steps {_ranges(text.steps)} of {self.steps}")
+        return ": ".join([", ".join(words[:-1]), words[-1]] if words[:-1] else words)
+
+
+def explain_prompt(
+    prompt: str,
+    tokenizer: Tokenizer,
+    dialect: str = "plain",
+    *,
+    steps: int = 25,
+    negative: bool = False,
+) -> Explanation:
+    """Say how a prompt is read, token by token. Raises UsageError on marks that are refused.
+
+    Args:
+        steps: of the run, for prompts that change with them.
+    """
+    how = find_dialect(dialect)
+    parsed = how.parse(prompt, negative)
+    texts: list[TextExplained] = []
+    for number, part in enumerate(parsed.parts, start=1):
+        for clauses, when in _when(part.timeline(Steps(steps)), steps).items():
+            chunks = join([passages[0] for passages in chunks_of(clauses, tokenizer, how)])
+            texts.append(_explain(chunks, tokenizer, number, part.weight, when))
+    notes = list(parsed.notes)
+    for text in texts:
+        if text.cut:
+            notes.append(describe_cut(text.cut, tokenizer.max_length - 2))
+        if text.many_pieces:
+            shown = ", ".join(map(repr, text.many_pieces[:10]))
+            notes.append(f"in {MANY_PIECES} pieces or more, so hardly known to the model: {shown}")
+    notes += describe_other_readings(prompt, dialect)
+    distinct = tuple(dict.fromkeys(notes))
+    return Explanation(prompt, dialect, steps, tuple(texts), parsed.loras, distinct)
+
+
+def _when(timeline: tuple[tuple[int, Clauses], ...], steps: int) -> dict[Clauses, tuple[int, ...]]:
+    """Every text once, with the steps, from 1, at which it is read."""
+    found: dict[Clauses, tuple[int, ...]] = {}
+    first = 0
+    for end, clauses in timeline:
+        mine = tuple(range(first + 1, min(end + 1, steps) + 1))
+        if mine:
+            found[clauses] = found.get(clauses, ()) + mine
+        first = min(end + 1, steps)
+    return found
+
+
+def _explain(
+    chunks: Chunks, tokenizer: Tokenizer, part: int, weight: float, steps: tuple[int, ...]
+) -> TextExplained:
+    length = chunks.ids.shape[1]
+    ids, weights = chunks.ids.flatten().tolist(), chunks.weights.flatten().tolist()
+    words = {position: span.word for span in chunks.spans for position in span.positions}
+    positions = [
+        number * length + 1 + place
+        for number, count in enumerate(chunks.lengths)
+        for place in range(count)
+    ]
+    rows = tuple(
+        TokenRow(
+            at, at // length + 1, tokenizer.token(ids[at]), round(weights[at], 6), words.get(at, "")
+        )
+        for at in positions
+    )
+    many = [span.word for span in chunks.spans if len(span.positions) >= MANY_PIECES]
+    return TextExplained(
+        part, weight, steps, len(chunks.ids), rows, chunks.cut, tuple(dict.fromkeys(many))
+    )
+
+
+def _ranges(steps: tuple[int, ...]) -> str:
+    """1, 2, 3, 7 as "1-3, 7"."""
+    ranges: list[list[int]] = []
+    for step in steps:
+        if ranges and ranges[-1][1] == step - 1:
+            ranges[-1][1] = step
+        else:
+            ranges.append([step, step])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
