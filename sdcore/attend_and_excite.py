@@ -4,9 +4,9 @@
     latents <- latents - strength · loss · |latents| · g / |g|,    g = ∂ loss / ∂ latents
 
 Chefer et al. 2023 (arXiv:2301.13826), on word heatmaps that come from fused attention and are
-differentiable. There a move is 20 g, which suits one model; here its length is a part of that of the
-latents, so that a setting means the same for every model and scheduler. Memory grows by the backward
-pass of one call of the UNet.
+differentiable. There a move is 20 g, which suits one model; here its length is a part of that of
+the latents, so that a setting means the same for every model and scheduler. Memory grows by the
+backward pass of one call of the UNet.
 
 Shapes: B images, C channels, h w grid, G columns (see words.py).
 """

@@ -319,11 +319,12 @@ def marked_attention(q: Tensor, k: Tensor, marks: Tensor, width: int, attend: At
     batch, heads, columns = q.shape[0], q.shape[1], marks.shape[-1]
     marks = marks.to(q.dtype).repeat_interleave(batch // len(marks), dim=0)
     marks = F.pad(marks, (0, -columns % width))  #         (B, T, G) -> (B, T, whole widths)
-    maps = [
-        attend(q, k, values[:, None].expand(-1, heads, -1, -1)).float().mean(dim=1)
-        for values in marks.split(width, dim=-1)
-    ]  #                                                   (B, H, N, d) -> (B, N, d)
-    return torch.cat(maps, dim=-1)[..., :columns] if len(maps) > 1 else maps[0][..., :columns]
+    maps = []
+    for values in marks.split(width, dim=-1):
+        one = attend(q, k, values[:, None].expand(-1, heads, -1, -1))  # (B, H, N, d)
+        needed = min(width, columns - width * len(maps))
+        maps.append(one[..., :needed].mean(dim=1, dtype=torch.float32))
+    return torch.cat(maps, dim=-1) if len(maps) > 1 else maps[0]
 
 
 def _transformer(site: Site) -> Site:

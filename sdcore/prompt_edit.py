@@ -52,7 +52,7 @@ class EditSettings:
         blend: words, of the source or an edit, whose places alone may change; () lets all change.
         blend_sites: the layers whose maps tell those places; None is all.
         blend_from: when places begin to be kept apart, a part of the run.
-        blend_threshold: how much of its largest value a word's map must have at a place.
+        blend_threshold: how far a word's map must be at a place, from 0, its least, to 1, its most.
     """
 
     cross: Window = (0, 0.8)
@@ -210,7 +210,8 @@ class _Places:
             # an object is larger than the place where its word is read most
             heat = F.max_pool2d(heat[None], 3, stride=1, padding=1)
             heat = F.interpolate(heat[None], grid, mode="bilinear", align_corners=False)[0, 0]
-            found = found.to(heat.device) | (heat > self.threshold * heat.max())
+            least, most = heat.min(), heat.max()
+            found = found.to(heat.device) | (heat > least + self.threshold * (most - least))
         return found
 
 

@@ -2,9 +2,9 @@
 
     out = Σ mask_r · attend(q, k_r, v_r),    Σ mask_r = 1 at every place
 
-The texts of the regions reach the layers as one long text: `prompt` joins them with BREAK, which
-begins a new chunk of tokens, each encoded on its own. The control cuts k and v into the chunks of
-each region and lets every place of the picture read the text of its own.
+The texts of the regions reach the layers as one long text: `prompt` joins them with BREAK, which in
+the web UI's dialect begins a new chunk of tokens, each encoded on its own. The control cuts k and v
+into the chunks of each region and lets every place of the picture read the text of its own.
 
 Shapes: B rows, H heads, N image tokens, T text tokens of all regions, d head width, R regions and
 one for the rest of the picture, h w token grid.
@@ -77,7 +77,7 @@ class Regions(RunControl):
     """Lets each part of the picture read its own prompt.
 
         regions = Regions("a meadow", [Region("a fox", box=(0, 0, 0.5, 1))])
-        pipe(regions.prompt, control=regions)
+        pipe(regions.prompt, dialect="a1111", control=regions)
 
     Args:
         prompt: of the rest of the picture, and by `base` of all of it.
@@ -203,7 +203,7 @@ def _text_slices(run: Run, texts: Sequence[str]) -> list[slice]:
         raise UsageError(
             "The prompt is not divided into the texts of the regions.",
             f"{len(texts)} texts begin at the tokens {starts} of {run.text_tokens}.",
-            "Paint `regions.prompt`, in a dialect of prompts that knows BREAK.",
+            "Paint `regions.prompt` in a dialect that knows BREAK, such as a1111.",
         )
     ends = [*starts[1:], run.text_tokens]
     return [slice(start, end) for start, end in zip(starts, ends, strict=True)]

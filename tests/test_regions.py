@@ -92,6 +92,30 @@ def test_a_region_is_what_its_text_alone_would_be(sd):
     torch.testing.assert_close(seen, alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["sd_folder", "sdxl_folder"])
+@pytest.mark.parametrize("text", ["a fox", "a red fox, on the big tree, " * 12])
+def test_a_run_divides_its_prompt_into_the_texts_of_the_regions(request, family, text):
+    """The same text everywhere, in one chunk or two, is an ordinary run of it."""
+    pipe = TextToImage.from_pretrained(request.getfixturevalue(family))
+    halves = [Region(text, box=LEFT), Region(text, box=RIGHT)]
+    regions = Regions(text, halves, soft=0.1, base=0.3)
+    kwargs = {"steps": 2, "seed": 1, "dialect": "a1111", "width": 40}
+    seen = pipe(regions.prompt, control=regions, **kwargs).latents
+    alone = pipe(text, **kwargs).latents
+    torch.testing.assert_close(seen, alone, rtol=1e-4, atol=1e-4)
+    other = Regions(text, [Region("a blue cat", box=LEFT), Region(text, box=RIGHT)])
+    assert not torch.allclose(pipe(other.prompt, control=other, **kwargs).latents, alone, atol=1e-3)
+
+
+def test_negative_prompts_of_regions_in_a_run(sd):
+    where = {"box": (0, 0, 1, 1), "negative_prompt": "bad"}
+    regions = Regions("grass", [Region("a fox", **where)], soft=0, base=0)
+    kwargs = {"steps": 2, "seed": 1, "dialect": "a1111"}
+    seen = sd(regions.prompt, negative_prompt=regions.negative_prompt, control=regions, **kwargs)
+    alone = sd("a fox", negative_prompt="bad", **kwargs)
+    torch.testing.assert_close(seen.latents, alone.latents, rtol=1e-4, atol=1e-4)
+
+
 def test_the_negative_rows_have_their_own_texts():
     regions = Regions(
         "grass",
