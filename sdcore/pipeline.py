@@ -19,10 +19,9 @@ from torch import Tensor
 from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint.model import read_model
 from sdcore.conditioning import Reader, SizeConditioning, plan_prompts
-from sdcore.errors import UsageError
 from sdcore.image_settings import ImageSettings, SizeSettings
 from sdcore.model_defaults import ModelDefaults
-from sdcore.request import Request, make_request, whole
+from sdcore.request import Request, choose_sizes, make_request, whole
 from sdcore.sampling import OnStep, Sampler, denoise, visited_times
 from sdcore.schedulers import (
     copy_scheduler,
@@ -247,22 +246,15 @@ class TextToImage:
             width=width,
             height=height,
         )
+        latent = self.autoencoder.latent_channels
         factor, clip_skip = self.autoencoder.factor, whole(clip_skip)
         request = make_request(prompt, negative_prompt, seed, images_per_prompt, choices, factor)
-        images = len(request.seeds)
-        check_count(source, prompts=images // images_per_prompt, images=images)
-        check_channels(source, self.unet.config.in_channels, self.autoencoder.latent_channels)
+        check_count(source, len(request.seeds) // images_per_prompt, len(request.seeds))
+        check_channels(source, self.unet.config.in_channels, latent)
         sampler = self._sampler(choices, source, request, denoising_end)
-        start = make_start(
-            source,
-            sampler,
-            self.autoencoder,
-            (request.height // factor, request.width // factor),
-            latents,
-            reads_mask=self.unet.config.in_channels > self.autoencoder.latent_channels,
-            tiled=tiled,
-        )
-        size, negative_size = self._sizes(request, size_conditioning, negative_size_conditioning)
+        painted = (request.height, request.width)
+        sizes = size_conditioning, negative_size_conditioning
+        size, negative_size = choose_sizes(self._added_numbers(), painted, *sizes)
         plan = plan_prompts(
             self.readers,
             request,
@@ -273,27 +265,31 @@ class TextToImage:
             negative_size=negative_size,
             zeros_for_no_prompt=self.defaults.zeros_for_no_prompt,
         )
+        start = make_start(
+            source,
+            sampler,
+            self.autoencoder,
+            (request.height // factor, request.width // factor),
+            latents,
+            reads_mask=self.unet.config.in_channels > latent,
+            tiled=tiled,
+        )
         denoised = denoise(self.unet, sampler, start, plan, request.guidance, control, on_step)
-        painted: list[Image] = []
+        images: list[Image] = []
         if denoising_end is None:
-            painted = source.put_back(to_images(self.autoencoder.decode(denoised, tiled=tiled)))
-        told = [
-            None if given is None else SizeSettings(**vars(given))
-            for given in (size_conditioning, negative_size_conditioning)
-        ]
+            images = source.put_back(to_images(self.autoencoder.decode(denoised, tiled=tiled)))
         settings = self._settings(
             request,
             choices,
             sampler,
             source,
+            sizes,
             dialect=dialect,
             clip_skip=clip_skip,
-            size=told[0],
-            negative_size=told[1],
             tiled=tiled,
             beyond=("latents",) * (latents is not None) + ("control",) * (control is not None),
         )
-        return TextToImageResult(painted, denoised, settings, denoising_end)
+        return TextToImageResult(images, denoised, settings, denoising_end)
 
     @property
     def readers(self) -> list[Reader]:
@@ -339,39 +335,16 @@ class TextToImage:
         waves = config.projection_class_embeddings_input_dim - encoder.config.projection_dim
         return waves // config.addition_time_embed_dim
 
-    def _sizes(
-        self,
-        request: Request,
-        size: SizeConditioning | None,
-        negative: SizeConditioning | None,
-    ) -> tuple[SizeConditioning | None, SizeConditioning | None]:
-        """What SDXL is told about the size, for the prompt and for the negative prompt."""
-        numbers = self._added_numbers()
-        if not numbers:
-            if size is not None or negative is not None:
-                raise UsageError(
-                    "size_conditioning is given.",
-                    "This model is told nothing about sizes; SDXL is.",
-                    "Leave it out.",
-                )
-            return None, None
-        painted = (request.height, request.width)
-        size = size or SizeConditioning(original=painted, crop=(0, 0), target=painted)
-        if numbers == 5:  # the refiner, with diffusers' scores
-            negative = negative or replace(size, crop=(0, 0), aesthetic=None)
-            size = replace(size, aesthetic=6.0 if size.aesthetic is None else size.aesthetic)
-            score = 2.5 if negative.aesthetic is None else negative.aesthetic
-            negative = replace(negative, aesthetic=score)
-        return size, negative
-
     def _settings(
         self,
         request: Request,
         choices: ModelDefaults,
         sampler: Sampler,
         source: Source,
+        sizes: Sequence[SizeConditioning | None],
         **more: Any,
     ) -> list[ImageSettings]:
+        told = [None if size is None else SizeSettings(**vars(size)) for size in sizes]
         sources = source.settings(len(request.seeds))
         each = zip(request.prompts, request.negative_prompts, request.seeds, sources, strict=True)
         return [
@@ -389,6 +362,8 @@ class TextToImage:
                 precision=str(self.dtype).removeprefix("torch."),
                 own_scheduler=choices.scheduler is None,
                 source=begun_from,
+                size=told[0],
+                negative_size=told[1],
                 batch=(i, len(request.seeds)),
                 **more,
             )
