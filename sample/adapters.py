@@ -1,4 +1,4 @@
-"""--lora, --lora-folder and <lora:name:weight> in prompts: which files, how much of each, on a run.
+"""LoRAs and embeddings: which files, and how much of each, for which prompt.
 
 Names, from a prompt or a picture, are looked for among the files of --lora and of --lora-folder; a
 name is never opened as a path.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,10 +22,11 @@ from sdcore.errors import FileError, UsageError
 
 if TYPE_CHECKING:
     from sdcore import TextToImage
-    from sdcore.image_settings import LoraSettings
+    from sdcore.image_settings import EmbeddingSettings, LoraSettings
     from sdcore.lora import Lora
-    from sdcore.prompt.text import LoraTag
+    from sdcore.prompt import LoraTag
     from sdcore.recipe import Recipe
+    from sdcore.textual_inversion import Embedding
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class ChosenLora:
         return self.path.stem
 
 
-def add_lora_flags(parser: argparse.ArgumentParser) -> None:
+def add_adapter_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "use a LoRA; may be given several times (default: none, weight 1)"
     add("--lora", action="append", default=[], type=read_flag, metavar="FILE[:WEIGHT]", help=text)
     text = "where the LoRAs that prompts and pictures name lie (default: nowhere)"
     add("--lora-folder", type=Path, metavar="FOLDER", help=text)
+    text = "learned words for prompts; may be given several times (default: none)"
+    add("--embedding", action="append", default=[], type=Path, metavar="FILE", help=text)
 
 
 def read_flag(text: str) -> ChosenLora:
@@ -60,12 +64,13 @@ def read_flag(text: str) -> ChosenLora:
     return ChosenLora(Path(path), weight, weight)
 
 
-def check_loras(options: argparse.Namespace) -> None:
-    """Refuse files and folders that are not there. Raises FileError."""
-    for lora in options.lora:
-        if not lora.path.expanduser().exists():
+def check_files(options: argparse.Namespace) -> None:
+    """Refuse files that are not there or cannot be read. Raises FileError."""
+    named = [("lora", lora.path) for lora in options.lora]
+    for flag, path in (*named, *(("embedding", path) for path in options.embedding)):
+        if not path.expanduser().exists():
             raise FileError(
-                f"--lora {lora.path} is missing.", "There is no such file.", "Check its name."
+                f"--{flag} {path} is missing.", "There is no such file.", "Check its name."
             )
     if options.lora_folder is not None and not options.lora_folder.expanduser().is_dir():
         raise FileError(
@@ -73,6 +78,9 @@ def check_loras(options: argparse.Namespace) -> None:
             "LoRAs that prompts name are looked for in it.",
             "Name the folder that holds your LoRA files.",
         )
+    for lora in options.lora:
+        _read(lora.path)
+    _read_embeddings(options)
 
 
 def known_loras(options: argparse.Namespace) -> Mapping[str, Path]:
@@ -106,9 +114,9 @@ def choose(options: argparse.Namespace, prompt: str) -> tuple[ChosenLora, ...]:
 
 def tags_in(prompt: str, dialect: str | None) -> tuple[LoraTag, ...]:
     """The LoRAs that a prompt names. UsageError where a weight is no number."""
-    from sdcore.prompt.a1111 import parse
+    from sdcore.prompt import parse_prompt
 
-    return parse(prompt).loras if (dialect or "").startswith("a1111") else ()
+    return parse_prompt(prompt, dialect or "plain").loras
 
 
 def find_named(options: argparse.Namespace, name: str) -> Path:
@@ -130,9 +138,9 @@ def find_named(options: argparse.Namespace, name: str) -> Path:
 
 
 def without_missing(options: argparse.Namespace, recipe: Recipe) -> Recipe:
-    """The recipe without the LoRAs that are not here, which are named among its differences.
+    """The recipe without what is not here of its LoRAs and embeddings; its differences name it.
 
-    A run of ours is repeated as it was or not at all: there a missing LoRA is a UsageError.
+    A run of ours is repeated with all of them or not at all: there a missing one is a UsageError.
     """
     from sdcore.checkpoint.hashes import tensor_hash
     from sdcore.recipe import SDCORE
@@ -150,12 +158,35 @@ def without_missing(options: argparse.Namespace, recipe: Recipe) -> Recipe:
         kept.append(lora)
         if lora.hash and path.is_file() and not tensor_hash(path).startswith(lora.hash):
             differences.append(f"LoRA {lora.name!r:.80}: {path} is another file by its hash")
+    differences += _other_embeddings(options, recipe)
     return replace(
         recipe,
         prompt=prompt,
         loras=tuple(kept),
         differences=(*recipe.differences, *differences),
     )
+
+
+def _other_embeddings(options: argparse.Namespace, recipe: Recipe) -> list[str]:
+    """In words, which of the picture's embeddings are not here."""
+    from sdcore.checkpoint.hashes import file_hash
+    from sdcore.recipe import SDCORE
+
+    given = {path.stem: path.expanduser() for path in options.embedding}
+    found = []
+    for embedding in recipe.embeddings:
+        path = given.get(embedding.name)
+        if path is None and recipe.origin == SDCORE:
+            raise UsageError(
+                f"The embedding {embedding.name!r:.80} is not given.",
+                "The picture was painted with it.",
+                f"Add --embedding with the file {embedding.name:.80}.safetensors.",
+            )
+        if path is None:
+            found.append(f"embedding {embedding.name!r:.80} is not here; see --embedding")
+        elif path.is_file() and not file_hash(path).startswith(embedding.hash):
+            found.append(f"embedding {embedding.name!r:.80}: {path} is another file by its hash")
+    return found
 
 
 def with_recipe(options: argparse.Namespace, recipe: Recipe) -> list[ChosenLora]:
@@ -168,6 +199,25 @@ def with_recipe(options: argparse.Namespace, recipe: Recipe) -> list[ChosenLora]
         if lora.unet is not None or lora.name not in chosen:
             chosen[lora.name] = lora
     return list(chosen.values())
+
+
+@contextmanager
+def embedded(
+    pipe: TextToImage, options: argparse.Namespace, prompts: Sequence[str]
+) -> Iterator[tuple[EmbeddingSettings, ...]]:
+    """The learned words on the model, as pictures record them; taken off again at the end."""
+    if not options.embedding:
+        yield ()
+        return
+    from sdcore.checkpoint.hashes import file_hash
+    from sdcore.image_settings import EmbeddingSettings
+    from sdcore.textual_inversion import apply_embeddings
+
+    read = _read_embeddings(options)
+    with apply_embeddings(pipe, read, dialect=options.dialect or "plain") as words:
+        for word in words.unused(*prompts, options.negative_prompt or ""):
+            warnings.warn(f"no prompt says {word!r}, so its embedding has no effect", stacklevel=2)
+        yield tuple(EmbeddingSettings(one.name, file_hash(one.path)) for one in read)
 
 
 @contextmanager
@@ -186,6 +236,12 @@ def applied(pipe: TextToImage, chosen: Sequence[ChosenLora]) -> Iterator[tuple[L
             LoraSettings(lora.name, weight.unet, weight.text, digest)
             for lora, weight, (_, digest) in zip(chosen, weights, read, strict=True)
         )
+
+
+def _read_embeddings(options: argparse.Namespace) -> list[Embedding]:
+    from sdcore.textual_inversion import read_embedding
+
+    return [read_embedding(path) for path in options.embedding]
 
 
 @lru_cache(maxsize=32)

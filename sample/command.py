@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED = 130
 _DEFAULT = " (default: %(default)s)"
+_BATCH_SIZE = 4
 
 
 def add_painting_flags(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +41,8 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     add("--scheduler", metavar="NAME", help="such as 'dpm++ 2m karras' (default: the model's)")
     add("--dialect", metavar="NAME", help="how brackets in prompts are read (default: plain)")
     add("--clip-skip", type=int, help="text encoder layers left out at the end (default: 0)")
-    add("--images", type=int, default=1, metavar="N", help="pictures of each prompt" + _DEFAULT)
-    add("--batch-size", type=int, default=4, metavar="N", help="painted at once" + _DEFAULT)
+    add("--images", type=int, metavar="N", help="pictures of each prompt (default: 1)")
+    add("--batch-size", type=int, metavar="N", help=f"painted at once (default: {_BATCH_SIZE})")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--variant", help="weight files to read, such as fp16 (default: the plain ones)")
     add("--revision", metavar="NAME", help="of a model on the hub (default: its main branch)")
     add("--offline", action="store_true", help="use no network, as cached (default: no)")
-    adapters.add_lora_flags(parser)
+    adapters.add_adapter_flags(parser)
     add("--hash-model", action="store_true", help="note its hash in pictures (default: no)")
     add("--device", default="auto", help="auto, cpu, cuda or mps" + _DEFAULT)
     precisions = ("auto", "fp32", "fp16", "bf16")
@@ -127,14 +128,20 @@ def check(options: argparse.Namespace) -> None:
         )
     _check_model_flags(options)
     check_output(options.output)
-    adapters.check_loras(options)
+    adapters.check_files(options)
 
     from sdcore.attention import check_attention
     from sdcore.guidance import Guidance
+    from sdcore.prompt.dialects import find_dialect
+    from sdcore.request import check_seed
     from sdcore.schedulers import canonical_name
 
     given = {"scale": options.guidance_scale, "rescale": options.guidance_rescale}
     Guidance(**{name: value for name, value in given.items() if value is not None})
+    if options.seed is not None:
+        check_seed(options.seed, len(options.prompts) * (options.images or 1))
+    if options.dialect is not None:
+        find_dialect(options.dialect)
     if options.attention is not None:
         check_attention(options.attention)
     if options.scheduler is not None:
@@ -203,36 +210,44 @@ def _local(options: argparse.Namespace) -> Path:
 
 
 def paint_batches(
-    pipe: TextToImage, prompts: Sequence[str], options: argparse.Namespace, **more: Any
+    pipe: TextToImage,
+    prompts: Sequence[str],
+    options: argparse.Namespace,
+    second: Callable[..., TextToImageResult] | None = None,
+    **more: Any,
 ) -> Iterator[TextToImageResult]:
-    """`--images` pictures of every prompt, `--batch-size` at a time; the batch changes no picture.
+    """`--images` pictures of every prompt, `--batch-size` at a time.
 
-    `more` goes to the pipeline as it is: size, image, mask, strength.
+    Args:
+        second: a second pass, called with the result of the first one and `on_step`.
+        more: goes to the pipeline as it is: size, image, mask, strength.
     """
     import secrets
 
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    arguments = {
+        "negative_prompt": options.negative_prompt,
+        "steps": options.steps,
+        "guidance_scale": options.guidance_scale,
+        "guidance_rescale": options.guidance_rescale,
+        "scheduler": options.scheduler,
+        "clip_skip": options.clip_skip or 0,
+        "dialect": options.dialect or "plain",
+        **more,
+    }
     record = {"attention": options.attention or "auto", "model_hash": model_hash(options)}
-    count = len(prompts) * options.images
-    start = 0
-    for batch, chosen in _batches(prompts, options):
-        title = f"images {start + 1}-{start + len(batch)} of {count}"
-        with Progress(title) as progress, adapters.applied(pipe, chosen) as loras:
-            result = pipe(
-                batch,
-                negative_prompt=options.negative_prompt,
-                seed=seed + start,
-                steps=options.steps,
-                guidance_scale=options.guidance_scale,
-                guidance_rescale=options.guidance_rescale,
-                scheduler=options.scheduler,
-                clip_skip=options.clip_skip or 0,
-                on_step=progress,
-                **more,
-            )
-        settings = [replace(one, loras=loras, **record) for one in result.settings]
-        yield replace(result, settings=settings)
-        start += len(batch)
+    count, start = len(prompts) * (options.images or 1), 0
+    with adapters.embedded(pipe, options, prompts) as embeddings:
+        for batch, chosen in _batches(prompts, options):
+            title = f"images {start + 1}-{start + len(batch)} of {count}"
+            with Progress(title) as progress, adapters.applied(pipe, chosen) as loras:
+                result = pipe(batch, seed=seed + start, on_step=progress, **arguments)
+                if second is not None:
+                    progress.begin(f"{title}, second pass")
+                    result = second(result, on_step=progress)
+            start += len(batch)
+            told = {"loras": loras, "embeddings": embeddings, **record}
+            yield replace(result, settings=[replace(one, **told) for one in result.settings])
 
 
 def _batches(
@@ -240,11 +255,12 @@ def _batches(
 ) -> Iterator[tuple[list[str], tuple[adapters.ChosenLora, ...]]]:
     """Prompts that are painted at once, and their LoRAs: prompts in a batch have the same."""
     each = [(prompt, adapters.choose(options, prompt)) for prompt in prompts]
-    images = [image for image in each for _ in range(options.images)]
+    images = [image for image in each for _ in range(options.images or 1)]
+    size = options.batch_size or _BATCH_SIZE
     for chosen, group in groupby(images, key=lambda image: image[1]):
         batch = [prompt for prompt, _ in group]
-        for start in range(0, len(batch), options.batch_size):
-            yield batch[start : start + options.batch_size], chosen
+        for start in range(0, len(batch), size):
+            yield batch[start : start + size], chosen
 
 
 class Progress:
@@ -253,6 +269,11 @@ class Progress:
     def __init__(self, title: str) -> None:
         self.title = title
         self.bar: Any = None
+
+    def begin(self, title: str) -> None:
+        """Another run of steps."""
+        self.__exit__()
+        self.title, self.bar = title, None
 
     def __call__(self, step: Any, latents: Any) -> None:
         done = step.index + 1

@@ -9,23 +9,33 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sample import adapters
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
     from sdcore import TextToImage
+    from sdcore.image_settings import ImageSettings
+    from sdcore.pipeline import TextToImageResult
     from sdcore.recipe import Recipe
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_LARGEST_BATCH = 64
+_CHANGES = (
+    *("negative_prompt", "seed", "steps", "guidance_scale", "guidance_rescale", "dialect", "size"),
+    *("width", "height", "scheduler", "clip_skip", "images", "batch_size", "attention", "hires"),
+)
 _SAME_NAMES = ("negative_prompt", "seed", "steps", "guidance_scale", "guidance_rescale", "dialect")
 
 
 def add_from_flag(parser: argparse.ArgumentParser) -> None:
     text = "paint a picture again, from what its file says; other flags come first (default: no)"
     parser.add_argument("--from", dest="source", type=Path, metavar="PICTURE", help=text)
+    parser.set_defaults(place=None)
 
 
 def read_source(options: argparse.Namespace) -> Recipe | None:
@@ -35,6 +45,12 @@ def read_source(options: argparse.Namespace) -> Recipe | None:
     from sdcore.png import read_recipe
 
     recipe = read_recipe(options.source)
+    if recipe.settings is not None and recipe.settings.source is not None:
+        raise UsageError(
+            f"--from {options.source} cannot be used here.",
+            "It was painted from another picture, which the file does not hold.",
+            "Use sample/image_to_image.py with that picture.",
+        )
     if options.model is None and not _is_embedded(recipe):
         known = repr(recipe.model) if recipe.model else "a model that it does not name"
         digits = f" (hash {recipe.model_hash[:10]})" if recipe.model_hash else ""
@@ -69,9 +85,61 @@ def fill(
     for name, value in given.items():
         if getattr(filled, name) is None:
             setattr(filled, name, value)
+    _repeat_batch(options, filled, recipe)
+    if filled.hires is None and recipe.hires is not None:
+        strength = options.hires_strength or recipe.hires.strength
+        filled.hires = replace(recipe.hires, strength=strength)
     filled.lora = adapters.with_recipe(options, recipe)
     filled.prompts = options.prompts or [recipe.prompt]
     return filled, recipe
+
+
+def more_arguments(options: argparse.Namespace, recipe: Recipe | None) -> dict[str, Any]:
+    """Arguments of the pipeline for which there is no flag, or one that can only be set."""
+    if recipe is None or recipe.settings is None:
+        return {"tiled": options.tiled}
+    from sdcore.conditioning import SizeConditioning
+
+    settings = recipe.settings
+    sizes = {
+        "size_conditioning": settings.size,
+        "negative_size_conditioning": settings.negative_size,
+    }
+    told = {name: size and SizeConditioning(**vars(size)) for name, size in sizes.items()}
+    return {"tiled": options.tiled or settings.tiled, **told}
+
+
+def _repeat_batch(options: argparse.Namespace, filled: argparse.Namespace, recipe: Recipe) -> None:
+    """As many images at once as there were: their number changes the last digits of each."""
+    place, count = recipe.settings.batch if recipe.settings else (0, 1)
+    first = (recipe.seed or 0) - place
+    changed = options.prompts or any(getattr(options, name) is not None for name in _CHANGES)
+    if changed or count == 1 or not 0 <= place < count <= _LARGEST_BATCH or first < 0:
+        return
+    filled.images = filled.batch_size = count
+    filled.seed, filled.place = first, place
+    print(
+        f"{count} images are painted and one is kept, as it was one of {count} painted at once; "
+        "--batch-size 1 paints it alone, the same but for the last digits",
+        file=sys.stderr,
+    )
+
+
+def kept(
+    options: argparse.Namespace, results: Iterable[TextToImageResult]
+) -> Iterator[TextToImageResult]:
+    """The results, or of a batch that is repeated only the picture that was asked for."""
+    for result in results:
+        if options.place is None:
+            yield result
+        else:
+            one = slice(options.place, options.place + 1)
+            yield replace(
+                result,
+                images=result.images[one],
+                latents=result.latents[one],
+                settings=result.settings[one],
+            )
 
 
 def fit(
@@ -84,9 +152,19 @@ def fit(
     if options.clip_skip is None:
         fitted.clip_skip = recipe.clip_skip_for(pipe.text_encoder_2 is not None)
     print(f"from {options.source}: a picture by {recipe.origin}", file=sys.stderr)
-    for why in (*recipe.differences, *_other_model(options, recipe, pipe)):
+    beyond = _beyond(recipe.settings) if recipe.settings else []
+    for why in (*recipe.differences, *beyond, *_other_model(options, recipe, pipe)):
         print(f"  not the same: {why}", file=sys.stderr)
     return fitted
+
+
+def _beyond(settings: ImageSettings) -> list[str]:
+    """What a run of ours had that cannot be had again from its picture alone."""
+    found = [f"it was painted with {name}=, which no file holds" for name in settings.beyond]
+    if settings.refiner is not None:
+        name, share = settings.refiner.model, settings.refiner.switch_at
+        found.append(f"the refiner {name!r:.80} painted the steps from {share:g} on")
+    return found
 
 
 def _is_embedded(recipe: Recipe) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
 from sample import command
-from sample.text_to_image import parse_size, read_hires
+from sample.sizes import parse_size, read_hires
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:

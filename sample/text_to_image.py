@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
-from sample import command, from_picture
+from sample import adapters, command, from_picture
+from sample.sizes import add_hires_flags, parse_size, read_hires
 from sdcore.errors import FileError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from sdcore import TextToImage
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,6 +35,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--width", type=int, help="in pixels (default: the model's)")
     add("--height", type=int, help="in pixels (default: the model's)")
     add("--size", metavar="WxH", help="both in one: 768x512, or 512 (default: the model's)")
+    add_hires_flags(parser)
+    text = "autoencoder in tiles, for large pictures in little memory (default: no)"
+    add("--tiled", action="store_true", help=text)
+    text = "print token by token how prompts are read, and paint nothing (default: no)"
+    add("--explain-prompt", action="store_true", help=text)
     command.add_model_flags(parser)
     command.add_output_flags(parser)
     add("--grid", action="store_true", help="also write all pictures as one (default: no)")
@@ -43,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def paint(options: argparse.Namespace) -> None:
     options.prompts += read_prompts(options.prompt_file) if options.prompt_file else []
+    options.hires = read_hires(options)
     options, recipe = from_picture.fill(options, from_picture.read_source(options))
     if not options.prompts:
         raise UsageError(
@@ -54,13 +64,41 @@ def paint(options: argparse.Namespace) -> None:
     command.check(options)
     pipe = command.load(options)
     options = from_picture.fit(options, recipe, pipe)
+    if options.explain_prompt:
+        explain(options, pipe)
+        return
     grid: list[Image] = []
-    for result in command.paint_batches(pipe, options.prompts, options, **size):
+    more = {**from_picture.more_arguments(options, recipe), **size}
+    second = None
+    if options.hires is not None:
+        from sdcore.second_pass import enlarge, first_size
+
+        second = partial(enlarge, pipe, tiled=more["tiled"], **vars(options.hires))
+        if size == {"width": None, "height": None}:
+            width, height = first_size(pipe, options.hires.width, options.hires.height)
+            more |= {"width": width, "height": height}
+    results = command.paint_batches(pipe, options.prompts, options, second, **more)
+    for result in from_picture.kept(options, results):
         for image in command.save(result, options.output):
             if options.grid:
                 grid.append(image)
     if options.grid:
         print(save_grid(grid, options))
+
+
+def explain(options: argparse.Namespace, pipe: TextToImage) -> None:
+    """Print how each prompt, and the negative one, is read."""
+    from sdcore.prompt.explain import explain_prompt
+
+    steps = options.steps or pipe.defaults.steps
+    dialect = options.dialect or "plain"
+    with adapters.embedded(pipe, options, options.prompts):
+        tokenizer = pipe.readers[0][0]  # which knows the embeddings' words now
+        for prompt in options.prompts:
+            print(explain_prompt(prompt, tokenizer, dialect, steps=steps), end="\n\n")
+        if options.negative_prompt:
+            prompt = options.negative_prompt
+            print(explain_prompt(prompt, tokenizer, dialect, steps=steps, negative=True))
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -82,34 +120,12 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def parse_size(options: argparse.Namespace) -> dict[str, int | None]:
-    """Width and height as far as they are given. UsageError where they cannot be."""
-    from sdcore.request import check_size
-
-    sides = {"width": options.width, "height": options.height}
-    if options.size is not None:
-        width, x, height = options.size.lower().partition("x")
-        twice = sides != {"width": None, "height": None}
-        if twice or not _is_count(width) or (x and not _is_count(height)):
-            raise UsageError(
-                f"--size {options.size} cannot be used.",
-                "It is one number or two joined by x, and stands in place of --width and --height.",
-                "Use for example --size 512 or --size 768x512.",
-            )
-        sides = {"width": int(width), "height": int(height or width)}
-    return {name: s if s is None else check_size(s, name) for name, s in sides.items()}
-
-
-def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 7
-
-
 def save_grid(images: list[Image], options: argparse.Namespace) -> Path:
     from PIL import Image
 
     from sdcore.png import save_png
 
-    rows, columns = len(options.prompts), options.images
+    rows, columns = len(options.prompts), options.images or 1
     if rows > 1 and columns == 1:  # one picture of each prompt: nearly a square
         columns = int(len(images) ** 0.5 + 0.999)
         rows = -(-len(images) // columns)

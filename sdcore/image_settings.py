@@ -37,7 +37,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class EmbeddingSettings:
-    """A textual inversion that was loaded: the word that stands for it, SHA-256 of its file."""
+    """A textual inversion that was there: its file's name without suffix, SHA-256 of the file."""
 
     name: str
     hash: str

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcore.checkpoint.jsonfile import require_file
 from sdcore.errors import FileError
 from sdcore.image_settings import ImageSettings
 from sdcore.parameters import write_parameters
@@ -79,7 +78,7 @@ def read_texts(path: Path) -> dict[str, str]:
     Raises:
         FileError: no such file, no such picture, a text over 4 MiB, or nothing said.
     """
-    require_file(path)
+    _require_file(path)
     try:
         texts = _texts(path)
     # Pillow has no one error for damaged files: these are what its PNG, JPEG, WebP readers raise.
@@ -121,6 +120,16 @@ def read_recipe(path: Path) -> Recipe:
         return read(texts[name])
     except ValueError as error:
         raise _no_settings(path, f"Its text {name!r} cannot be followed: {error}.") from error
+
+
+def _require_file(path: Path) -> None:
+    try:
+        if path.is_file():
+            return
+        why = "It is a folder or a device." if path.exists() else "There is no such file."
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        why = str(error)
+    raise FileError(f"{path} is no picture.", why, "Check the name.")
 
 
 def _texts(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sdcore.image_settings import EmbeddingSettings, ImageSettings, LoraSettings
+from sdcore.image_settings import EmbeddingSettings, HiresSettings, ImageSettings, LoraSettings
 
 SDCORE, WEB_UI, COMFY = "sdcore", "Stable Diffusion web UI", "ComfyUI"
 
@@ -27,6 +27,7 @@ class Recipe:
         model: its name, without folder and suffix.
         model_hash: SHA-256 of its weights, or the first digits of it.
         loras: with the first digits of a hash, or an empty one where the picture gives none.
+        hires: the second pass.
         settings: the whole record, of a picture of ours.
         differences: what cannot be the same, one line each.
     """
@@ -47,6 +48,7 @@ class Recipe:
     model_hash: str | None = None
     loras: tuple[LoraSettings, ...] = ()
     embeddings: tuple[EmbeddingSettings, ...] = ()
+    hires: HiresSettings | None = None
     settings: ImageSettings | None = None
     differences: tuple[str, ...] = ()
 

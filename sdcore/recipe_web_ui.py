@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
-from sdcore.image_settings import EmbeddingSettings, LoraSettings
+from sdcore.errors import UsageError
+from sdcore.image_settings import EmbeddingSettings, HiresSettings, LoraSettings
 from sdcore.parameters import Parameters, read_parameters
+from sdcore.prompt import DIALECTS, parse_prompt
 from sdcore.recipe import (
     LARGEST_SEED,
     LARGEST_SIDE,
@@ -23,7 +25,8 @@ from sdcore.schedulers import STOCHASTIC
 _SAID_ELSEWHERE = {
     *("Steps", "Sampler", "Schedule type", "CFG scale", "CFG rescale", "Seed", "Size", "Clip skip"),
     *("Model", "Model hash", "Lora hashes", "TI hashes", "RNG", "ENSD", "Emphasis", "Dialect"),
-    *("Denoising strength", "Version", "Batch size", "Batch pos", "User"),
+    *("Denoising strength", "Version", "Batch size", "Batch pos", "User", "Hires upscaler"),
+    *("Hires resize", "Hires upscale", "Hires steps"),
 }
 # Where a key alone tells what cannot be the same. Keys of one feature share a reason.
 _REASONS = {
@@ -35,13 +38,12 @@ _REASONS = {
     "Face restoration": "faces were restored afterwards",
     "Eta": "its own eta is not there",
     "Tiling": "tiling is not there",
-    "Hires": "a second pass at a higher resolution followed",
+    "Hires": "its second pass had a prompt, model or sampler of its own",
     "Mask": "it was inpainted, and the file does not hold the picture and the mask",
     "ADetailer": "ADetailer repainted parts of it",
     "ControlNet": "ControlNet is not there",
 }
 _SHOWN = 60
-_LORA = re.compile(r"<lora:([^:<>]+)((?::[^:<>]*)*)>")
 
 
 def recipe_of_parameters(text: str) -> Recipe:
@@ -59,6 +61,7 @@ def recipe_of_parameters(text: str) -> Recipe:
     differences += [] if ours else sampler.differences
     differences += _other_differences(parameters, sampler.name)
     loras = _loras(parameters, differences)
+    hires = _read_hires(pairs, width, height, differences)
     dialect, unsure = _dialect(pairs)
     return Recipe(
         origin=SDCORE if ours else WEB_UI,
@@ -76,6 +79,7 @@ def recipe_of_parameters(text: str) -> Recipe:
         model=base_name(pairs["Model"]) if "Model" in pairs else None,
         model_hash=_digits(pairs.get("Model hash")),
         loras=loras,
+        hires=hires,
         embeddings=tuple(EmbeddingSettings(*pair) for pair in _hashes(pairs.get("TI hashes"))),
         differences=tuple(dict.fromkeys([*differences, *unsure])),
     )
@@ -92,6 +96,33 @@ def _read_size(pairs: dict[str, str]) -> tuple[int | None, int | None, list[str]
     return sides[0], sides[1], []
 
 
+def _read_hires(
+    pairs: dict[str, str], width: int | None, height: int | None, differences: list[str]
+) -> HiresSettings | None:
+    """The second pass: its size, by `Hires resize` or `Hires upscale` times the first's."""
+    again = any(key in pairs for key in ("Hires upscale", "Hires resize"))
+    if "Denoising strength" in pairs and not again:
+        differences.append("it began from a picture, which the file does not hold")
+    if not again:
+        return None
+    strength = decimal(pairs.get("Denoising strength"), 1)
+    factor = decimal(pairs.get("Hires upscale"), 16)
+    resize = [whole_number(side, LARGEST_SIDE) for side in pairs.get("Hires resize", "").split("x")]
+    if len(resize) == 2 and all(resize):
+        size = resize
+    else:  # the web UI rounds down to what its latents can hold
+        size = [factor and side and int(side * factor) // 8 * 8 for side in (width, height)]
+    if not strength or not all(size) or max(size) > LARGEST_SIDE:
+        differences.append("its second pass cannot be understood and is left out")
+        return None
+    upscaler = pairs.get("Hires upscaler", "")
+    if upscaler != "Lanczos":
+        differences.append(f"its upscaler {upscaler!r:.{_SHOWN}} is not there; the nearest is used")
+    upscale = "latents" if upscaler.startswith("Latent") else "pixels"
+    steps = _number(pairs, "Hires steps", MOST_STEPS, differences)
+    return HiresSettings(int(size[0]), int(size[1]), strength, steps or None, upscale)
+
+
 def _number(pairs: dict[str, str], key: str, most: int, differences: list[str]) -> int | None:
     if key not in pairs:
         return None
@@ -102,13 +133,13 @@ def _number(pairs: dict[str, str], key: str, most: int, differences: list[str]) 
 
 
 def _dialect(pairs: dict[str, str]) -> tuple[str, list[str]]:
-    if "Dialect" in pairs:
-        return pairs["Dialect"], []
     emphasis = pairs.get("Emphasis", "Original")
-    known = {"Original": "a1111", "No norm": "a1111-nonorm"}
-    if emphasis in known:
-        return known[emphasis], []
-    return "a1111", [f"Emphasis {emphasis!r:.{_SHOWN}} is not there"]
+    named = {"Original": "a1111", "No norm": "a1111-nonorm"}
+    dialect = pairs.get("Dialect", named.get(emphasis))
+    if dialect in DIALECTS:
+        return dialect, []
+    told = pairs.get("Dialect", f"Emphasis {emphasis}")
+    return "a1111", [f"the dialect {told!r:.{_SHOWN}} is not there; a1111 is used"]
 
 
 def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:
@@ -121,9 +152,6 @@ def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:
         )
     if pairs.get("ENSD", "0") != "0" and scheduler in STOCHASTIC:
         found.append("ENSD moved the seed of the noise in each step, which is not there")
-    again = any(key.startswith("Hires") for key in pairs)
-    if "Denoising strength" in pairs and not again:
-        found.append("it began from a picture, which the file does not hold")
     for key in pairs:
         if key in _SAID_ELSEWHERE or (key == "VAE hash" and "VAE" in pairs):
             continue
@@ -133,18 +161,22 @@ def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:
 
 
 def _loras(parameters: Parameters, differences: list[str]) -> tuple[LoraSettings, ...]:
-    """The LoRAs that the prompt names, `<lora:name:text:unet>`, with the hashes that are told."""
+    """The LoRAs that the prompt names, with the hashes that are told."""
     hashes = dict(_hashes(parameters.pairs.get("Lora hashes")))
-    loras = []
-    for name, rest in _LORA.findall(parameters.prompt):
-        given = [decimal(weight.strip("-"), 100) for weight in rest.split(":")[1:]] or [1.0]
-        signs = [-1 if weight.startswith("-") else 1 for weight in rest.split(":")[1:]] or [1]
-        if None in given or len(given) > 2:
-            differences.append(f"LoRA {name!r:.60} has the weights {rest!r:.60}; 1 is used")
-            given, signs = [1.0], [1]
-        text, unet = given[0] * signs[0], given[-1] * signs[-1]
-        loras.append(LoraSettings(name, unet, text, hashes.get(name.replace(",", ""), "")))
-    return tuple(loras)
+    try:
+        tags = parse_prompt(parameters.prompt, "a1111").loras
+    except UsageError as error:
+        differences.append(error.what)
+        return ()
+    return tuple(
+        LoraSettings(tag.name, tag.unet, tag.text_encoder, hashes.get(_plain(tag.name), ""))
+        for tag in tags
+    )
+
+
+def _plain(name: str) -> str:
+    """A name as it is written among hashes."""
+    return name.replace(":", "").replace(",", "")
 
 
 def _hashes(text: str | None) -> list[tuple[str, str]]:

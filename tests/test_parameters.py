@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from sdcore import __version__
-from sdcore.image_settings import LoraSettings
+from sdcore.image_settings import HiresSettings, LoraSettings
 from sdcore.parameters import carries, read_parameters, write_parameters
 from sdcore.recipe_web_ui import recipe_of_parameters
 from sdcore.sampler_names import from_web_ui, to_web_ui
@@ -168,12 +168,14 @@ def test_what_a_reader_assumes_where_nothing_is_said() -> None:
     [
         ("Variation seed: 3", "variation seed"),
         ("Denoising strength: 0.5", "began from a picture"),
-        ("Hires upscale: 2", "second pass"),
+        ("Hires upscale: 2", "second pass cannot be understood"),
+        ("Hires prompt: a dog", "second pass had a prompt"),
         ("RNG: NV", "RNG 'NV'"),
         ("Refiner: x", "refiner"),
         ("VAE: other", "VAE"),
         ("ControlNet 0: x", "ControlNet"),
-        ("Emphasis: Ignore", "Emphasis 'Ignore'"),
+        ("Emphasis: Ignore", "dialect 'Emphasis Ignore'"),
+        ("Dialect: odd", "dialect 'odd' is not there"),
         ("My Extension: on", "'My Extension' is a setting that is not known"),
         ("Size: 1x999999", "Size '1x999999' cannot be used"),
         ("Seed: -1", "Seed '-1' cannot be used"),
@@ -184,6 +186,25 @@ def test_what_cannot_match_is_named(added, said) -> None:
     recipe = recipe_of_parameters(f"{WEB_UI}, {added}")
     assert said in " ".join(recipe.differences)
     assert all(len(why) < 200 for why in recipe.differences)
+
+
+@pytest.mark.parametrize(
+    ("added", "hires", "said"),
+    [
+        ("Hires upscale: 2", HiresSettings(1024, 1536, 0.4), "upscaler ''"),
+        ("Hires upscale: 1.3, Hires upscaler: Lanczos", HiresSettings(664, 992, 0.4), ""),
+        (
+            "Hires resize: 600x800, Hires steps: 9, Hires upscaler: Latent (nearest)",
+            HiresSettings(600, 800, 0.4, 9, "latents"),
+            "upscaler 'Latent (nearest)'",
+        ),
+        ("Hires upscale: 2, Hires steps: 0, Hires upscaler: ESRGAN_4x", None, "'ESRGAN_4x'"),
+    ],
+)
+def test_the_second_pass_of_the_web_ui(added, hires, said) -> None:
+    recipe = recipe_of_parameters(f"{WEB_UI}, Denoising strength: 0.4, {added}")
+    assert recipe.hires == (hires or HiresSettings(1024, 1536, 0.4))
+    assert said in " ".join(recipe.differences) and bool(said) == bool(recipe.differences)
 
 
 def test_ensd_counts_only_where_steps_draw_noise() -> None:
