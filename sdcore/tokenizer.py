@@ -155,6 +155,8 @@ class Tokenizer:
         Raises:
             UsageError: no prompt, something that is not text, or broken Unicode.
         """
+        if not isinstance(prompts, Iterable):
+            raise UsageError("the prompt is not text", f"it is {prompts!r:.80}", "give a string")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise UsageError(

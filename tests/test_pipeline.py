@@ -250,8 +250,13 @@ def test_a_zero_terminal_snr_model_is_run_with_guidance_rescale(sd2_folder, tmp_
 
 def test_half_precision_paints_nearly_the_same(pipe, sd_folder) -> None:
     half = TextToImage.from_pretrained(sd_folder, dtype=torch.bfloat16)
-    got = pixels(half("a cat", seed=1, **FAST).images[0])
-    assert np.abs(got - pixels(pipe("a cat", seed=1, **FAST).images[0])).mean() < 4
+    clouds = Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 60).convert("RGB")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 0, 64, 48))
+    for given in ({}, {"image": clouds, "strength": 0.7}, {"image": clouds, "mask": mask}):
+        got = pixels(half("a cat", seed=1, **given, **FAST).images[0])
+        expected = pixels(pipe("a cat", seed=1, **given, **FAST).images[0])
+        assert np.abs(got - expected).mean() < 4
 
 
 def test_folders_that_cannot_be_run_are_refused(sd_folder, tmp_path) -> None:
@@ -268,6 +273,12 @@ def test_folders_that_cannot_be_run_are_refused(sd_folder, tmp_path) -> None:
         (folder / "model_index.json").write_text(json.dumps(changed))
         with pytest.raises(FileError, match=part):
             TextToImage.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("prompts", [None, 3, [None]])
+def test_the_tokenizer_refuses_what_is_not_text(pipe, prompts) -> None:
+    with pytest.raises(UsageError, match="text"):
+        pipe.tokenizer(prompts)
 
 
 def test_sdxl_has_both_readers_as_parts(sdxl_folder) -> None:
