@@ -183,13 +183,12 @@ def timed(call: Way, options: argparse.Namespace) -> float:
 
 
 def peak(options: argparse.Namespace) -> None:
-    """Two calls of one way in this process; prints its peak memory in MiB as JSON."""
+    """One call of one way in this process; prints its peak memory in MiB as JSON."""
     bench = Bench(options)
     call = bench.way(options.way)
     if options.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
-    for _ in range(2):
-        call()
+    call()
     if options.device.startswith("cuda"):
         mib = torch.cuda.max_memory_allocated() / 2**20
     else:

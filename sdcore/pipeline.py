@@ -170,7 +170,7 @@ class TextToImage:
         strength: float | None = None,
         only_masked: int | None = None,
         negative_prompt: str | Sequence[str] | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
@@ -202,7 +202,8 @@ class TextToImage:
                 that is asked for, and puts it back.
             negative_prompt: what to keep away from, for all prompts or one for each; without
                 effect at a guidance scale of 1.
-            seed: image i is the image of seed + i alone, whatever the batch; None draws one.
+            seed: image i is the image of seed + i alone, whatever the batch; None draws one. A list
+                has a seed for each prompt, and the images of a prompt count on from it.
             guidance_rescale: see `sdcore.guidance.Guidance`.
             scheduler: a name in `sdcore.schedulers.SCHEDULERS`.
             width, height: in pixels, multiples of 8. None is the model's size, or that of the

@@ -71,7 +71,7 @@ class PromptEdit(RunControl):
 
         prompts = ["a fox on grass", "a cat on grass"]
         edit = PromptEdit(pipe.tokenizer(prompts))
-        pipe(prompts, latents=shared_noise(7, (4, 64, 64)), control=edit)
+        pipe(prompts, seed=[7, 7], control=edit)  # both from one noise
 
     Args:
         tokens: of the source prompt and then its edits; for SDXL those of both tokenizers.
@@ -213,19 +213,6 @@ class _Places:
             least, most = heat.min(), heat.max()
             found = found.to(heat.device) | (heat > least + self.threshold * (most - least))
         return found
-
-
-def shared_noise(
-    seed: int, shape: tuple[int, int, int], *, prompts: int = 2, images: int = 1
-) -> Tensor:
-    """Noise for a source and its edits: (prompts x images, C, h, w), each prompt's the same.
-
-    Image i of a prompt begins as the image of seed + i does; `shape` is (C, h, w).
-    """
-    drawn = [
-        torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(images)
-    ]
-    return torch.stack(drawn).repeat(prompts, 1, 1, 1)
 
 
 def mask_rows(mask: Tensor | None, rows: Sequence[int]) -> Tensor | None:

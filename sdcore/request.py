@@ -33,7 +33,7 @@ class Request:
 def make_request(
     prompt: str | Sequence[str],
     negative_prompt: str | Sequence[str] | None,
-    seed: int | None,
+    seed: int | Sequence[int] | None,
     images_per_prompt: int,
     choices: ModelDefaults,
     factor: int,
@@ -52,7 +52,7 @@ def make_request(
     return Request(
         prompts=[text for text in prompts for _ in range(images_per_prompt)],
         negative_prompts=[text for text in negatives for _ in range(images_per_prompt)],
-        seeds=_seeds(seed, len(prompts) * images_per_prompt),
+        seeds=_seeds(seed, len(prompts), images_per_prompt),
         guidance=Guidance(choices.guidance_scale, choices.guidance_rescale),
         width=check_size(choices.width, "width", unit),
         height=check_size(choices.height, "height", unit),
@@ -130,11 +130,20 @@ def _negative_texts(prompt: str | Sequence[str] | None, count: int) -> list[str 
     return [*texts]
 
 
-def _seeds(seed: int | None, count: int) -> list[int]:
+def _seeds(seed: int | Sequence[int] | None, prompts: int, images: int) -> list[int]:
+    """The seed of each image: one number counts on through all, a list has one for each prompt."""
     if seed is None:
         seed = secrets.randbelow(2**32)  # short enough to be typed again
-    first = check_seed(seed, count)
-    return [first + i for i in range(count)]
+    if not isinstance(seed, Sequence) or isinstance(seed, str):
+        first, images = check_seed(seed, prompts * images), prompts * images
+        return [first + i for i in range(images)]
+    if len(seed) != prompts:
+        raise UsageError(
+            f"There are {len(seed)} seeds for {prompts} prompts.",
+            "A list needs one for each prompt.",
+            "Pass one number to count on from it.",
+        )
+    return [check_seed(one, images) + i for one in seed for i in range(images)]
 
 
 def check_seed(seed: Any, count: int = 1) -> int:

@@ -14,7 +14,7 @@ from sdcore.attention import BACKENDS, Site, unavailable
 from sdcore.control import chain
 from sdcore.errors import UsageError
 from sdcore.heatmap import WordHeatmaps
-from sdcore.prompt_edit import EditSettings, PromptEdit, shared_noise
+from sdcore.prompt_edit import EditSettings, PromptEdit
 from sdcore.reweight import Reweight
 from sdcore.schedulers import Step
 from sdcore.tokenizer import Tokenizer
@@ -161,7 +161,7 @@ def test_a_whole_run_equals_the_published_way(request, family, backend):
     prompts = ["a red fox on grass", "a big red cat on grass"]
     readings = [tokenizer(prompts) for tokenizer, _ in pipe.readers]
     edit = PromptEdit(readings, EditSettings(layout_sites=lambda site: True, scales={"big": 2.0}))
-    kwargs = {"steps": 4, "seed": 0, "scheduler": "ddim", "latents": shared_noise(7, (4, 9, 5))}
+    kwargs = {"steps": 4, "seed": [7, 7], "scheduler": "ddim", "width": 40, "height": 72}
     fused = pipe(prompts, control=edit, **kwargs).latents
     written_out = pipe(prompts, control=ExplicitEdit(edit), **kwargs).latents
     plain = pipe(prompts, **kwargs).latents
@@ -174,31 +174,40 @@ def test_a_whole_run_equals_the_published_way(request, family, backend):
 def test_the_same_prompt_twice_gives_the_same_picture_twice(sd):
     prompts = ["a red fox"] * 2
     edit = PromptEdit(sd.tokenizer(prompts))
-    latents = sd(prompts, steps=2, latents=shared_noise(3, (4, 8, 8)), control=edit).latents
+    latents = sd(prompts, steps=2, seed=[3, 3], scheduler="euler a", control=edit).latents
     torch.testing.assert_close(latents[0], latents[1], rtol=1e-5, atol=1e-5)
 
 
 def test_several_pictures_of_several_edits_in_one_run(sd):
     prompts = ["a red fox", "a red cat", "a big red fox"]
     edit = PromptEdit(sd.tokenizer(prompts))
-    noise = shared_noise(3, (4, 8, 8), prompts=3, images=2)
-    assert torch.equal(noise[0], noise[2]) and torch.equal(noise[1], noise[5])
-    seen = sd(prompts, steps=2, latents=noise, images_per_prompt=2, control=edit).latents
-    alone = PromptEdit(sd.tokenizer(["a red fox", "a big red fox"]))
-    pair = sd(["a red fox", "a big red fox"], steps=2, latents=noise[[1, 5]], control=alone).latents
+    kwargs = {"steps": 2, "guidance_scale": 3.0}
+    seen = sd(prompts, seed=[3, 3, 3], images_per_prompt=2, control=edit, **kwargs).latents
+    pair = ["a red fox", "a big red fox"]
+    alone = PromptEdit(sd.tokenizer(pair))
+    pair = sd(pair, seed=[4, 4], control=alone, **kwargs).latents
     torch.testing.assert_close(seen[[1, 5]], pair, rtol=1e-4, atol=1e-5)
 
 
-def test_shared_noise_is_that_of_the_seed(sd):
-    plain = sd("a fox", seed=11, steps=1).latents
-    given = sd("a fox", seed=0, latents=shared_noise(11, (4, 8, 8), prompts=1), steps=1).latents
-    assert torch.equal(plain, given)
+def test_a_list_of_seeds_has_one_for_each_prompt(sd):
+    both = sd(["a fox", "a cat"], seed=[11, 11], steps=1)
+    assert both.seeds == [11, 11]
+    assert sd(["a fox", "a cat"], seed=[11, 5], steps=1, images_per_prompt=2).seeds == [
+        11,
+        12,
+        5,
+        6,
+    ]
+    torch.testing.assert_close(both.latents[:1], sd("a fox", seed=11, steps=1).latents)
+    for wrong, message in (([1], "1 seeds for 2 prompts"), ([1, -1], "The seed is -1")):
+        with pytest.raises(UsageError, match=message):
+            sd(["a fox", "a cat"], seed=wrong, steps=1)
 
 
 def test_outside_the_words_in_question_the_picture_stays(sd):
     prompts = ["a red fox on grass", "a red cat on grass"]
     options = EditSettings(cross=(0, 0.1), layout=None, blend=("fox", "cat"), blend_threshold=0.9)
-    kwargs = {"steps": 4, "latents": shared_noise(5, (4, 8, 8))}
+    kwargs = {"steps": 4, "seed": [5, 5]}
     edit = PromptEdit(sd.tokenizer(prompts), options)
     latents = sd(prompts, control=edit, **kwargs).latents
     same = (latents[0] == latents[1]).all(dim=0)
