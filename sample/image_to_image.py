@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
 from sample import command
-from sample.sizes import parse_size, read_hires
+from sample.sizes import add_hires_flags, parse_size, read_hires
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,20 +41,15 @@ def make_parser() -> argparse.ArgumentParser:
     text = "repaint what is transparent in the picture (default: no)"
     masks.add_argument("--mask-transparent", action="store_true", help=text)
     add("--invert-mask", action="store_true", help="repaint black, keep white (default: no)")
-    text = (
-        f"paint only the part around the mask, this much wider, {PADDING} if not said, at --size "
-    )
-    text += "or the model's (default: no)"
+    text = f"paint only the part around the mask, this much wider ({PADDING}), at --size or the "
+    text += "model's (default: no)"
     add("--only-masked", type=int, nargs="?", const=PADDING, metavar="PIXELS", help=text)
     command.add_painting_flags(parser)
     text = "to paint at, the picture is resized (default: its own size, down to a multiple of 8)"
     add("--size", metavar="WxH", help=text)
-    add("--hires", metavar="WxH", help="paint it again at this size after that (default: no)")
-    text = "how much is painted anew then, above 0 to 1 (default: 0.6)"
-    add("--hires-strength", type=float, metavar="X", help=text)
-    add(
-        "--tiled", action="store_true", help="autoencoder in tiles, for little memory (default: no)"
-    )
+    add_hires_flags(parser)
+    text = "autoencoder in tiles, for little memory (default: no)"
+    add("--tiled", action="store_true", help=text)
     command.add_model_flags(parser)
     command.add_output_flags(parser)
     parser.set_defaults(width=None, height=None, source=None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sdcore.image_settings import HiresSettings
 
 _SIDES = ("width", "height")
-_STRENGTH = 0.6
+_STRENGTH = 0.4
 
 
 def add_hires_flags(parser: argparse.ArgumentParser) -> None:

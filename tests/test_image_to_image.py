@@ -109,6 +109,8 @@ def test_pictures_are_turned_as_their_exif_tag_says(tmp_path, orientation) -> No
             expected = expected.transpose(Image.Transpose[turn])
         assert got.tobytes() == expected.tobytes()
     assert to_rgb(got).size == got.size, "turned once"
+    with Image.open(path) as opened:  # as a caller opens it
+        assert to_rgb(opened).tobytes() == got.tobytes()
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
@@ -385,6 +387,9 @@ def test_second_passes_refuse_what_they_cannot_use(pipe) -> None:
         enlarge(pipe, begun, width=96, height=96)
     with pytest.raises(UsageError, match="nothing left"):
         refine(pipe, whole)
+    masked = pipe("a cat", image=IMAGE, mask=MASK, seed=1, **FAST)
+    with pytest.raises(UsageError, match="had a mask"):
+        enlarge(pipe, masked, width=96, height=96)
     refined = refine(pipe, begun)
     assert refined.settings[0].refiner is not None
     assert refined.settings[0].refiner.switch_at == 0.5
