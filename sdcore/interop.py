@@ -47,7 +47,8 @@ class DiffusersUNet(_Adapter):
     @property
     def add_embedding(self) -> Any:
         """SDXL's pipeline asks its first layer for the length of the added conditions."""
-        return self.unet.add_embedding
+        length = self.unet.config.projection_class_embeddings_input_dim
+        return SimpleNamespace(linear_1=SimpleNamespace(in_features=length))
 
     def forward(
         self,

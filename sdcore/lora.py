@@ -4,9 +4,10 @@
     with apply_loras(pipe, [(lora, 0.8)]):
         pipe("a red apple")
 
-Beside: each layer that a LoRA changes is wrapped in an `AdaptedLayer` that holds the layer itself;
-a few percent slower, no memory but the LoRA's own. Merged: full speed; the layers' original weights
-are kept aside. Either way `remove()` puts back the very layers and weights that were there.
+Beside: each layer that a LoRA changes is wrapped in an `AdaptedLayer` that holds the layer itself,
+and computes the change anew each time; no memory but the LoRA's own. Merged: nothing is computed
+while painting, but the layers' original weights are kept aside. Either way `remove()` puts back the
+very layers and weights that were there.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def apply_loras(
     try:
         applied.set_weights(amounts)
     except BaseException:
-        applied.restore()
+        applied._restore()
         raise
     return applied
 
@@ -164,9 +165,9 @@ class AppliedLoras:
         if on_top:
             why = f"{name_some(on_top)} changed since"
             raise UsageError("the LoRAs cannot be removed", why, "remove first what came later")
-        self.restore()
+        self._restore()
 
-    def restore(self) -> None:
+    def _restore(self) -> None:
         """As `remove`, whatever is in place now."""
         for seat in self._seats.values():
             seat.restore()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,10 @@ class Lora:
 
     path: Path
     name: str
-    changes: dict[str, Change]
-    keys: dict[str, tuple[str, ...]]
+    changes: dict[str, Change] = field(repr=False)
+    keys: dict[str, tuple[str, ...]] = field(repr=False)
     unused: tuple[str, ...]
-    metadata: dict[str, str]
+    metadata: dict[str, str] = field(repr=False)
 
     @property
     def base_model(self) -> str | None:
@@ -83,10 +83,9 @@ def read_lora(path: str | Path) -> Lora:
     path = _file_in(Path(path).expanduser())
     file = open_header(path)
     _refuse_other_kinds(file)
-    stored = read_tensors(file, torch.device("cpu"), None)
     groups: dict[str, dict[str, str]] = {}  # layer -> tensor -> key
     unused: list[str] = []
-    for key in stored:
+    for key in file.shapes:
         split = split_key(key)
         if split is None or (key in file.integers and split[1] != "alpha"):
             unused.append(key)
@@ -96,7 +95,8 @@ def read_lora(path: str | Path) -> Lora:
     alone = [name for name, keys in groups.items() if set(keys) == {"alpha"}]
     unused += [groups.pop(name)["alpha"] for name in alone]
     if not groups:
-        raise _no_lora(path, list(stored))
+        raise _no_lora(path, list(file.shapes))
+    stored = read_tensors(file, torch.device("cpu"), None)
     scales = _Scales(path, file.metadata)
     changes = {
         name: _change(path, name, {tensor: stored[key] for tensor, key in keys.items()}, scales)
@@ -153,11 +153,9 @@ def _change(path: Path, name: str, tensors: dict[str, Tensor], scales: _Scales) 
     kind = next((kind for kind in KINDS if present in kind.FORMS), None)
     if kind is None:
         raise wrong(f"a part is missing or too many: it has {', '.join(sorted(present)) or 'none'}")
-    empty = [part for part, tensor in tensors.items() if 0 in tensor.shape or tensor.ndim < 2]
-    if empty:
-        raise wrong(
-            f"{empty[0]} has the shape {tuple(tensors[empty[0]].shape)}, which is no matrix"
-        )
+    for part, tensor in tensors.items():
+        if 0 in tensor.shape or tensor.ndim not in (2, 4):
+            raise wrong(f"{part} is no matrix: its shape is {tuple(tensor.shape)}")
     if alpha is not None and (alpha.numel() != 1 or not 0 < alpha.item() < math.inf):
         raise wrong(f"its alpha is {alpha.flatten()[:3].tolist()}; it must be one number above 0")
     scale = scales.of(name, kind.rank(tensors), None if alpha is None else alpha.item())

@@ -7,7 +7,7 @@
     DoRA         any of them, and then the length m:
                  ΔW = m (W + ΔW₀) / ‖W + ΔW₀‖ − W        Liu et al. 2024, arXiv:2402.09353
 
-A weight given by the user multiplies ΔW, so 0 is no change; for DoRA too, as in A1111 and ComfyUI.
+A weight given by the user multiplies ΔW, so 0 is no change; for DoRA too, as in ComfyUI.
 
 Shapes: W is (O, I) of a linear layer or (O, I, kh, kw) of a convolution, R rank.
 """

@@ -80,6 +80,8 @@ REFUSED = {
     ".vera_lambda_b": "VeRA",
 }
 
+_ANY_ENDING, _ANY_REFUSED = tuple(ENDINGS), tuple(REFUSED)
+
 _FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}
 _XL_TEXT = ("lora_te2_", "text_encoder_2.")
 # Parts of a name that no model with a UNet and CLIP has.
@@ -100,15 +102,17 @@ _TEXT_READERS = ("attn2_to_k", "attn2.to_k", "attn2.processor.to_k")
 
 def split_key(key: str) -> tuple[str, str] | None:
     """A file's key to the name of a layer and that of a tensor; None: it is not of a LoRA."""
-    for ending, tensor in ENDINGS.items():
-        if key.endswith(ending):
-            return key.removesuffix(ending), tensor
-    return None
+    if not key.endswith(_ANY_ENDING):
+        return None
+    ending = next(ending for ending in ENDINGS if key.endswith(ending))
+    return key.removesuffix(ending), ENDINGS[ending]
 
 
 def refused_kind(key: str) -> str | None:
     """The kind that a key belongs to and that sdcore does not have; None for any other key."""
-    return next((kind for ending, kind in REFUSED.items() if key.endswith(ending)), None)
+    if not key.endswith(_ANY_REFUSED):
+        return None
+    return next(kind for ending, kind in REFUSED.items() if key.endswith(ending))
 
 
 def parts_of(pipe: Any) -> dict[str, nn.Module]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sdcore import TextToImage, use_attention
 from sdcore.errors import FileError, NonFiniteError, UsageError
+from sdcore.heatmap import WordHeatmaps
 from sdcore.lora import AdaptedLayer, LoraWeight, Place, apply_loras, read_lora, save_lora
 from sdcore.lora_names import layers_of
 from sdcore.unet import AddedConditions
@@ -207,6 +208,56 @@ def test_a_pipeline_may_be_moved_while_loras_are_on_it(sd, lora_file, merge):
     assert_untouched(pipe, half)
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_word_heatmaps_of_a_lora_picture(sd, lora_file, merge):
+    how = {"seed": 3, "steps": 2, "width": 64, "height": 64}
+    with apply_loras(sd, [(read_lora(lora_file), 0.1)], merge=merge):
+        plain, maps = sd("a red fox", **how).latents, WordHeatmaps(sd.tokenizer("a red fox"))
+        recorded = sd("a red fox", control=maps, **how).latents
+    torch.testing.assert_close(recorded, plain, rtol=1e-4, atol=1e-4)
+    assert maps.of("fox").std() > 0
+
+
+def test_names_without_a_prefix_are_the_unets(sd, tmp_path):
+    """Files of `unet.save_attn_procs`, and those that PEFT saves from a UNet alone."""
+    attention = "mid_block.attentions.0.transformer_blocks.0.attn2"
+    layer = sd.unet.get_submodule(f"{attention}.to_out.0")
+    one = lora_tensors("x", layer)
+    down, up = one["x.lora_down.weight"], one["x.lora_up.weight"]
+    for name, ends in {
+        f"{attention}.processor.to_out": ("_lora.down.weight", "_lora.up.weight"),
+        f"{attention}.to_out.0": (".lora_A.weight", ".lora_B.weight"),
+        f"base_model.model.{attention}.to_out.0": (".lora_A.weight", ".lora_B.weight"),
+    }.items():
+        tensors = {name + ends[0]: down.clone(), name + ends[1]: up.clone()}
+        with apply_loras(sd, [(read_lora(write(tmp_path / "a.safetensors", tensors)), 1)]) as on:
+            assert list(on.changes(0)) == [Place("unet", f"{attention}.to_out.0")]
+
+
+@pytest.mark.parametrize("per_output", [True, False])
+def test_dora_sets_the_length_of_each_row_or_column(sd, tmp_path, per_output):
+    """LyCORIS' dora_scale: (O, 1, 1, 1) gives each output its length, (1, I, 1, 1) each input."""
+    layer = sd.unet.get_submodule("mid_block.resnets.0.conv1")
+    name = "lora_unet_mid_block_resnets_0_conv1"
+    lengths = 1 + torch.rand(64, generator=torch.Generator().manual_seed(4))
+    tensors = lora_tensors(name, layer)
+    shape = (64, 1, 1, 1) if per_output else (1, 64, 1, 1)
+    tensors[f"{name}.dora_scale"] = lengths.reshape(shape)
+    weight = layer.weight.detach().clone()
+    down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+    turned = weight + 2 / RANK * torch.einsum("orxy,rikl->oikl", up, down)
+    with apply_loras(
+        sd, [(read_lora(write(tmp_path / "a.safetensors", tensors)), 1)], merge=True
+    ) as applied:
+        merged = layer.weight.detach()
+        for i in range(64):
+            got, plain = (merged[i], turned[i]) if per_output else (merged[:, i], turned[:, i])
+            torch.testing.assert_close(got, lengths[i] * plain / plain.norm())
+        applied.set_weights([0.25])
+        torch.testing.assert_close(layer.weight.detach(), 0.75 * weight + 0.25 * merged)
+    assert torch.equal(layer.weight, weight)
+
+
 # --- saving ------------------------------------------------------------------------------------
 
 
@@ -307,24 +358,22 @@ def test_zero_matches_is_an_error(sd, tmp_path):
             apply_loras(sd, [(lora, 1)], allow_partial=partial)
 
 
-@pytest.mark.parametrize("share", range(0, 100, 10))
-def test_a_partial_match_is_an_error_unless_allowed(sd, tmp_path, share):
+@pytest.mark.parametrize("matching", range(40))
+def test_a_partial_match_is_an_error_unless_allowed(sd, tmp_path, matching):
     tensors: Tensors = {}
-    layers = list(layers_of(sd).items())[:20]
-    for number, (place, layer) in enumerate(layers):
-        name = kohya_name(place, sd) if number * 5 < share else f"lora_unet_foreign_{number}"
+    for number, (place, layer) in enumerate(list(layers_of(sd).items())[:40]):
+        name = kohya_name(place, sd) if number < matching else f"lora_unet_foreign_{number}"
         tensors |= lora_tensors(name, layer)
     lora = read_lora(write(tmp_path / "a.safetensors", tensors))
-    matching = share // 5
-    before = snapshot(sd)
-    with pytest.raises(FileError, match=f"{matching} of its 20 layers fit.*keys are unknown"):
+    layers = layers_of(sd)
+    with pytest.raises(FileError, match=f"{matching} of its 40 layers fit.*keys are unknown"):
         apply_loras(sd, [(lora, 1)])
-    assert_untouched(sd, before)
+    assert layers_of(sd) == layers
     if matching:
         with apply_loras(sd, [(lora, 1)], allow_partial=True) as applied:
-            assert len(applied.unused[0]) == 3 * (20 - matching)
+            assert len(applied.unused[0]) == 3 * (40 - matching)
             assert len(applied.changes(0)) == matching
-        assert_untouched(sd, before)
+        assert layers_of(sd) == layers
 
 
 def test_an_unknown_key_beside_is_listed(sd, tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sdcore import TextToImage
 from sdcore.errors import FileError, UsageError
+from sdcore.heatmap import WordHeatmaps
 from sdcore.textual_inversion import apply_embeddings, read_embedding
 
 WIDTH, WIDTH_2 = 32, 40  # of the tiny models' text encoders
@@ -154,6 +155,17 @@ def test_what_a_long_prompt_cuts_is_a_whole_word(sd, tmp_path):
         prompt = "fox " * 73 + "zwx tree"
         assert sd.tokenizer(prompt).cut == ("zwx tree",)
         assert applied.unused(prompt) == ()
+
+
+def test_heatmaps_know_a_learned_word(sd, tmp_path):
+    embedding = read_embedding(write(tmp_path / "x.safetensors", {"<my-fox>": vectors(3)}))
+    prompt = "a <my-fox> on a tree"
+    with apply_embeddings(sd, [embedding]):
+        maps = WordHeatmaps(sd.tokenizer(prompt))
+        sd(prompt, seed=1, steps=1, width=64, height=64, control=maps)
+        spans = {span.word: list(span.positions) for span in maps.spans()}
+    assert spans["<my-fox>"] == [2, 3, 4] and spans["on"] == [5]
+    assert maps.of("<my-fox>").std() > 0
 
 
 def test_half_precision(sd_folder, tmp_path):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sdcore import TextToImage
 from sdcore.checkpoint.ldm_names import UNET_PREFIX, table
+from sdcore.interop import as_diffusers_unet
 from sdcore.lora import AppliedLoras, Place, apply_loras, read_lora, save_lora
 from sdcore.lora_names import layers_of
 from tests.test_lora import answer_of, lora_tensors, random, whole_lora, write
@@ -168,6 +169,21 @@ def test_diffusers_reads_what_we_save(ours, theirs, tmp_path):
         theirs.load_lora_weights(tmp_path / f"{spelling}.safetensors")
         close(reference_answer(theirs), expected)
         theirs.unload_lora_weights()
+
+
+def test_our_networks_with_a_lora_in_a_pipeline_of_diffusers(ours, theirs, tmp_path):
+    lora = read_lora(write(tmp_path / "a.safetensors", whole_lora(ours)))
+    how: dict[str, Any] = {"num_inference_steps": 1, "output_type": "latent"}
+    how |= {"latents": random(1, 4, 8, 8), "height": 64, "width": 64}
+    theirs.set_progress_bar_config(disable=True)
+    theirs.unet = as_diffusers_unet(ours.unet)
+    plain = theirs("a red fox", **how).images
+    painted = []
+    for merge in (False, True):
+        with apply_loras(ours, [(lora, 0.1)], merge=merge):
+            painted.append(theirs("a red fox", **how).images)
+    close(painted[0], painted[1])
+    assert (painted[0] - plain).abs().mean() > 1e-3
 
 
 def test_alpha_in_the_header_that_diffusers_writes(sd_folder, tmp_path):
