@@ -33,6 +33,7 @@ _SWAP = re.compile(r"\s*\.swap\s*\(")
 _JOIN = re.compile(r"\s*\.(and|add|blend)\s*\(([^()]*)\)\s*")
 _QUOTED = re.compile(r'"((?:\\"|[^"\n])*)"')
 _FREE = re.compile(r"\S+?(?:(?<=,)(?=\S)|(?=\s|$))")  # compel puts a space after every comma
+_SIMPLE = re.compile(rf"[^\s\\{_SIGNS}]+(?=\s|$)")
 _SPACE = re.compile(r"\s*")
 
 
@@ -123,9 +124,10 @@ class _Reader:
         words: list[_Word] = []
         place = self._skip(start)
         while place < end:
-            read = self._item(place, 0, end)
+            simple = _SIMPLE.match(self.prompt, place, end)  # most words: a short cut
+            read = None if simple else self._item(place, 0, end)
             if read is None:
-                free = _FREE.match(self.prompt, place, end)
+                free = simple or _FREE.match(self.prompt, place, end)
                 assert free is not None
                 self._refuse_operators(free)
                 read = [_Word(*free.span())], free.end()

@@ -25,7 +25,7 @@ class Kept:
 
     @classmethod
     def whole(cls, prompt: str) -> Kept:
-        return cls(prompt, ((0, len(prompt)),))
+        return cls(prompt, ((0, len(prompt)),) if prompt else ())
 
     @cached_property
     def text(self) -> str:
