@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint import save_component
 from sdcore.noise import add_noise, alphas_cumprod_from_config, prediction_target
 from sdcore.pipeline import TextToImage
+from sdcore.recurrent import RecurrentTextConfig, RecurrentTextEncoder
 from sdcore.schedulers import make_scheduler
 from sdcore.text_encoder import CLIPTextEncoder
 from sdcore.tokenizer import Tokenizer
@@ -85,6 +87,8 @@ GRID_PROMPTS = (
 class UNetSettings(SceneSettings):
     autoencoder: str = "runs/emoji/autoencoder/vae"
     text_encoder: str = "runs/emoji/text_encoder"  # holds tokenizer/ and text_encoder/
+    # The one that it holds, or a fresh network of the same width, layers and number of weights.
+    text_network: Literal["trained", "transformer", "lstm", "rnn"] = "trained"
     block_out_channels: list[int] = [64, 160, 256]
     down_block_types: list[str] = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
     up_block_types: list[str] = ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]
@@ -99,7 +103,7 @@ class UNetSettings(SceneSettings):
 class Network(nn.Module):
     """What is trained: the UNet, and the text encoder that it reads."""
 
-    def __init__(self, unet: UNet, text_encoder: CLIPTextEncoder) -> None:
+    def __init__(self, unet: UNet, text_encoder: CLIPTextEncoder | RecurrentTextEncoder) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
@@ -206,12 +210,24 @@ def train(settings: UNetSettings) -> None:
 
 
 def build(settings: UNetSettings, autoencoder: Autoencoder) -> Network:
-    text_encoder = CLIPTextEncoder.from_pretrained(Path(settings.text_encoder) / "text_encoder")
+    text_encoder = make_text_encoder(settings)
     if settings.start_from:
         unet = UNet.from_pretrained(settings.start_from)
     else:
         unet = UNet(config(settings, autoencoder, text_encoder.config.hidden_size))
     return Network(unet.train(), text_encoder.train())
+
+
+def make_text_encoder(settings: UNetSettings) -> CLIPTextEncoder | RecurrentTextEncoder:
+    trained = CLIPTextEncoder.from_pretrained(Path(settings.text_encoder) / "text_encoder")
+    if settings.text_network == "trained":
+        return trained
+    with torch.random.fork_rng(devices=[]):  # the UNet's first weights are the same with each
+        if settings.text_network == "transformer":
+            return CLIPTextEncoder(trained.config)
+        return RecurrentTextEncoder(
+            RecurrentTextConfig.matching(trained.config, settings.text_network)
+        )
 
 
 def config(settings: UNetSettings, autoencoder: Autoencoder, text_width: int) -> UNetConfig:
@@ -306,7 +322,10 @@ def export(run: Run, source: Source) -> None:
         save_component(network, folder / name, dtype=torch.float16, shard_bytes=14_000_000)
     pipe.tokenizer.save_pretrained(folder / "tokenizer")
     pipe.scheduler.save_pretrained(folder / "scheduler")
-    for name, content in (("model_index.json", MODEL_INDEX), ("sampling.json", SAMPLING)):
+    index = dict(MODEL_INDEX)
+    if isinstance(pipe.text_encoder, RecurrentTextEncoder):  # transformers has no such class
+        index["text_encoder"] = ["sdcore", "RecurrentTextEncoder"]
+    for name, content in (("model_index.json", index), ("sampling.json", SAMPLING)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
