@@ -174,6 +174,7 @@ def test_broken_and_foreign_files_are_refused_by_name(tmp_path, kind) -> None:
             with pytest.raises(FileError, match=kind) as error:
                 read(path)
             assert error.value.why and error.value.hint
+            assert ("too large" in error.value.what) == (kind in ("bomb", "wide"))
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])

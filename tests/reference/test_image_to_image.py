@@ -269,6 +269,7 @@ def base(sdxl_folder) -> Both:
 
 
 def test_same_refined_picture(refiner) -> None:
+    assert refiner.ours.defaults.strength == 0.3 and refiner.ours.tokenizer is None
     given = {"image": picture(7), "strength": 0.5}
     assert_same_picture(refiner.paint(ours=given, theirs=given))
     scores = {
