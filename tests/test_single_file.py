@@ -108,6 +108,22 @@ def test_whole_families_are_recognised(
     assert not found.zero_terminal_snr
 
 
+def test_names_as_published_files_have_them(family_shapes: dict[str, Shapes]) -> None:
+    """Names that diffusers' own reader would also accept in another place."""
+    ways = {  # family -> where the way up doubles the grid: after attention or without it
+        "sd1": ["2.1", "5.2", "8.2"],
+        "sd2_base": ["2.1", "5.2", "8.2"],
+        "sdxl": ["2.2", "5.2"],
+        "sdxl_refiner": ["2.1", "5.2", "8.2"],
+    }
+    for family, places in ways.items():
+        names = [name for name in family_shapes[family] if name.endswith("conv.weight")]
+        up = [name for name in names if ".output_blocks." in name]
+        assert up == [
+            f"model.diffusion_model.output_blocks.{place}.conv.weight" for place in places
+        ]
+
+
 @pytest.mark.parametrize("family", ["sd1", "sd2_base", "sdxl"])
 def test_nine_channels_are_inpainting(
     family_shapes: dict[str, Shapes], tmp_path: Path, family: str
