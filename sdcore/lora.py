@@ -103,11 +103,7 @@ def apply_loras(
     names, layers = spellings(pipe), layers_of(pipe)
     fitted = [_fit(lora, pipe, names, layers, allow_partial) for lora, _ in loras]
     applied = AppliedLoras(pipe, [lora for lora, _ in loras], fitted, merge)
-    try:
-        applied.set_weights(amounts)
-    except BaseException:
-        applied._restore()
-        raise
+    applied.set_weights(amounts)
     return applied
 
 
@@ -129,6 +125,8 @@ class AppliedLoras:
         self.loras = tuple(loras)
         self.unused = tuple(unused for _, unused in fitted)
         self._changes = tuple(changes for changes, _ in fitted)
+        self._amounts: list[LoraWeight] | None = None  # not on the model yet
+        self._removed = False
         kind = _Merged if merge else _Beside
         parts, layers = parts_of(pipe), layers_of(pipe)
         places = dict.fromkeys(place for changes in self._changes for place in changes)
@@ -148,9 +146,20 @@ class AppliedLoras:
         if len(amounts) != len(self.loras):
             why = f"{len(amounts)} weights for {len(self.loras)} LoRAs"
             raise UsageError("the weights do not fit", why, "give one weight for each LoRA")
-        if not self._seats:
+        if self._removed:
             hint = "apply them again with apply_loras"
             raise UsageError("the LoRAs have been removed", "they are on no model", hint)
+        try:
+            self._set(amounts)
+        except BaseException:  # no layer by other weights than the rest
+            if self._amounts is None:
+                self._restore()
+            else:
+                self._set(self._amounts)
+            raise
+        self._amounts = amounts
+
+    def _set(self, amounts: list[LoraWeight]) -> None:
         for place, seat in self._seats.items():
             here = zip(amounts, self._changes, strict=True)
             seat.set([amount.of(place) for amount, changes in here if place in changes])
@@ -171,7 +180,7 @@ class AppliedLoras:
         """As `remove`, whatever is in place now."""
         for seat in self._seats.values():
             seat.restore()
-        self._seats = {}
+        self._seats, self._removed = {}, True
 
     def __enter__(self) -> AppliedLoras:
         return self

@@ -335,10 +335,23 @@ def test_bad_weights(sd, lora_file, weight):
 
 def test_a_merge_that_overflows_is_refused_and_undone(sd, lora_file):
     pipe = copy.deepcopy(sd).to(torch.float16)
-    before = snapshot(pipe)
+    lora, before = read_lora(lora_file), snapshot(pipe)
     with pytest.raises(NonFiniteError, match="not finite as"):
-        apply_loras(pipe, [(read_lora(lora_file), 1e7)], merge=True)
+        apply_loras(pipe, [(lora, 1e7)], merge=True)
     assert_untouched(pipe, before)
+    with apply_loras(pipe, [(lora, 0.5)], merge=True) as applied:
+        half = snapshot(pipe)
+        with pytest.raises(NonFiniteError, match="not finite as"):
+            applied.set_weights([2e5])  # some layers overflow, some do not
+        assert_untouched(pipe, half)
+    assert_untouched(pipe, before)
+
+
+def test_none_at_all(sd):
+    before = snapshot(sd)
+    with apply_loras(sd, []) as applied:
+        applied.set_weights([])
+    assert_untouched(sd, before)
 
 
 def test_only_what_a_lora_names_is_wrapped(sd, other_file):
