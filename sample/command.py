@@ -34,13 +34,34 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     """How to paint, whatever the picture begins from."""
     add = parser.add_argument
     add("--negative-prompt", metavar="TEXT", help="what to keep away from (default: nothing)")
-    add("--seed", type=int, help="image i is painted from seed + i (default: a random one)")
-    add("--steps", type=int, help="sampling steps (default: the model's)")
-    add("--guidance-scale", type=float, help="how closely to follow (default: the model's)")
-    add("--guidance-rescale", type=float, help="0 to 1, against glare (default: the model's)")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="image i is painted from seed + i (default: a random one)",
+    )
+    add("--steps", type=int, metavar="N", help="sampling steps (default: the model's)")
+    add(
+        "--guidance-scale",
+        type=float,
+        metavar="X",
+        help="how closely to follow (default: the model's)",
+    )
+    add(
+        "--guidance-rescale",
+        type=float,
+        metavar="X",
+        help="0 to 1, against glare (default: the model's)",
+    )
     add("--scheduler", metavar="NAME", help="such as 'dpm++ 2m karras' (default: the model's)")
-    add("--dialect", metavar="NAME", help="how brackets in prompts are read (default: plain)")
-    add("--clip-skip", type=int, help="text encoder layers left out at the end (default: 0)")
+    text = "how marks in prompts are read: plain, a1111, a1111-nonorm, comfy or compel"
+    add("--dialect", metavar="NAME", help=text + " (default: plain)")
+    add(
+        "--clip-skip",
+        type=int,
+        metavar="N",
+        help="text encoder layers left out at the end (default: 0)",
+    )
     add("--images", type=int, metavar="N", help="pictures of each prompt (default: 1)")
     add("--batch-size", type=int, metavar="N", help=f"painted at once (default: {_BATCH_SIZE})")
 
@@ -54,6 +75,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="folder, .safetensors file or hub name (default: the embedded model)",
     )
     add("--variant", help="weight files to read, such as fp16 (default: the plain ones)")
+    predicts = ("epsilon", "v_prediction")
+    text = "of a single file that says it wrongly (default: what it says)"
+    add("--prediction-type", choices=predicts, help=text)
     add("--revision", metavar="NAME", help="of a model on the hub (default: its main branch)")
     add("--offline", action="store_true", help="use no network, as cached (default: no)")
     adapters.add_adapter_flags(parser)
@@ -149,10 +173,10 @@ def check(options: argparse.Namespace) -> None:
 
 
 def _check_model_flags(options: argparse.Namespace) -> None:
-    for name in ("variant", "revision"):
+    for name in ("variant", "revision", "prediction_type"):
         if options.model is None and getattr(options, name) is not None:
             raise UsageError(
-                f"--{name} {getattr(options, name)} has no effect.",
+                f"--{name.replace('_', '-')} {getattr(options, name)} has no effect.",
                 "The embedded model comes in one form.",
                 "Name a model with --model, or leave it out.",
             )
@@ -188,6 +212,7 @@ def load(options: argparse.Namespace) -> TextToImage:
             variant=options.variant,
             revision=options.revision,
             offline=options.offline,
+            prediction_type=options.prediction_type,
         )
     attention = use_attention(pipe.unet, options.attention or "auto")
     print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
@@ -235,7 +260,11 @@ def paint_batches(
         "dialect": options.dialect or "plain",
         **more,
     }
-    record = {"attention": options.attention or "auto", "model_hash": model_hash(options)}
+    record = {
+        "attention": options.attention or "auto",
+        "prediction_type": options.prediction_type,
+        "model_hash": model_hash(options),
+    }
     count, start = len(prompts) * (options.images or 1), 0
     with adapters.embedded(pipe, options, prompts) as embeddings:
         for batch, chosen in _batches(prompts, options):

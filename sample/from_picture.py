@@ -82,6 +82,7 @@ def fill(
     if recipe.settings is not None:
         given["precision"] = _PRECISIONS.get(recipe.settings.precision)
         given["attention"] = recipe.settings.attention
+        given["prediction_type"] = recipe.settings.prediction_type
     for name, value in given.items():
         if getattr(filled, name) is None:
             setattr(filled, name, value)

@@ -32,8 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--prompt-file", type=Path, metavar="FILE", help="more prompts, one a line (default: none)")
     from_picture.add_from_flag(parser)
     command.add_painting_flags(parser)
-    add("--width", type=int, help="in pixels (default: the model's)")
-    add("--height", type=int, help="in pixels (default: the model's)")
+    add("--width", type=int, metavar="N", help="in pixels (default: the model's)")
+    add("--height", type=int, metavar="N", help="in pixels (default: the model's)")
     add("--size", metavar="WxH", help="both in one: 768x512, or 512 (default: the model's)")
     add_hires_flags(parser)
     text = "autoencoder in tiles, for large pictures in little memory (default: no)"

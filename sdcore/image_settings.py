@@ -102,7 +102,8 @@ class ImageSettings:
         precision: of the weights, such as float32.
         own_scheduler: it was the model's own, as published; `scheduler` then says its kind.
         attention: the backend that was asked for.
-        dialect: the rule that the prompt's brackets were read by.
+        dialect: how the prompt's marks were read, see `sdcore.prompt`.
+        prediction_type: what the model was said to predict; None is what its file says.
         model_hash: SHA-256 of the weights, where it was asked for.
         size, negative_size: None where SDXL's numbers follow from width and height.
         tiled: the autoencoder worked in tiles.
@@ -125,6 +126,7 @@ class ImageSettings:
     own_scheduler: bool = False
     attention: str = "auto"
     dialect: str = "plain"
+    prediction_type: str | None = None
     model_hash: str | None = None
     loras: tuple[LoraSettings, ...] = ()
     embeddings: tuple[EmbeddingSettings, ...] = ()

@@ -17,7 +17,7 @@ from sdcore import TextToImage
 from sdcore.checkpoint.hashes import file_hash, tensor_hash, weights_hash
 from sdcore.conditioning import SizeConditioning
 from sdcore.errors import FileError
-from sdcore.image_settings import LoraSettings
+from sdcore.image_settings import EmbeddingSettings, LoraSettings
 from sdcore.png import read_settings, save_png
 from tests.test_recipe import GRAPH, node
 
@@ -168,6 +168,27 @@ def test_loras_are_applied_recorded_and_repeated(run, sd_folder, lora) -> None:
     save_file(tensors, lora)
     _, _, err = run("--from", first[0], "--model", sd_folder, *folder)
     assert "is another file by its hash" in err or "holds no LoRA" in err
+
+
+@pytest.mark.parametrize("dialect", ["plain", "a1111", "comfy"])
+def test_embeddings_and_dialects_are_repeated(run, sd_folder, tmp_path, dialect) -> None:
+    learned = tmp_path / "mark.safetensors"
+    save_file({"emb_params": torch.full((2, 32), 3.0)}, learned)
+    word = "embedding:mark" if dialect == "comfy" else "mark"
+    model = ["--model", sd_folder, "--steps", "2", "--seed", "1", "--dialect", dialect]
+    prompt = f"a (red:1.4) cat {word}"
+    _, plain, _ = run(prompt, *model)
+    _, first, err = run(prompt, *model, "--embedding", learned)
+    assert pixels(first[0]) != pixels(plain[0]) and "no effect" not in err
+    told = read_settings(first[0])
+    assert told.embeddings == (EmbeddingSettings("mark", file_hash(learned)),)
+    assert told.dialect == dialect
+    code, again, err = run("--from", first[0], "--model", sd_folder, "--embedding", learned)
+    assert code == 0 and "not the same" not in err and pixels(again[0]) == pixels(first[0])
+    code, _, err = run("--from", first[0], "--model", sd_folder)
+    assert code == 2 and "embedding 'mark' is not given" in err
+    _, _, err = run("a cat", *model, "--embedding", learned)
+    assert f"no prompt says '{word}'" in err
 
 
 WEB_UI = """\

@@ -1,6 +1,8 @@
 """Pictures that say how they were made, never half-written, never over another."""
 
+import json
 import os
+import random
 import struct
 import zlib
 from dataclasses import replace
@@ -21,6 +23,7 @@ from sdcore.image_settings import (
     SizeSettings,
     SourceSettings,
 )
+from sdcore.parameters import carries, read_parameters
 from sdcore.png import read_recipe, read_settings, read_texts, save_png
 
 SETTINGS = ImageSettings(
@@ -177,6 +180,80 @@ def test_hostile_text_is_one_error_that_names_the_file(tmp_path, name) -> None:
     with pytest.raises(FileError, match=r"x\.png") as error:
         read_recipe(tmp_path / "x.png")
     assert len(error.value.why) < 500 and "\n" not in error.value.why
+
+
+def test_two_hundred_records_survive_their_files(tmp_path) -> None:
+    """Random prompts of the kinds that break readers, by the JSON and by the web UI's text."""
+    rng = random.Random(11)
+    pieces = [
+        "Negative prompt: ",
+        "Steps: 20, Seed: 1, Size: 8x8",
+        "\n",
+        '"',
+        "\\",
+        ", ",
+        ": ",
+        "苹果",
+    ]
+    pieces += ["<lora:a:1>", "(x:1.2)", "\0", "\ud800", "é", " ", "\r", "BREAK", "../../etc/passwd"]
+    carried = 0
+    for number in range(200):
+        prompt, negative = (
+            "".join(rng.choices(pieces, k=rng.randrange(12))) * rng.choice([1, 1, 1, 500])
+            for _ in range(2)
+        )
+        settings = replace(
+            rng.choice([SETTINGS, EVERYTHING]), prompt=prompt, negative_prompt=negative, loras=()
+        )
+        path = save_png(PICTURE, tmp_path / f"{number}.png", settings)
+        assert read_settings(path) == settings
+        if carries(prompt, negative):
+            read = read_parameters(read_texts(path)["parameters"])
+            assert (read.prompt, read.negative_prompt) == (prompt, negative)
+            carried += 1
+    assert carried > 20
+
+
+def test_mutated_files_are_read_or_refused(tmp_path) -> None:
+    """Bytes changed, cut out and put in, checksums mended; PNG, JPEG and WebP."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + "a\nSteps: 2, Seed: 7, Size: 8x8".encode(
+        "utf-16-be"
+    )
+    graph = {"1": {"class_type": "KSampler", "inputs": {"seed": 1, "positive": ["1", 0]}}}
+    files = [save_png(PICTURE, tmp_path / "a.png", EVERYTHING), tmp_path / "b.jpg"]
+    files += [tmp_path / "c.webp", write_texts(tmp_path, prompt=json.dumps(graph))]
+    for path in files[1:3]:
+        PICTURE.save(path, exif=exif)
+    data = [path.read_bytes() for path in files]
+    rng, refused = random.Random(5), 0
+    for _ in range(500):
+        number = rng.randrange(len(data))
+        changed = bytearray(data[number])
+        for _ in range(rng.randrange(1, 5)):
+            at = rng.randrange(len(changed))
+            length = rng.choice([0, 0, 1, 4, 30])
+            changed[at : at + length] = rng.randbytes(rng.choice([0, 1, 4, 20])) or b"\xff"
+        path = tmp_path / f"x{files[number].suffix}"
+        path.write_bytes(mended(bytes(changed)) if path.suffix == ".png" else changed)
+        try:
+            read_recipe(path)
+        except FileError as error:
+            assert path.name in error.what and "\n" not in error.why
+            refused += 1
+    assert 200 < refused < 500
+
+
+def mended(data: bytes) -> bytes:
+    """A PNG whose chunks have the right checksums, as far as there are whole chunks."""
+    out, at = data[:8], 8
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        if end + 4 > len(data):
+            break
+        out += data[at:end] + struct.pack(">I", zlib.crc32(data[at + 4 : end]))
+        at = end + 4
+    return out + data[at:]
 
 
 def test_damaged_files_of_every_length(tmp_path) -> None:

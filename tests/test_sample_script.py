@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from sdcore.png import read_settings
+from sdcore.prompt import DIALECTS
 
 SCRIPT = Path(__file__).parents[1] / "sample" / "text_to_image.py"
 
@@ -79,6 +80,24 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
         (["--steps", "0"], 2, "--steps is 0"),
         (["--size", "65"], 2, "multiple of 8"),
         (["--size", "6z"], 2, "--size 6z"),
+        (["--size", "64", "--width", "0"], 2, "beside --width"),
+        (["--width", "0"], 2, "width is 0"),
+        (["--clip-skip", "-1"], 2, "--clip-skip is -1"),
+        (["--guidance-scale", "nan"], 2, "nan"),
+        (["--guidance-rescale", "2"], 2, "guidance_rescale"),
+        (["--dialect", "a11"], 2, "'a1111'"),
+        (["--hires", "100"], 2, "width in --hires"),
+        (["--hires-strength", "0.5"], 2, "without --hires"),
+        (["--hires", "128", "--hires-strength", "0"], 2, "--hires-strength is 0"),
+        (["--lora", "here.txt:0.5"], 3, "here.txt"),
+        (["--lora", "gone.safetensors"], 3, "gone.safetensors"),
+        (["--lora-folder", "gone"], 3, "--lora-folder gone"),
+        (["--embedding", "here.txt"], 3, "here.txt"),
+        (["<lora:ink:1>", "--dialect", "a1111"], 2, "no LoRA 'ink'"),
+        (["<lora:ink:much>", "--dialect", "a1111"], 2, "much"),
+        (["--hash-model", "--model", "no/such"], 2, "--hash-model"),
+        (["--prompt-file", "here.txt"], 3, "holds no prompt"),
+        (["--prompt-file", "gone.txt"], 3, "gone.txt"),
         (["--size", "64", "--width", "64"], 2, "--size"),
         (["--images", "0"], 2, "--images"),
         (["--seed", "-1"], 2, "seed"),
@@ -100,6 +119,38 @@ def test_errors_have_three_parts_an_exit_code_and_no_traceback(
     assert said in message and "why:" in message and "try:" in message
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_what_the_embedded_model_has_not_is_refused(script, capsys) -> None:
+    for flag in (["--variant", "fp16"], ["--revision", "x"], ["--prediction-type", "epsilon"]):
+        assert script.main(["a cat", *flag]) == 2
+        assert f"{flag[0]} {flag[1]} has no effect" in capsys.readouterr().err
+    assert script.main([]) == 2
+    assert "There is no prompt" in capsys.readouterr().err
+
+
+def test_prompts_from_a_file(run, tmp_path) -> None:
+    (tmp_path / "prompts.txt").write_text("\ufeffa fox\r\n\n  苹果 \r\n", "utf-8")
+    code, paths, _ = run("a cat", "--prompt-file", str(tmp_path / "prompts.txt"), "--seed", "3")
+    assert code == 0
+    assert [(read_settings(p).prompt, read_settings(p).seed) for p in paths] == [
+        *(("a cat", 3), ("a fox", 4), ("苹果", 5))
+    ]
+
+
+def test_an_explanation_paints_nothing(script, sd_folder, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--model", str(sd_folder), "--dialect", "a1111", "--negative-prompt", "bad"]
+    assert script.main(["a (red:1.3) cat", "--explain-prompt", *flags]) == 0
+    told = capsys.readouterr().out
+    assert "1.3  red" in told and "prompt: bad" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_the_dialects(script) -> None:
+    text = " ".join(script.make_parser().format_help().split())
+    assert "plain, a1111, a1111-nonorm, comfy or compel" in text
+    assert list(DIALECTS) == ["plain", "a1111", "a1111-nonorm", "comfy", "compel"]
 
 
 def test_debug_shows_the_traceback(run) -> None:
