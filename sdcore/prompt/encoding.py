@@ -16,7 +16,7 @@ from sdcore.errors import NonFiniteError, UsageError
 from sdcore.prompt.chunks import Chunks
 from sdcore.prompt.dialects import Dialect
 from sdcore.prompt.reading import chunks_of, join, place_at
-from sdcore.prompt.text import Clause, Clauses, ParsedPart, Steps
+from sdcore.prompt.text import Clauses, ParsedPart, Steps
 
 if TYPE_CHECKING:
     from sdcore.text_encoder import CLIPTextEncoder, TextEncoding
@@ -173,7 +173,10 @@ class PromptEncoder:
                 shared.append(weighed if share == 1 else [share * z for z in weighed])
             total = [torch.stack(each).sum(dim=0) for each in zip(*shared, strict=True)]
             for text, z in zip(texts, total, strict=True):
-                text.append(_weigh_clause(z, clause, states(encoder.empty[None], None)))
+                if clause.weight != 1:
+                    e = states(encoder.empty[None], None)  #             (1, L, D)
+                    z = e + clause.weight * (z - e)
+                text.append(z.flatten(0, 1))  #                          (n L, D)
         return [torch.cat(text) for text in texts]
 
     def _pool(self, clauses: list[list[Chunks]], prompt: str) -> Tensor | None:
@@ -201,17 +204,10 @@ def _pad(chunks: Chunks, count: int, empty: Tensor) -> Chunks:
     )
 
 
-def _weigh_clause(z: Tensor, clause: Clause, empty: Tensor) -> Tensor:
-    """States (n, L, D) to text (n L, D), moved from the empty prompt (1, L, D) by the weight."""
-    if clause.weight != 1:
-        z = empty + clause.weight * (z - empty)
-    return z.flatten(0, 1)
-
-
 def _check_weights(text: Tensor, prompt: str) -> None:
     if not torch.isfinite(text).all():
         raise NonFiniteError(
             "The weights in a prompt gave NaN or infinity.",
             f"It happened for {prompt!r:.200} in {text.dtype}.",
-            "Use smaller weights.",
+            "Use smaller weights, or the dialect a1111-nonorm in place of a1111.",
         )
