@@ -1,4 +1,4 @@
-"""How a prompt is read, as a table: each token with its chunk, weight and word, and what is lost."""
+"""How a prompt is read, as a table: tokens with chunk, weight and word, and what is lost."""
 
 from __future__ import annotations
 
