@@ -333,17 +333,21 @@ def test_bad_weights(sd, lora_file, weight):
         applied.set_weights([1, 1])
 
 
-def test_a_merge_that_overflows_is_refused_and_undone(sd, lora_file):
+def test_a_merge_that_overflows_is_refused_and_undone(sd, tmp_path):
     pipe = copy.deepcopy(sd).to(torch.float16)
-    lora, before = read_lora(lora_file), snapshot(pipe)
+    tensors = whole_lora(pipe)
+    *_, last = (key for key in tensors if key.endswith("lora_up.weight"))
+    tensors[last] *= 1e5  # every layer before this one can be merged
+    lora = read_lora(write(tmp_path / "a.safetensors", tensors))
+    before = snapshot(pipe)
     with pytest.raises(NonFiniteError, match="not finite as"):
-        apply_loras(pipe, [(lora, 1e7)], merge=True)
+        apply_loras(pipe, [(lora, 10)], merge=True)
     assert_untouched(pipe, before)
-    with apply_loras(pipe, [(lora, 0.5)], merge=True) as applied:
-        half = snapshot(pipe)
+    with apply_loras(pipe, [(lora, 1e-3)], merge=True) as applied:
+        little = snapshot(pipe)
         with pytest.raises(NonFiniteError, match="not finite as"):
-            applied.set_weights([2e5])  # some layers overflow, some do not
-        assert_untouched(pipe, half)
+            applied.set_weights([10])
+        assert_untouched(pipe, little)
     assert_untouched(pipe, before)
 
 
