@@ -132,9 +132,8 @@ class AppliedLoras:
         places = dict.fromkeys(place for changes in self._changes for place in changes)
         self._seats: dict[Place, _Merged | _Beside] = {}
         for place in places:
-            layer = layers[place]
-            mine = [c[place].at(layer.weight) for c in self._changes if place in c]
-            self._seats[place] = kind(parts[place.part], place.layer, layer, mine)
+            mine = [changes[place] for changes in self._changes if place in changes]
+            self._seats[place] = kind(parts[place.part], place.layer, layers[place], mine)
 
     def changes(self, index: int) -> Mapping[Place, Change]:
         """What LoRA number `index` does, by the model's own layers; `save_lora` writes it."""
@@ -194,6 +193,8 @@ class _Beside:
 
     def __init__(self, network: nn.Module, name: str, layer: Layer, changes: list[Change]) -> None:
         self.parent, _, self.name = name.rpartition(".")
+        weight = layer.weight
+        changes = [change.at(weight.device, weight.dtype) for change in changes]
         self.network, self.layer = network, AdaptedLayer(layer, changes)
 
     def _put(self, module: nn.Module) -> None:
@@ -225,7 +226,7 @@ class _Merged:
         total = original.to(torch.promote_types(original.dtype, torch.float32))
         for change, amount in zip(self.changes, amounts, strict=True):
             if amount != 0:
-                total = total + amount * change.at(original).delta(original)
+                total = total + amount * change.at(original.device).delta(original)
         merged = total.to(original.dtype)
         if not is_finite(merged):
             what = f"{self.name} with the LoRAs in it is not finite as {original.dtype}"

@@ -54,9 +54,9 @@ class Change(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
-    def at(self, weight: Tensor) -> Change:
-        """The same change on the device and in the type of a layer's weight."""
-        tensors = {name: tensor.to(weight) for name, tensor in self.tensors().items()}
+    def at(self, device: torch.device, dtype: torch.dtype | None = None) -> Change:
+        """The same change on a device, and in another type unless it is None."""
+        tensors = {name: t.to(device=device, dtype=dtype) for name, t in self.tensors().items()}
         return type(self)(tensors, self.scale)
 
     def delta(self, weight: Tensor) -> Tensor:
