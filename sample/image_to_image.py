@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
-from sample import command
+from sample import command, painting
 from sample.sizes import add_hires_flags, parse_size, read_hires
 from sdcore.errors import UsageError
 
@@ -65,14 +65,14 @@ def paint(options: argparse.Namespace) -> None:
     size = parse_size(options)
     command.check(options)
     given = read_pictures(options, size)
-    pipe = command.load(options)
+    pipe = painting.load(options)
     second = None
     if hires is not None:
         from sdcore.second_pass import enlarge
 
         second = partial(enlarge, pipe, tiled=options.tiled, **vars(hires))
     more = {**given, **size, "tiled": options.tiled}
-    for result in command.paint_batches(pipe, options.prompts, options, second, **more):
+    for result in painting.paint_batches(pipe, options.prompts, options, second, **more):
         for _ in command.save(result, options.output):
             pass
 

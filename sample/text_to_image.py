@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
-from sample import adapters, command, from_picture
+from sample import adapters, command, from_picture, painting
 from sample.sizes import add_hires_flags, parse_size, read_hires
 from sdcore.errors import FileError, UsageError
 
@@ -62,7 +62,7 @@ def paint(options: argparse.Namespace) -> None:
         )
     size = parse_size(options)
     command.check(options)
-    pipe = command.load(options)
+    pipe = painting.load(options)
     options = from_picture.fit(options, recipe, pipe)
     if options.explain_prompt:
         explain(options, pipe)
@@ -77,7 +77,7 @@ def paint(options: argparse.Namespace) -> None:
         if size == {"width": None, "height": None}:
             width, height = first_size(pipe, options.hires.width, options.hires.height)
             more |= {"width": width, "height": height}
-    results = command.paint_batches(pipe, options.prompts, options, second, **more)
+    results = painting.paint_batches(pipe, options.prompts, options, second, **more)
     for result in from_picture.kept(options, results):
         for image in command.save(result, options.output):
             if options.grid:

@@ -106,13 +106,8 @@ def _read_hires(
     if not again:
         return None
     strength = decimal(pairs.get("Denoising strength"), 1)
-    factor = decimal(pairs.get("Hires upscale"), 16)
-    resize = [whole_number(side, LARGEST_SIDE) for side in pairs.get("Hires resize", "").split("x")]
-    if len(resize) == 2 and all(resize):
-        size = resize
-    else:  # the web UI rounds down to what its latents can hold
-        size = [factor and side and int(side * factor) // 8 * 8 for side in (width, height)]
-    if not strength or not all(size) or max(size) > LARGEST_SIDE:
+    size = _hires_size(pairs, width, height)
+    if not strength or size is None:
         differences.append("its second pass cannot be understood and is left out")
         return None
     upscaler = pairs.get("Hires upscaler", "")
@@ -120,7 +115,20 @@ def _read_hires(
         differences.append(f"its upscaler {upscaler!r:.{_SHOWN}} is not there; the nearest is used")
     upscale = "latents" if upscaler.startswith("Latent") else "pixels"
     steps = _number(pairs, "Hires steps", MOST_STEPS, differences)
-    return HiresSettings(int(size[0]), int(size[1]), strength, steps or None, upscale)
+    return HiresSettings(*size, strength, steps or None, upscale)
+
+
+def _hires_size(
+    pairs: dict[str, str], width: int | None, height: int | None
+) -> tuple[int, int] | None:
+    sides = [whole_number(side, LARGEST_SIDE) for side in pairs.get("Hires resize", "").split("x")]
+    if len(sides) == 2 and sides[0] and sides[1]:
+        return sides[0], sides[1]
+    factor = decimal(pairs.get("Hires upscale"), 16)
+    if not factor or not width or not height or max(width, height) * factor > LARGEST_SIDE:
+        return None
+    # The web UI rounds down to what its latents can hold.
+    return int(width * factor) // 8 * 8, int(height * factor) // 8 * 8
 
 
 def _number(pairs: dict[str, str], key: str, most: int, differences: list[str]) -> int | None:
