@@ -21,7 +21,7 @@ Shapes: B images, H heads, N image tokens, T text tokens, d head width, C channe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class Run:
 
     rows:        B, images painted together.
     text_tokens: T of the rows that the control will see.
+    parts:       T of each prompt of an AND; without one, of the prompt.
     grid:        (h, w) of the latents.
     sites:       of every attention layer of the UNet.
     tokens:      the prompts as the first text encoder reads them; None for the negative prompts.
@@ -50,6 +51,7 @@ class Run:
 
     rows: int
     text_tokens: int
+    parts: tuple[int, ...]
     grid: tuple[int, int]
     sites: tuple[Site, ...]
     tokens: Tokens | None = None
@@ -109,9 +111,17 @@ def begin_run(
             "Use a UNet with cross-attention, or leave the control out.",
         )
     first, grid = plan.steps[0], (latents.shape[2], latents.shape[3])
-    texts = first.parts[0].conditioning.text.shape[1]
+    lengths = tuple(part.conditioning.text.shape[1] for part in first.parts)
+    for told in plan.steps:
+        if tuple(part.conditioning.text.shape[1] for part in told.parts) != lengths:
+            raise UsageError(
+                "The prompt changes its length with the steps, and there is a control.",
+                "A control knows the words of one text by their places in it.",
+                "Make the prompt's versions equally long, or leave the control out.",
+            )
     ready = as_run_control(control)
-    ready.begin(Run(len(latents), texts, grid, sites, plan.tokens))
+    run = Run(len(latents), lengths[0], lengths, grid, sites, plan.tokens)
+    ready.begin(run)
     if ready.negative is not None:
         if first.unconditional is None:
             raise UsageError(
@@ -119,8 +129,9 @@ def begin_run(
                 "At a guidance scale of 1 or less there are no rows of it.",
                 "Raise the guidance scale, or leave that control out.",
             )
-        texts = first.unconditional.text.shape[1]
-        as_run_control(ready.negative).begin(Run(len(latents), texts, grid, sites))
+        length = first.unconditional.text.shape[1]
+        of_negative = replace(run, text_tokens=length, parts=(length,), tokens=None)
+        as_run_control(ready.negative).begin(of_negative)
     return ready
 
 
@@ -346,6 +357,18 @@ class _Parts(Chain):
     def __init__(self, controls: Iterable[Control | None]) -> None:
         self.by_part = [None if c is None else as_run_control(c) for c in controls]
         super().__init__(control for control in self.by_part if control is not None)
+
+    def begin(self, run: Run) -> None:
+        if len(self.by_part) > len(run.parts):
+            raise UsageError(
+                f"There are controls for {len(self.by_part)} prompts.",
+                f"The prompt joins {len(run.parts)} by AND.",
+                "Give one for each of them, in a dialect that knows AND.",
+            )
+        for number, control in enumerate(self.by_part):
+            if control is not None:
+                tokens = run.tokens if number == 0 else None
+                control.begin(replace(run, text_tokens=run.parts[number], tokens=tokens))
 
     def at(self, step: Step) -> Control | None:
         return _Parts(None if c is None else c.at(step) for c in self.by_part)

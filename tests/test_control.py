@@ -22,6 +22,7 @@ from sdcore.control import (
 )
 from sdcore.errors import UsageError
 from sdcore.heatmap import WordHeatmaps
+from sdcore.prompt.reading import read_tokens
 from sdcore.prompt_edit import EditSettings, PromptEdit
 from sdcore.regions import Region, Regions
 from sdcore.reweight import Reweight
@@ -187,6 +188,27 @@ def test_one_control_for_each_prompt_of_an_and(tokens):
     both = parts(None, words).at(Step(0, 1, 0))
     assert both.part(0) is None and both.part(1) is words and both.part(2) is None
     assert chain(words, other).part(1) is other
+
+
+def test_each_prompt_of_an_and_has_its_heatmaps(pipe):
+    prompt = "a red fox AND a tree"
+    both = [
+        WordHeatmaps(read_tokens(prompt, pipe.tokenizer, "a1111", part=number)) for number in (0, 1)
+    ]
+    run = {"steps": 2, "dialect": "a1111", "seed": 1}
+    pipe(prompt, control=parts(*both), **run)
+    assert both[0].of("fox").shape == both[1].of("tree").shape == (8, 8)
+    first = WordHeatmaps(both[0].tokens)
+    pipe(prompt, control=first, **run)  # words are those of the first prompt
+    assert torch.equal(first.of("fox"), both[0].of("fox"))
+    with pytest.raises(UsageError, match="joins 1 by AND"):
+        pipe("a red fox", control=parts(*both), **run)
+
+
+def test_a_prompt_that_changes_its_length_is_refused(pipe):
+    prompt = f"[{'a red fox, ' * 30}:a cat:0.5]"
+    with pytest.raises(UsageError, match="changes its length"):
+        pipe(prompt, steps=4, dialect="a1111", control=Times(1.0))
 
 
 def test_a_run_with_a_control_leaves_nothing_behind(pipe):

@@ -12,6 +12,7 @@ from sdcore.errors import UsageError
 from sdcore.heatmap import WordHeatmaps, marked_attention
 from sdcore.image_heatmaps import heatmaps_of_image
 from sdcore.overlay import heat_colors, lay_over
+from sdcore.prompt.reading import read_tokens
 from sdcore.tokenizer import Span, Tokenizer, Tokens
 from sdcore.tokenizer_files import END, START
 from sdcore.words import column_marks, find_words, word_positions
@@ -189,6 +190,30 @@ def test_guidance_off_images_in_and_negative_prompts(sd):
     sd("a fox", negative_prompt="bad drawing", steps=2, seed=2, control=heatmaps)
     assert heatmaps.negative.of("drawing").shape == (8, 8)
     torch.testing.assert_close(heatmaps.negative.maps().sum(dim=0), torch.ones(8, 8))
+
+
+@pytest.mark.parametrize("family", ["sd_folder", "sdxl_folder"])
+def test_long_and_weighted_prompts_beside_short_ones(request, family):
+    """Two chunks beside one, which is repeated: maps are those of a run of its own."""
+    pipe = TextToImage.from_pretrained(request.getfixturevalue(family))
+    prompts = ["a (red:1.3) fox, " * 20 + "on the big tree", "a [blue] cat"]
+    run = {"steps": 1, "dialect": "a1111", "guidance_scale": 1.0}
+
+    def record(given, seed):
+        readings = [read_tokens(given, tokenizer, "a1111") for tokenizer, _ in pipe.readers]
+        heatmaps = WordHeatmaps(readings)
+        pipe(given, control=heatmaps, seed=seed, **run)
+        return heatmaps
+
+    both = record(prompts, 1)
+    assert both.tokens.ids.shape == (2, 154)
+    tree = both.of("tree")
+    assert tree.mean() > 0 and torch.isfinite(tree).all()
+    everything = both.maps(image=1).sum(dim=0)
+    torch.testing.assert_close(everything, torch.ones_like(everything))
+    alone = record(prompts[1], 2)
+    torch.testing.assert_close(both.of("cat", image=1), alone.of("cat"), rtol=1e-4, atol=1e-6)
+    assert [s.span.word for s in alone.share()] == ["a", "blue", "cat"]
 
 
 def test_windows_of_steps_are_kept_apart_and_add_up(sd):

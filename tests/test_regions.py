@@ -23,7 +23,7 @@ def two(**kwargs):
 
 
 def begun(regions, grid=(8, 8), tokens=12):
-    regions.begin(Run(1, tokens, grid, ()))
+    regions.begin(Run(1, tokens, (tokens,), grid, ()))
     return regions
 
 
@@ -85,7 +85,7 @@ def test_a_region_is_what_its_text_alone_would_be(sd):
     texts = [sd.text_encoder(sd.tokenizer(t).ids).last_hidden_state for t in ("grass", "a fox")]
     x = torch.randn(1, 4, 9, 5, generator=torch.Generator().manual_seed(0))
     regions = Regions("grass", [Region("a fox", box=(0, 0, 1, 1))], soft=0, base=0)
-    regions.begin(Run(1, 154, (9, 5), attention_sites(sd.unet)))
+    regions.begin(Run(1, 154, (154,), (9, 5), attention_sites(sd.unet)))
     with torch.no_grad():
         seen = sd.unet(x, 500, torch.cat(texts, dim=1), regions)
         alone = sd.unet(x, 500, texts[1])
@@ -127,7 +127,7 @@ def test_the_negative_rows_have_their_own_texts():
     assert regions.prompt == "grass BREAK a fox BREAK a cat"
     assert regions.negative_prompt == "drawing BREAK bad BREAK drawing"
     begun(regions)
-    regions.negative.begin(Run(1, 6, (8, 8), ()))
+    regions.negative.begin(Run(1, 6, (6,), (8, 8), ()))
     q, k, v = (torch.randn(1, 2, n, 8, dtype=torch.float64) for n in (8, 6, 6))
     out = regions.negative(CROSS, (2, 4), q, k, v, make_attend("reference"))
     slices = [slice(0, 2), slice(2, 4), slice(4, 6)]
