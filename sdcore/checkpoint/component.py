@@ -63,6 +63,8 @@ class Component(nn.Module):
         save_component(self, folder, variant=variant, dtype=dtype)
 
 
+_COUNT_LIMIT = 512  # of layers or blocks in a list; the largest that is known of has 70
+
 ModelT = TypeVar("ModelT", bound=Component)
 
 
@@ -138,6 +140,7 @@ def build_without_memory(
     settings = {**read_json(path), **(changes or {})}
     refuse_custom_code(settings, path)
     _check_kind(cls, settings, path)
+    _check_counts(settings, path)
     try:
         config = cls.Config.from_dict(settings)
         with torch.device("meta"):
@@ -160,6 +163,21 @@ def _check_kind(cls: type[Component], settings: Mapping[str, Any], path: Path) -
         f"{cls.__name__} reads {' or '.join(cls.PUBLISHED_CLASSES)}",
         "name another folder or subfolder",
     )
+
+
+def _check_counts(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse numbers of layers or blocks that would be built without end."""
+    for key, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        if "layers" in key:
+            flat = [n for each in values for n in (each if isinstance(each, list) else [each])]
+            values = [*flat, len(flat)]
+        else:
+            values = [len(values)]
+        largest = max((n for n in values if isinstance(n, int | float)), default=0)
+        if largest > _COUNT_LIMIT:
+            why = f"{key} = {value!r:.80}: more than {_COUNT_LIMIT} layers or blocks"
+            raise FileError(f"{path} cannot be used", why, "restore the original file")
 
 
 def _match_names(
