@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#222222", "#e69f00", "#56b4e9")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 62, 190, 44, 50  # pixels
-DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 4")  # told apart without colour, too
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "", "10 4", "4 4")  # told apart without colour, too
 
 
 @dataclass(frozen=True)
