@@ -175,7 +175,7 @@ def test_the_same_prompt_twice_gives_the_same_picture_twice(sd):
     prompts = ["a red fox"] * 2
     edit = PromptEdit(sd.tokenizer(prompts))
     latents = sd(prompts, steps=2, seed=[3, 3], scheduler="euler a", control=edit).latents
-    torch.testing.assert_close(latents[0], latents[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(latents[0], latents[1], rtol=1e-4, atol=1e-4)
 
 
 def test_several_pictures_of_several_edits_in_one_run(sd):
@@ -186,7 +186,7 @@ def test_several_pictures_of_several_edits_in_one_run(sd):
     pair = ["a red fox", "a big red fox"]
     alone = PromptEdit(sd.tokenizer(pair))
     pair = sd(pair, seed=[4, 4], control=alone, **kwargs).latents
-    torch.testing.assert_close(seen[[1, 5]], pair, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen[[1, 5]], pair, rtol=1e-4, atol=1e-4)
 
 
 def test_a_list_of_seeds_has_one_for_each_prompt(sd):
@@ -198,7 +198,8 @@ def test_a_list_of_seeds_has_one_for_each_prompt(sd):
         5,
         6,
     ]
-    torch.testing.assert_close(both.latents[:1], sd("a fox", seed=11, steps=1).latents)
+    alone = sd("a fox", seed=11, steps=1).latents
+    torch.testing.assert_close(both.latents[:1], alone, rtol=1e-4, atol=1e-4)
     for wrong, message in (([1], "1 seeds for 2 prompts"), ([1, -1], "The seed is -1")):
         with pytest.raises(UsageError, match=message):
             sd(["a fox", "a cat"], seed=wrong, steps=1)
