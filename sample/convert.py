@@ -100,7 +100,11 @@ def convert_pickle(options: argparse.Namespace) -> None:
         if made.is_symlink():
             raise FileError(f"{old} was not converted", "a link was left behind", "do not trust it")
         open_header(made)  # what comes out of that process is not trusted either
-        publish(new.parent, {new.name: lambda path: shutil.move(made, path)})
+
+        def move(path: Path) -> None:
+            shutil.move(made, path)
+
+        publish(new.parent, {new.name: move})
     if answer.get("left"):
         warnings.warn(f"left out, no weights: {', '.join(map(str, answer['left']))}", stacklevel=1)
     if not answer.get("network_shut"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def run(script, tmp_path, capsys):
         try:
             code = script.main([str(old), str(new), *flags])
         except SystemExit as stop:
-            code = stop.code
+            code = int(stop.code or 0)
         assert not list(tmp_path.glob(".converting*"))
         return code, new, capsys.readouterr().err
 
@@ -73,9 +74,21 @@ def test_a_checkpoint(run, zipped):
         assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
 
 
-def test_the_network_is_shut_off_while_it_is_open(run):
-    _, _, err = run({"a": torch.ones(2)})
-    assert err == ""
+def test_the_network_is_shut_off_while_it_is_open():
+    code = f"""
+import runpy, socket
+worker = runpy.run_path({str(SCRIPTS / "convert_worker.py")!r}, run_name="worker")
+"""
+    code += "server = socket.create_server(('127.0.0.1', 0)); address = server.getsockname()\n"
+    code += "socket.create_connection(address).close()\n"
+    # torch's threads are there by now in this process, so the system call is made in a fresh one.
+    code += "import os\npid = os.fork()\nif pid: os._exit(os.waitpid(pid, 0)[1] >> 8)\n"
+    code += "if not worker['shut_network'](): os._exit(7)\n"
+    code += "try: socket.create_connection(address, 1)\nexcept OSError: os._exit(0)\nos._exit(1)"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode == 7:
+        pytest.skip("this system lets no process leave its network")
+    assert done.returncode == 0
 
 
 def test_dtype(run):
@@ -182,4 +195,6 @@ def test_the_worker_says_one_line(tmp_path):
     worker = [sys.executable, "-I", str(SCRIPTS / "convert_worker.py")]
     given = [tmp_path / "old.pt", tmp_path, "", "keep", 4 << 30, 60]
     done = subprocess.run([*worker, *map(str, given)], capture_output=True, env={}, check=True)
-    assert json.loads(done.stdout) == {"tensors": 1, "left": [], "network_shut": True}
+    answer = json.loads(done.stdout)
+    assert answer.pop("network_shut") in (True, False)  # not every system allows it
+    assert answer == {"tensors": 1, "left": []}

@@ -118,7 +118,11 @@ def save_folder(pipe: TextToImage, folder: Path) -> None:
     else:
         index["force_zeros_for_empty_prompt"] = pipe.defaults.zeros_for_no_prompt
     text = json.dumps(index, indent=2) + "\n"
-    publish(folder, {MODEL_INDEX: lambda path: path.write_text(text, encoding="utf-8")})
+
+    def write(path: Path) -> None:
+        path.write_text(text, encoding="utf-8")
+
+    publish(folder, {MODEL_INDEX: write})
 
 
 def _text_class(text_encoder: CLIPTextEncoder | None) -> str:
