@@ -44,11 +44,11 @@ class DataSettings(Settings):
     held_out_combinations: list[tuple[str, str]] = []  # two-object scenes never shown in training
     image_size: int = 64  # pixels, square
     jitter: int = 0  # pixels by which an object may be off its place, each way
-    two_objects_share: float = 0.05  # of the scenes
+    two_objects_share: float = 0.35  # of the scenes
     size_shares: dict[Literal["big", "medium", "small"], float] = {
-        "big": 0.5,
-        "medium": 0.25,
-        "small": 0.25,
+        "big": 0.4,
+        "medium": 0.3,
+        "small": 0.3,
     }  # of the scenes with one object
     center_share: float = 0.2  # of the objects that could stand elsewhere; the others anywhere
     folder: str = "runs/data/emoji"  # where the built drawings lie
