@@ -1,0 +1,46 @@
+"""Pictures in rows and columns with their names, as one picture for papers and slides."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+_GAP, _LETTER = 8, 16
+_LINE = _LETTER + 4
+
+
+def labelled_grid(
+    pictures: Sequence[Sequence[Image.Image]],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    *,
+    side: int = 192,
+) -> Image.Image:
+    """A white sheet: a name over each column, one before each row; "" is no name.
+
+    Args:
+        pictures: row by row, all of one size. Small ones are enlarged.
+        side: the least length of a picture's shorter side, in pixels.
+    """
+    font = ImageFont.load_default(_LETTER)
+    width, height = pictures[0][0].size
+    scale = max(1, -(-side // min(width, height)))
+    width, height = width * scale, height * scale
+    lines = [textwrap.wrap(name, max(8, 2 * width // _LETTER)) or [""] for name in columns]
+    top = _GAP + _LINE * max(len(each) for each in lines)
+    left = _GAP + max(round(font.getlength(name)) + _GAP if name else 0 for name in rows)
+    across, down = width + _GAP, height + _GAP
+    sheet = Image.new("RGB", (left + len(columns) * across, top + len(rows) * down), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, each in enumerate(lines):
+        at = (left + column * across, top - _LINE * len(each))
+        draw.multiline_text(at, "\n".join(each), "black", font, spacing=_LINE - _LETTER)
+    for row, name in enumerate(rows):
+        y = top + row * down
+        draw.text((_GAP, y + height // 2), name, "black", font, anchor="lm")
+        for column, picture in enumerate(pictures[row]):
+            enlarged = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+            sheet.paste(enlarged, (left + column * across, y))
+    return sheet
