@@ -112,13 +112,6 @@ def begin_run(
         )
     first, grid = plan.steps[0], (latents.shape[2], latents.shape[3])
     lengths = tuple(part.conditioning.text.shape[1] for part in first.parts)
-    for told in plan.steps:
-        if tuple(part.conditioning.text.shape[1] for part in told.parts) != lengths:
-            raise UsageError(
-                "The prompt changes its length with the steps, and there is a control.",
-                "A control knows the words of one text by their places in it.",
-                "Make the prompt's versions equally long, or leave the control out.",
-            )
     ready = as_run_control(control)
     run = Run(len(latents), lengths[0], lengths, grid, sites, plan.tokens)
     ready.begin(run)

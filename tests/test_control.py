@@ -205,12 +205,6 @@ def test_each_prompt_of_an_and_has_its_heatmaps(pipe):
         pipe("a red fox", control=parts(*both), **run)
 
 
-def test_a_prompt_that_changes_its_length_is_refused(pipe):
-    prompt = f"[{'a red fox, ' * 30}:a cat:0.5]"
-    with pytest.raises(UsageError, match="changes its length"):
-        pipe(prompt, steps=4, dialect="a1111", control=Times(1.0))
-
-
 def test_a_run_with_a_control_leaves_nothing_behind(pipe):
     before = {name: dict(vars(module)) for name, module in pipe.unet.named_modules()}
     kwargs = {"steps": 2, "seed": 3}
