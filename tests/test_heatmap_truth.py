@@ -42,7 +42,7 @@ def heatmaps(last_window_only: bool = False) -> WordHeatmaps:
     spans = (Span("fox", 0, 3, range(1, 2)), Span("cat", 4, 7, range(2, 3)))
     tokens = Tokens(torch.tensor([[9, 1, 2, 8]]), torch.ones(1, 4), (spans,), ("",))
     recorded = WordHeatmaps(tokens, windows=WINDOWS)
-    recorded.begin(Run(1, 4, (8, 8), (SITE,)))
+    recorded.begin(Run(1, 4, (4,), (8, 8), (SITE,)))
     columns = torch.arange(8).repeat(8)
     for window in range(WINDOWS):
         q = torch.zeros(1, 1, 64, 8)

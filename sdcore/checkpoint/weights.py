@@ -29,14 +29,16 @@ def read_tensors(
         FileError: damaged tensors, or numbers that are not finite.
     """
     tensors: dict[str, Tensor] = {}
+    broken: list[str] = []
     try:
         for names in _pieces(file):
             with safe_open(file.path, framework="pt") as source:
                 for name in names:
                     tensors[name] = source.get_tensor(name).to(device, dtype, copy=True)
+                    if not is_finite(tensors[name]):  # while it lies in the processor's cache
+                        broken.append(name)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise unsound(file.path, str(error)) from error
-    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
     if broken:
         why = f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}"
         hint = "take the weights from another source, or load them as torch.float32"
