@@ -23,6 +23,7 @@ from sdcore.checkpoint.layout import bad_index, choose_weights, shards_in_index,
 from sdcore.errors import FileError
 
 _HEADER_LIMIT = 16 << 20  # bytes; the header of SDXL's UNet has 0.2 MiB
+_TENSOR_LIMIT = 20_000  # SDXL in one file has 2,515
 _REAL_TYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _INTEGER_TYPES = {"I64": 8, "I32": 4}  # constants such as position_ids in old files, never weights
 BYTES = _REAL_TYPES | _INTEGER_TYPES  # of one number, by the file's own word for its type
@@ -157,7 +158,10 @@ def _read_header(path: Path) -> dict[str, Any]:
             if head[8:9] != b"{" or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
                 raise unsound(path, _why_not(path, head, size, length))
             file.seek(8)
-            return parse_json_object(file.read(length))
+            header = file.read(length)
+            if (tensors := header.count(b'"dtype"')) > _TENSOR_LIMIT:
+                raise unsound(path, f"its header names {tensors} tensors, above {_TENSOR_LIMIT}")
+            return parse_json_object(header)
     except OSError as error:
         raise FileError(f"{path} cannot be read", str(error), "check the file's rights") from error
     except ValueError as error:
