@@ -66,12 +66,15 @@ def paint_batches(
     prompts: Sequence[str],
     options: argparse.Namespace,
     second: Callable[..., TextToImageResult] | None = None,
+    *,
+    one_seed: bool = False,
     **more: Any,
 ) -> Iterator[TextToImageResult]:
     """`--images` pictures of every prompt, `--batch-size` at a time.
 
     Args:
         second: a second pass, called with the result of the first one and `on_step`.
+        one_seed: every picture is painted from the first one's seed, as a prompt and its edits are.
         more: goes to the pipeline as it is: size, image, mask, strength.
     """
     import secrets
@@ -97,7 +100,8 @@ def paint_batches(
         for batch, chosen in _batches(prompts, options):
             title = f"images {start + 1}-{start + len(batch)} of {count}"
             with Progress(title) as progress, adapters.applied(pipe, chosen) as loras:
-                result = pipe(batch, seed=seed + start, on_step=progress, **arguments)
+                seeds = [seed] * len(batch) if one_seed else seed + start
+                result = pipe(batch, seed=seeds, on_step=progress, **arguments)
                 if second is not None:
                     progress.begin(f"{title}, second pass")
                     result = second(result, on_step=progress)
