@@ -106,6 +106,14 @@ def test_greedy_takes_the_best_next_word_of_all_words_read_at_once(model):
         assert cut(written[row]) == tuple(text[1:])
 
 
+def test_padding_of_the_source_changes_nothing(model):
+    target = torch.tensor([[FIRST, 2, 1]])
+    with torch.no_grad():
+        padded = model(SOURCE[1:2], target, REAL[1:2])
+        torch.testing.assert_close(padded, model(SOURCE[1:2, :2], target))
+        assert not torch.allclose(padded, model(SOURCE[1:2], target), atol=1e-3)
+
+
 def test_rows_do_not_touch_each_other(model):
     how = {"first": FIRST, "last": LAST, "most": 6, "beams": 3}
     together = beam_search(model, SOURCE, REAL, **how)

@@ -4,7 +4,7 @@
     python -m train.sequence_task --config configs/train/sequence_parity.yaml
 
 Every network has about as many weights, sees the same examples in the same order and gets as many
-steps; what differs is the learning rate, chosen for each on a seed that is not among those counted.
+steps; what differs is the learning rate, tried out on a seed that is not among those counted.
 `reverse`: a string of letters is written backwards. `parity`: is the number of ones in a string of
 zeros and ones even or odd? An answer counts when every word of it, the end mark included, is right.
 Writes `<task>.json` and `<task>.svg` into the folder of the settings; a run that was stopped goes
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -85,11 +86,13 @@ def count_weights(model: nn.Module) -> int:
 def matching_width(name: str, words: int, weights: int) -> int:
     """The multiple of 4 (the Transformer's heads) whose network comes nearest to `weights`."""
 
-    def error(width: int) -> int:
+    def size(width: int) -> int:
         with torch.device("meta"):
-            return abs(count_weights(build(name, words, width)) - weights)
+            return count_weights(build(name, words, width))
 
-    return min(range(4, 1024, 4), key=error)
+    widths = range(4, 1024, 4)
+    above = min(bisect_left(widths, weights, key=size), len(widths) - 1)
+    return min(widths[max(above - 1, 0) : above + 1], key=lambda w: abs(size(w) - weights))
 
 
 def train_one(settings: SequenceSettings, name: str, seed: int, width: int) -> dict:
