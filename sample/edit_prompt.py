@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sdcore.pipeline import TextToImageResult
     from sdcore.prompt_edit import EditSettings, PromptEdit
 
-CROSS = (0.0, 0.8)
+CROSS = (0.0, 0.5)
 LAYOUT = 0.4
 _RANGE = "two numbers from 0 to 1 joined by -, such as 0-0.8"
 
