@@ -18,6 +18,7 @@ from sdcore.heatmap import WordHeatmaps
 from sdcore.image_input import make_canvases
 from sdcore.model_defaults import ModelDefaults
 from sdcore.noise import add_noise, alphas_cumprod_from_config
+from sdcore.prompt.reading import read_tokens
 from sdcore.request import make_request
 from sdcore.schedulers import Step
 
@@ -35,6 +36,7 @@ def heatmaps_of_image(
     times: Sequence[int] = (100, 300, 500, 700),
     *,
     seed: int = 0,
+    dialect: str = "plain",
     clip_skip: int = 0,
 ) -> WordHeatmaps:
     """Where the words of a prompt are read in a real picture: one call of the UNet for each time.
@@ -44,6 +46,7 @@ def heatmaps_of_image(
         times: training steps, 0 (no noise) to 999, from the noisiest on a window each: `steps=(0,
             0.25)` of the heatmaps is the largest of four.
         seed: of the noise, the same for all times.
+        dialect, clip_skip: as for `TextToImage.__call__`; of an AND, the first prompt is looked at.
 
     Raises:
         UsageError: a time out of range, or a picture or model that cannot be used.
@@ -67,8 +70,12 @@ def heatmaps_of_image(
     size = None
     if pipe.unet.config.addition_embed_type is not None:
         size = SizeConditioning((height, width), (0, 0), (height, width))
-    plan = plan_prompts(pipe.readers, request, len(times), clip_skip=clip_skip, size=size)
-    readings = [tokenizer(prompt) for tokenizer, _ in pipe.readers]
+    plan = plan_prompts(
+        pipe.readers, request, len(times), dialect=dialect, clip_skip=clip_skip, size=size
+    )
+    readings = [
+        read_tokens(prompt, tokenizer, dialect, steps=len(times)) for tokenizer, _ in pipe.readers
+    ]
 
     clean = pipe.autoencoder.encode(pixels)
     noise = torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed))[None]

@@ -21,7 +21,13 @@ from sdcore.checkpoint.model import read_model
 from sdcore.conditioning import Reader, SizeConditioning, plan_prompts
 from sdcore.image_settings import ImageSettings, SizeSettings
 from sdcore.model_defaults import ModelDefaults
-from sdcore.request import Request, choose_sizes, make_request, whole
+from sdcore.request import (
+    Request,
+    check_steps_before,
+    choose_sizes,
+    make_request,
+    whole,
+)
 from sdcore.sampling import OnStep, Sampler, denoise, visited_times
 from sdcore.schedulers import (
     copy_scheduler,
@@ -56,12 +62,14 @@ class TextToImageResult:
     latents:  (B, C, h, w), float32, as the autoencoder decoded them.
     settings: what each image depends on; `sdcore.png.save_png` writes them into the file.
     stopped_at: the run's `denoising_end`.
+    steps_run: how often the UNet was called for each image, earlier passes included.
     """
 
     images: list[Image]
     latents: Tensor
     settings: list[ImageSettings]
     stopped_at: float | None = None
+    steps_run: int = 0
 
     @property
     def seeds(self) -> list[int]:
@@ -180,6 +188,7 @@ class TextToImage:
         images_per_prompt: int = 1,
         dialect: str = "plain",
         clip_skip: int = 0,
+        steps_before: int = 0,
         latents: Tensor | None = None,
         denoising_start: float | None = None,
         denoising_end: float | None = None,
@@ -212,6 +221,8 @@ class TextToImage:
                 `sdcore.prompt.DIALECTS`; plain has no marks and cuts, as diffusers does.
             clip_skip: how many of the text encoders' last layers are left out; in the dialect plain
                 for the prompt and not for the negative prompt, as in diffusers.
+            steps_before: `steps_run` of an earlier pass at another size; prompts that change with
+                the steps go on where it ended, as in the web UI. See `sdcore.second_pass`.
             latents: (B, C, h, w), standard normal noise to begin from in place of the seed's.
             denoising_start, denoising_end: between 0 and 1, the part of the way that is run: one
                 model stops at 0.8 and another one begins there with image=result.latents.
@@ -249,6 +260,7 @@ class TextToImage:
         )
         latent = self.autoencoder.latent_channels
         factor, clip_skip = self.autoencoder.factor, whole(clip_skip)
+        steps_before = check_steps_before(steps_before)
         request = make_request(prompt, negative_prompt, seed, images_per_prompt, choices, factor)
         check_count(source, len(request.seeds) // images_per_prompt, len(request.seeds))
         check_channels(source, self.unet.config.in_channels, latent)
@@ -262,6 +274,7 @@ class TextToImage:
             len(sampler.times),
             dialect=dialect,
             clip_skip=clip_skip,
+            steps_before=steps_before,
             size=size,
             negative_size=negative_size,
             zeros_for_no_prompt=self.defaults.zeros_for_no_prompt,
@@ -288,9 +301,11 @@ class TextToImage:
             dialect=dialect,
             clip_skip=clip_skip,
             tiled=tiled,
-            beyond=("latents",) * (latents is not None) + ("control",) * (control is not None),
+            beyond=("latents",) * (latents is not None)
+            + ("control",) * (control is not None)
+            + ("steps_before",) * (steps_before != 0),
         )
-        return TextToImageResult(images, denoised, settings, denoising_end)
+        return TextToImageResult(images, denoised, settings, denoising_end, len(sampler.times))
 
     @property
     def readers(self) -> list[Reader]:

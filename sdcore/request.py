@@ -158,6 +158,18 @@ def check_seed(seed: Any, count: int = 1) -> int:
     return seed
 
 
+def check_steps_before(steps: Any) -> int:
+    """How many steps an earlier pass had, as an int."""
+    steps = whole(steps)
+    if type(steps) is not int or steps < 0:
+        raise UsageError(
+            f"steps_before is {steps!r}.",
+            "It counts the steps of an earlier pass.",
+            "Pass its steps_run, or leave it out.",
+        )
+    return steps
+
+
 def check_size(size: Any, name: str, unit: int = SIZE_UNIT) -> int:
     """A width or height in pixels as an int, if pictures of it can be painted."""
     size = whole(size)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from sdcore.conditioning import SizeConditioning
 from sdcore.errors import UsageError
-from sdcore.image_settings import HiresSettings, RefinerSettings, SizeSettings
+from sdcore.image_settings import HiresSettings, ImageSettings, RefinerSettings, SizeSettings
 from sdcore.pipeline import TextToImage, TextToImageResult
 from sdcore.request import SIZE_UNIT, check_size, whole
 from sdcore.sampling import OnStep
@@ -55,6 +55,9 @@ def enlarge(
     on_step: OnStep | None = None,
 ) -> TextToImageResult:
     """The second pass at a higher resolution: what was painted, scaled up and painted over.
+
+    A prompt that changes with the steps goes on, as in the web UI: [a:b:8] counts the steps of both
+    passes, [a:b:0.4] is over with the first, and [a:b:1.4] changes in the second.
 
     Args:
         width, height: in pixels, multiples of 8.
@@ -98,13 +101,17 @@ def enlarge(
         strength=strength,
         width=width,
         height=height,
+        steps_before=first.steps_run,
         tiled=tiled,
         control=control,
         on_step=on_step,
     )
     hires = HiresSettings(width, height, strength, steps, upscale)
-    settings = [replace(of_first, hires=hires) for of_first in first.settings]
-    return replace(second, settings=settings)
+    settings = [
+        replace(of_first, hires=hires, beyond=_beyond(of_first, control))
+        for of_first in first.settings
+    ]
+    return replace(second, settings=settings, steps_run=first.steps_run + second.steps_run)
 
 
 def refine(
@@ -137,8 +144,17 @@ def refine(
         on_step=on_step,
     )
     switched = RefinerSettings(refiner.defaults.name, begun.stopped_at)
-    settings = [replace(of_begun, refiner=switched) for of_begun in begun.settings]
-    return replace(refined, settings=settings)
+    settings = [
+        replace(of_begun, refiner=switched, beyond=_beyond(of_begun, control))
+        for of_begun in begun.settings
+    ]
+    return replace(refined, settings=settings, steps_run=begun.steps_run + refined.steps_run)
+
+
+def _beyond(first: ImageSettings, control: Any) -> tuple[str, ...]:
+    """What the record of both passes cannot hold: the first's, and a control of the second."""
+    names = (*first.beyond, "control") if control is not None else first.beyond
+    return tuple(dict.fromkeys(names))
 
 
 def _same(result: TextToImageResult) -> dict[str, Any]:

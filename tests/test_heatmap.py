@@ -359,6 +359,9 @@ def test_a_real_picture_is_looked_at_once_for_each_time(sd, sdxl_folder):
         assert not torch.equal(
             heatmaps.of("fox", steps=(0, 0.5)), heatmaps.of("fox", steps=(0.5, 1))
         )
+        marked = heatmaps_of_image(pipe, picture, "a (red:1.3) [cat:fox:1]", dialect="a1111")
+        assert [span.word for span in marked.tokens.spans[0]][:2] == ["a", "red"]
+        assert marked.of("red").isfinite().all()
     for times in ((1000,), (), (0.5,)):
         with pytest.raises(UsageError):
             heatmaps_of_image(sd, picture, "a red fox", times=times)

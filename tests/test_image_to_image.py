@@ -6,6 +6,7 @@ import io
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sdcore.image_input import (
     to_mask,
     to_rgb,
 )
+from sdcore.reweight import Reweight
 from sdcore.sampling import visited_times
 from sdcore.schedulers import SCHEDULERS, STOCHASTIC, make_scheduler, set_steps
 from sdcore.second_pass import enlarge, first_size, refine
@@ -368,6 +370,36 @@ def test_enlarged_pictures_are_those_of_their_seeds(pipe, upscale) -> None:
     assert (settings.width, settings.seed, settings.steps) == (64, 4, 4)
     assert settings.hires is not None and settings.hires.width == 96
     assert settings.hires.upscale == upscale
+
+
+def test_prompts_that_change_go_on_in_a_second_pass(pipe) -> None:
+    how = {"width": 96, "height": 96, "strength": 0.5, "steps": 8}
+    first = pipe("a cat", seed=3, scheduler="ddim", **{**FAST, "steps": 4})
+    assert first.steps_run == 4
+
+    def second(prompt: str) -> torch.Tensor:
+        settings = [replace(first.settings[0], prompt=prompt, dialect="a1111")]
+        large = enlarge(pipe, replace(first, settings=settings), **how)
+        assert large.steps_run == 4 + 4
+        return large.latents
+
+    cat, dog = second("a cat"), second("a dog")
+    assert not torch.equal(cat, dog)
+    for over in ("a [cat:dog:0.5]", "a [cat:dog:3]", "a [cat:dog:1.0]"):
+        assert torch.equal(second(over), dog), over
+    assert torch.equal(second("a [cat:dog:8]"), cat)
+    for changing in ("a [cat:dog:1.5]", "a [cat:dog:5]"):  # web UI: (1.5 - 1) * 4, 5 - 4
+        both = second(changing)
+        assert not torch.equal(both, cat) and not torch.equal(both, dog)
+    with pytest.raises(UsageError, match="steps_before is -1"):
+        pipe("a cat", steps_before=-1, **FAST)
+
+
+def test_a_control_of_the_second_pass_is_noted(pipe) -> None:
+    first = pipe("a cat", seed=3, **FAST)
+    control = Reweight(pipe.tokenizer("a cat"), {"cat": 2.0})
+    large = enlarge(pipe, first, width=96, height=96, strength=0.5, control=control)
+    assert large.settings[0].beyond == ("control",)
 
 
 def test_an_enlarged_picture_shows_what_the_small_one_shows(embedded) -> None:

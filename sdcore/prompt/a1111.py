@@ -199,8 +199,8 @@ def _number(text: str, where: str) -> float:
 def _notes(schedule: Schedule) -> list[str]:
     """Numbers that look like weights and are none."""
     return [
-        f"[...:{when}] is no weight: it changes the prompt after {when} times all steps, which is "
-        "never"
+        f"[...:{when}] is no weight: it changes the prompt after {when} times all steps, which "
+        "the first pass never reaches"
         for when in schedule.times
         if "." in when and float(when) > 1
     ]
