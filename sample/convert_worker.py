@@ -155,7 +155,9 @@ def main() -> int:
     except MemoryError:
         answer = {"refused": "it needs more memory than it is allowed"}
     except Exception as error:  # whatever the unpickler says to a file that it does not take
-        reason = str(error).split("Please file an issue")[0]
+        # What torch says around its reason is advice to open the file unsafely, or to trust it.
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip()
+        reason = re.split(r"\bPlease use|\bCheck the documentation", reason)[0]
         answer = {"refused": f"{type(error).__name__}: {' '.join(reason.split())[:400]}"}
     print(json.dumps({**answer, "network_shut": NETWORK_SHUT}))
     return 0

@@ -132,6 +132,8 @@ def test_what_is_refused(tmp_path, content, said):
 def test_what_holds_code_is_refused(run):
     code, new, err = run(torch.nn.Linear(2, 2))
     assert code == 3 and "Unpickl" in err and "why:" in err and "try:" in err
+    assert "torch.nn.modules.linear.Linear" in err
+    assert "weights_only" not in err and "safe_globals" not in err  # no advice to open it unsafely
     assert not new.exists()
 
 
