@@ -174,10 +174,10 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if len(kinds) == len(value):
             pairs = enumerate(zip(kinds, value, strict=True))
             return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in pairs)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is float and number and math.isfinite(value):
-        return value
-    if type(value) is kind:
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return value
+    elif type(value) is kind:
         return value
     raise ValueError(f"{where} is {value!r:.60}, which it cannot be")
 
