@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
@@ -130,7 +130,7 @@ def paint(
     pipe: TextToImage,
     options: argparse.Namespace,
     settings: EditSettings,
-    size: dict[str, int | None],
+    size: dict[str, Any],
 ) -> Iterator[TextToImageResult]:
     """The prompt and its edits from one noise, once for each of `--images` seeds."""
     import secrets

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
@@ -137,7 +137,7 @@ def _check_looking(options: argparse.Namespace) -> None:
         )
 
 
-def paint(options: argparse.Namespace, size: dict[str, int | None]) -> Iterator[Explained]:
+def paint(options: argparse.Namespace, size: dict[str, Any]) -> Iterator[Explained]:
     """Every picture of every prompt, painted alone."""
     import secrets
 
@@ -174,7 +174,7 @@ def paint(options: argparse.Namespace, size: dict[str, int | None]) -> Iterator[
 
 
 def look_at(
-    picture: Image, options: argparse.Namespace, size: dict[str, int | None]
+    picture: Image, options: argparse.Namespace, size: dict[str, Any]
 ) -> Iterator[Explained]:
     """A picture that was not painted, with each prompt."""
     from sample.explain_record import explain_picture

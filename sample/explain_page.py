@@ -160,9 +160,10 @@ def _notes(explained: Explained) -> Iterator[str]:
         "tokens would be: {}. They may have had little effect.",
     }
     for state, sentence in said.items():
-        words = [w.name for w in explained.words if _state(w) == state]
+        words = [w.name for w in explained.words if _state(w) == state and w.is_spoken]
         if words:
-            yield sentence.format(", ".join(f"<b>{escape(name)}</b>" for name in words))
+            named = (f"<b>{escape(name)}</b>" for name in dict.fromkeys(words))
+            yield sentence.format(", ".join(named))
     for note in explained.notes:
         yield escape(note[:1].upper() + note[1:])
 

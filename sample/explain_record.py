@@ -25,6 +25,7 @@ from sdcore.image_heatmaps import heatmaps_of_image
 from sdcore.image_input import make_canvases
 from sdcore.pipeline import to_images
 from sdcore.prompt.explain import explain_prompt
+from sdcore.tokenizer import describe_cut
 from sdcore.words import FIRST_WORD, SPECIAL
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class Word:
     def has_map(self) -> bool:
         return self.start is None or bool(self.pieces)
 
+    @property
+    def is_spoken(self) -> bool:
+        """Whether it is a word of the text, and not punctuation."""
+        return self.start is not None and any(letter.isalnum() for letter in self.name)
+
 
 @dataclass(frozen=True)
 class Window:
@@ -100,12 +106,8 @@ class Explained:
 
     @property
     def shown(self) -> list[int]:
-        """The columns of words, in order, that have a map and are not punctuation."""
-        return [
-            number
-            for number, word in enumerate(self.words)
-            if word.start is not None and word.has_map and any(c.isalnum() for c in word.name)
-        ]
+        """The columns of spoken words that have a map, in order."""
+        return [number for number, word in enumerate(self.words) if word.is_spoken and word.has_map]
 
     def map_of(self, column: int, windows: Sequence[int] | None = None) -> Tensor:
         """The mean map of a word over all blocks and some windows, on the finest grid: (h, w)."""
@@ -214,11 +216,14 @@ def _explained(
     dialect, steps = facts["dialect"], facts.get("steps", 1)
     texts = {"prompt": facts["prompt"], "negative": facts.get("negative prompt")}
     notes: dict[str, None] = {}
+    room = pipe.readers[0][0].max_length - 2
     for of in heatmaps:
         told = explain_prompt(
             texts[of] or "", pipe.readers[0][0], dialect, steps=steps, negative=of == "negative"
         )
-        notes |= dict.fromkeys(told.notes)
+        # What was cut is said word by word.
+        cuts = {describe_cut(text.cut, room) for text in told.texts}
+        notes |= dict.fromkeys(note for note in told.notes if note not in cuts)
         if max(text.part for text in told.texts) > 1:
             notes["The words shown are those of the first of the prompts that AND joins."] = None
     return Explained(

@@ -24,6 +24,7 @@ from sample.explain_page import fill_page, page_data
 from sample.explain_record import Block, Explained, Recording, Window, Word, explain_run
 from sdcore import TextToImage
 from sdcore.heatmap import WordHeatmaps
+from tests.browser import Browser
 
 SCRIPT = Path(explain.__file__)
 HOSTILE = (
@@ -179,9 +180,9 @@ def test_hostile_prompts_are_text(run) -> None:
     page = Page(text)
     assert [tag for tag, _ in page.tags if tag == "script"] == ["script"] * 2
     assert not [name for _, given in page.tags for name in given if name.startswith("on")]
-    assert {given["src"][:11] for tag, given in page.tags if tag == "img" and given.get("src")} <= {
-        "data:image/"
-    }
+    assert {
+        str(given["src"])[:11] for tag, given in page.tags if tag == "img" and given.get("src")
+    } <= {"data:image/"}
     assert page.texts["title"] == [HOSTILE]
     assert "{{data}}" in html.unescape(page.texts["title"][0]), "what is put in is not filled again"
     for word in ("alert", "img", "onerror", "script"):
@@ -215,7 +216,9 @@ def test_what_was_cut_or_is_ignored_is_said(run) -> None:
     ]
     gone = [text for given, text in buttons if "cut" in (given["class"] or "").split()]
     assert gone == ["red"] * (1 + 1 + 90 - 75) + ["apple"]
-    assert all(g.get("aria-disabled") == "true" for g, _ in buttons if "cut" in (g["class"] or ""))
+    assert all(
+        g.get("aria-disabled") == "true" for g, _ in buttons if "cut" in (g["class"] or "").split()
+    )
     assert any("did not reach it" in text for text in page.texts["li"])
 
     code, (path,), _ = run("a fox " + "red " * 90 + "apple", "--dialect", "a1111")
@@ -362,29 +365,21 @@ def test_help_does_not_load_torch() -> None:
     assert "--grid-steps" in done.stdout
 
 
-@pytest.fixture
-def browser(explained, tmp_path):
-    """The page as Chromium has it after its script ran: the text of an element, by id."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
         pytest.skip("needs Chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def url(explained, tmp_path) -> str:
     path = tmp_path / "page.html"
     path.write_text(fill_page(explained[0]), "utf-8")
-
-    def look(fragment: str, *flags: str) -> Page:
-        command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-        command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
-        done = subprocess.run(
-            [*command, *flags, f"{path.as_uri()}{fragment}"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=240,
-        )
-        assert "Content Security Policy" not in done.stderr and "Uncaught" not in done.stderr
-        return Page(done.stdout)
-
-    return look
+    return path.as_uri()
 
 
 def element(page: Page, name: str) -> dict[str, str | None]:
@@ -392,31 +387,91 @@ def element(page: Page, name: str) -> dict[str, str | None]:
     return found
 
 
+SHOWN = "[...document.querySelectorAll('.word.shown')].map(b => Number(b.dataset.column))"
+PINNED = "[...document.querySelectorAll('.word[aria-pressed=true]')].map(b => b.textContent)"
+
+
 @pytest.mark.slow
-def test_in_a_browser(browser, explained) -> None:
+def test_a_browser_shows_the_means_that_the_address_asks_for(browser, url, explained) -> None:
     made, prompt, _ = explained
-    page = browser("#word=3,6&step=2&layers=up&opacity=80&same=1")
-    (status,) = page.texts["figcaption"][:1]
+    browser.open(f"{url}#word=3,6&step=2&layers=up&opacity=80&same=1", 1280, 900)
+    lines = browser.run("document.getElementById('status').textContent").splitlines()
 
     def up(site) -> bool:
         return site.place == "up"
 
-    for column, line in zip((3, 6), status.splitlines(), strict=True):
-        which = {"steps": (1 / 3, 2 / 3), "sites": up}
-        maps = prompt.maps(**which)[column]
+    for column, line in zip((3, 6), lines, strict=True):
+        maps = prompt.maps(steps=(1 / 3, 2 / 3), sites=up)[column]
+        drawn = torch.tensor(browser.run(f"[...heat({column}).values]")).reshape(maps.shape)
+        torch.testing.assert_close(drawn, maps, atol=float(maps.max() - maps.min()) / 250, rtol=0)
+        y, x = divmod(int(drawn.argmax()), maps.shape[1])
+        places = [100 * (x + 0.5) / maps.shape[1], 100 * (y + 0.5) / maps.shape[0]]
         told = [float(number) for number in re.findall(r"([\d.]+)\u00a0%", line)]
-        where = divmod(int(maps.argmax()), maps.shape[1])
-        places = [100 * (where[1] + 0.5) / maps.shape[1], 100 * (where[0] + 0.5) / maps.shape[0]]
-        want = [100 * float(maps.mean()), 100 * float(maps.max()), *places]
         assert line.startswith(made.words[column].name)
-        assert told == pytest.approx(want, abs=0.51)
-        (row,) = [
-            i for i, (t, g) in enumerate(x for x in page.tags if x[0] == "rect") if i == column
-        ]
-        width = [g for t, g in page.tags if t == "rect"][row]["width"]
-        assert float(width or 0) == pytest.approx(want[0], abs=0.02)
-    pressed = [g["data-column"] for t, g in page.tags if g.get("aria-pressed") == "true"]
-    assert pressed == ["3", "6"]
-    assert "hidden" not in element(page, "step-picture")
-    assert element(page, "step")["aria-valuetext"] == "steps 4 to 5"
-    assert [g.get("tabindex") for t, g in page.tags if t == "button"].count("0") == 1
+        assert told == pytest.approx(
+            [100 * float(maps.mean()), 100 * float(maps.max()), *places], abs=0.51
+        )
+        bar = f"document.querySelector('tr[data-column=\"{column}\"] rect').getAttribute('width')"
+        assert float(browser.run(bar)) == pytest.approx(100 * float(maps.mean()), abs=0.02)
+    assert browser.run("document.getElementById('step').getAttribute('aria-valuetext')")
+    assert browser.run("!document.getElementById('step-picture').hidden")
+
+    browser.open(f"{url}#word=4", 1280, 900)  # blocks with grids of several sizes, all windows
+    drawn = torch.tensor(browser.run("[...heat(4).values]"))
+    torch.testing.assert_close(drawn, made.map_of(4).flatten(), atol=2e-3, rtol=0)
+    browser.open(f"{url}#word=999,x,-1&step=77&layers=no&opacity=1e9", 1280, 900)
+    assert browser.run(PINNED) == [] and browser.run("state.step") == 0
+    assert browser.said == []
+
+
+@pytest.mark.slow
+def test_mouse_and_keyboard_alone(browser, url) -> None:
+    browser.open(url, 1280, 900)
+    x, y = browser.middle('button[data-column="3"]')
+    browser.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert browser.run(SHOWN) == [3] and browser.run(PINNED) == []
+    browser.ask("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+    assert browser.run(SHOWN) == []
+    for kind in ("mousePressed", "mouseReleased"):
+        browser.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    assert browser.run(PINNED) == ["fox"] and browser.run("location.hash") == "#word=3"
+
+    browser.open(url, 1280, 900)
+    browser.key("Tab")  # the steps come before the words
+    browser.key("Tab")
+    assert browser.run("document.activeElement.textContent") == "start"
+    for _ in range(2):
+        browser.key("ArrowRight")
+    assert browser.run(SHOWN) == [3] and browser.run(PINNED) == [], "focus shows"
+    browser.key("Enter")
+    browser.key("ArrowRight")
+    browser.key("Enter")
+    assert browser.run(PINNED) == ["fox", "on"]
+    browser.key("Escape")
+    assert browser.run(PINNED) == []
+    browser.run("document.getElementById('step').focus()")
+    browser.key("ArrowRight")
+    assert browser.run("location.hash") == "#step=1"
+    assert browser.said == []
+
+
+@pytest.mark.slow
+def test_on_a_phone(browser, url) -> None:
+    for dark in (False, True):
+        browser.open(url, 390, 844, dark)
+        assert browser.run("document.documentElement.scrollWidth") == 390, "nothing sticks out"
+        sizes = browser.run(
+            "[...document.querySelectorAll('.word')].map(b => b.getBoundingClientRect())"
+            ".map(b => Math.min(b.width, b.height))"
+        )
+        assert min(sizes) >= 44
+        x, y = browser.middle('button[data-column="3"]')
+        touch = [{"x": x, "y": y}]
+        browser.ask("Input.dispatchTouchEvent", type="touchStart", touchPoints=touch)
+        browser.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        browser.wait(f"{PINNED}.length === 1")
+        colours = "getComputedStyle(document.body)"
+        ground = [browser.run(f"{colours}.{name}") for name in ("backgroundColor", "color")]
+        light = [sum(map(int, re.findall(r"\d+", colour))) for colour in ground]
+        assert (light[0] < light[1]) == dark
+    assert browser.said == []
