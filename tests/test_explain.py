@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -187,6 +188,14 @@ def test_hostile_prompts_are_text(run) -> None:
     assert "{{data}}" in html.unescape(page.texts["title"][0]), "what is put in is not filled again"
     for word in ("alert", "img", "onerror", "script"):
         assert word in page.texts["button"]
+
+
+def test_no_word_ends_the_data() -> None:
+    made = synthetic(64, (8, 4), 4)
+    word = replace(made.words[3], name="</script><script>alert(1)</script>")
+    page = Page(fill_page(replace(made, words=(*made.words[:3], word))))
+    assert [tag for tag, _ in page.tags if tag == "script"] == ["script"] * 2
+    assert page.data["words"][3]["name"] == word.name
 
 
 def test_a_page_needs_nothing_else_and_may_do_nothing_else(run) -> None:
