@@ -193,9 +193,9 @@ def test_hostile_prompts_are_text(run) -> None:
 def test_no_word_ends_the_data() -> None:
     made = synthetic(64, (8, 4), 4)
     word = replace(made.words[3], name="</script ><!-- <script x> -->")
-    page = Page(fill_page(replace(made, words=(*made.words[:3], word))))
-    assert [tag for tag, _ in page.tags if tag == "script"] == ["script"] * 2
-    assert page.data["words"][3]["name"] == word.name
+    text = fill_page(replace(made, words=(*made.words[:3], word)))
+    assert text.count("</script") == text.count("<script") == 2 and "<!--" not in text
+    assert Page(text).data["words"][3]["name"] == word.name
 
 
 def test_a_page_needs_nothing_else_and_may_do_nothing_else(run) -> None:
