@@ -7,7 +7,6 @@ python sample/explain.py "a fox on grass" --image photo.png
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works wi
 from sample import command
 from sample.sizes import parse_size
 from sample.text_to_image import read_prompts
-from sdcore.errors import FileError, UsageError
+from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +81,7 @@ def explain(options: argparse.Namespace) -> None:
         from sample.explain_page import fill_index
 
         text = fill_index([(path.name, explained) for path, explained in pages])
-        print(write_new(options.output / f"index{_PAGE}", text))
+        print(write_page(options.output / f"index{_PAGE}", text))
 
 
 def check(options: argparse.Namespace) -> None:
@@ -215,7 +214,7 @@ def save_page(explained: Explained, options: argparse.Namespace) -> Path:
     path = options.output
     if path.suffix.lower() != _PAGE:
         path = path / f"{command.slug(explained.prompt)}{_PAGE}"
-    return write_new(path, fill_page(explained))
+    return write_page(path, fill_page(explained))
 
 
 def save_grid(explained: Explained, options: argparse.Namespace) -> Path:
@@ -247,26 +246,11 @@ def save_grid(explained: Explained, options: argparse.Namespace) -> Path:
     return save_png(sheet, options.grid)
 
 
-def write_new(path: Path, text: str) -> Path:
+def write_page(path: Path, text: str) -> Path:
     """Write a page; a number is added to its name where there is one. Raises FileError."""
-    data, number, target = text.encode("utf-8", "replace"), 0, path
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_bytes(data)
-            while target.exists():
-                number += 1
-                target = path.with_name(f"{path.stem}-{number}{path.suffix}")
-            return draft.rename(target)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(
-            f"{path} could not be written.",
-            f"{error.strerror or error}",
-            "Choose a folder that you may write to, with space left.",
-        ) from error
+    from sdcore.png import write_new
+
+    return write_new(path, lambda file: file.write(text.encode("utf-8", "replace")))
 
 
 if __name__ == "__main__":

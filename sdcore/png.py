@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from sdcore.errors import FileError
 from sdcore.image_settings import ImageSettings
@@ -51,12 +51,24 @@ def save_png(image: Image, path: Path, settings: ImageSettings | None = None) ->
         parameters = write_parameters(settings).encode("utf-8", "replace").decode()
         text.add_text("parameters", parameters)
         text.add_text("sdcore", settings.to_json())
+    return write_new(path, lambda file: image.save(file, format="PNG", pnginfo=text))
+
+
+def write_new(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Give `write` a file to fill; nothing is overwritten and no half file is ever seen.
+
+    Returns:
+        the path that was written: `path`, with a number added to its name where it exists.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
     draft = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with draft.open("wb") as file:
-                image.save(file, format="PNG", pnginfo=text)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
             return _give_name(draft, path)
