@@ -4,18 +4,19 @@ It knows the real drawings and nothing else: no weights, and no generated pictur
 choice. The background is the median of the border. What differs from it is compared with every
 drawing, in every size, at every place, composed on that background; the drawing that points in the
 same direction (normalised correlation) names the concept and the style, so a pale or soft picture
-is judged as well as a strong one. Compared at a resolution of 16x16: on real scenes moved, resized,
-warped, blurred and noisy it names as many concepts as 32x32 does, in a quarter of the time.
+is judged as well as a strong one. All drawings are compared at 16x16, which tells concepts apart;
+the best few of them once more at 32x32, which tells styles apart and says where the drawing lies.
 
 Its limits: it always names some drawing, also for a blob, so chance is shown beside its figures;
 and it holds the very drawings that a picture is asked for, those of held-out pairs included. With
 that one drawing taken away, the concept's other styles name it in two scenes of three.
 
-Shapes: B pictures, K drawings times sizes, r = RESOLUTION, F = r * (r // 2 + 1) frequencies.
+Shapes: B pictures, K drawings, P places, r x r cells of a picture, c x c cells of a drawing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,9 +24,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
-RESOLUTION = 16
+COARSE, FINE = 16, 32  # cells along a picture's side: all drawings, and the best of them
+BEST = 16  # drawings that are compared once more
 BORDER = 3  # of 64 pixels: the ring that is taken for background
 DIFFERENT = 30.0  # levels (of 255) by which a pixel of an object differs from the background
 SMALL = 0.55  # of the picture's side: objects that can stand in one half of it
@@ -38,8 +40,8 @@ class Reading:
     """What one picture shows.
 
     Attributes:
-        center: (x, y), middle of what differs from the background, in pixels from the picture's
-            middle; (0, 0) where nothing does.
+        center: (x, y), middle of the square that the nearest drawing fills, in pixels from the
+            picture's middle; (0, 0) where nothing differs from the background.
         halves: the concept seen in the left, right, top and bottom half taken alone.
     """
 
@@ -68,14 +70,12 @@ class Judge:
         self.names, self.side = list(drawings), side
         self.backgrounds = list(backgrounds)
         self._colors = torch.tensor([backgrounds[name] for name in self.backgrounds]).float()
-        self.sizes = list(range(side * 22 // 64, side - 1, max(side // 16, 1)))
-        bank = torch.cat([self._sized(drawings, size) for size in self.sizes])  # (K, 4, r, r)
-        self._bank = torch.fft.rfft2(bank).conj().permute(2, 3, 0, 1).flatten(0, 1)  # (F, K, 4)
-        color, alpha = bank[:, :3].flatten(2), bank[:, 3:].flatten(2)
-        # Squared length of color - alpha * background, taken apart so that any background will do.
-        self._color_color = color.square().sum((1, 2))
-        self._color_alpha = (color * alpha).sum(2)
-        self._alpha_alpha = alpha.square().sum((1, 2))
+        sizes = range(side * 22 // 64, side - 1, max(side // 16, 1))
+        pictures = list(drawings.values())
+        self._coarse, self._fine = (
+            [Templates.of(pictures, size, side, cells) for size in sizes]
+            for cells in (COARSE, FINE)
+        )
 
     def read(self, images: Sequence[Image.Image]) -> list[Reading]:
         """One reading for each picture, in order."""
@@ -87,20 +87,41 @@ class Judge:
         pixels = torch.stack([self._pixels(image) for image in images])  # (B, 3, side, side)
         background = self._background(pixels)  # (B, 3)
         difference = pixels - background[:, :, None, None]
-        whole = self._nearest(difference, background)
+        best = _scores(self._coarse, _seen(difference, background, COARSE), background)
+        best = best.topk(min(BEST, len(self.names))).indices  # (B, BEST)
+        seen = _seen(difference, background, FINE)
+        found = [self._nearest(*row) for row in zip(seen, background, best, strict=True)]
         halves = {name: self._half(difference, background, name) for name in HALVES}
         named = torch.cdist(background, self._colors).argmin(1).tolist()
-        centers = _centers(difference).tolist()
+        shown = difference.square().sum(1).amax((1, 2)) > DIFFERENT**2
         return [
             Reading(
-                concept=self.names[whole[i]][1],
-                style=self.names[whole[i]][0],
+                concept=self.names[drawing][1],
+                style=self.names[drawing][0],
                 background=self.backgrounds[named[i]],
-                center=(centers[i][0], centers[i][1]),
-                halves={name: self.names[found[i]][1] for name, found in halves.items()},
+                center=center if shown[i] else (0.0, 0.0),
+                halves={name: self.names[concepts[i]][1] for name, concepts in halves.items()},
             )
-            for i in range(len(images))
+            for i, (drawing, center) in enumerate(found)
         ]
+
+    def _nearest(
+        self, seen: Tensor, background: Tensor, among: Tensor
+    ) -> tuple[int, tuple[float, float]]:
+        """The nearest of the drawings `among` (indices), and the middle of the square it fills.
+
+        seen is (4, r, r), background (3,).
+        """
+        seen, background = seen[None], background[None]
+        fits = [templates.take(among).fits(seen, background) for templates in self._fine]
+        score = torch.stack([values[0].amax(1) for values in fits])  # (sizes, BEST)
+        size, one = divmod(int(score.argmax()), len(among))
+        width = self._fine[size].size
+        free = int(fits[size].shape[2] ** 0.5)  # places along a side
+        row, column = divmod(int(fits[size][0, one].argmax()), free)
+        cell = self.side / FINE
+        x, y = (place * cell + (width - self.side) / 2 for place in (column, row))
+        return int(among[one]), (x, y)
 
     def _half(self, difference: Tensor, background: Tensor, name: str) -> list[int]:
         """Index of the nearest drawing in one half, as if the other showed background alone."""
@@ -109,37 +130,8 @@ class Judge:
         y, x = row * height, column * width
         masked = torch.zeros_like(difference)
         masked[..., y : y + height, x : x + width] = difference[..., y : y + height, x : x + width]
-        small = sum(size <= SMALL * self.side for size in self.sizes)
-        return self._nearest(masked, background, small)
-
-    def _nearest(
-        self, difference: Tensor, background: Tensor, sizes: int | None = None
-    ) -> list[int]:
-        """Index of the drawing with the largest normalised correlation, over sizes and places.
-
-        `difference` is (B, 3, side, side); only the `sizes` smallest sizes are tried.
-        """
-        sizes, count, r = sizes or len(self.sizes), len(self.names), RESOLUTION
-        seen = adaptive_avg_pool2d(difference, r)
-        # <seen, color - alpha * background> is one sum over four channels.
-        shade = -(seen * background[:, :, None, None]).sum(1, keepdim=True)
-        seen = torch.fft.rfft2(torch.cat([seen, shade], 1))  # (B, 4, r, r//2+1)
-        seen = seen.permute(2, 3, 1, 0).flatten(0, 1)  # (F, 4, B)
-        product = self._bank[:, : sizes * count] @ seen  # (F, K, B)
-        product = product.unflatten(0, (r, -1)).permute(2, 3, 0, 1)
-        match = torch.fft.irfft2(product, s=(r, r))  # (K, B, r, r): drawing moved by (y, x)
-        best = []
-        for i, size in enumerate(self.sizes[:sizes]):
-            inside = r - size * r // self.side + 1  # further on, it would leave the picture
-            best.append(match[i * count : (i + 1) * count, :, :inside, :inside].amax((2, 3)))
-        score = torch.cat(best).T / self._lengths(background)[:, : sizes * count]  # (B, K)
-        return score.unflatten(1, (sizes, count)).amax(1).argmax(1).tolist()
-
-    def _lengths(self, background: Tensor) -> Tensor:
-        """Length of every drawing's difference from each background, (B, K)."""
-        square = background.square().sum(1, keepdim=True) * self._alpha_alpha
-        square = square - 2 * background @ self._color_alpha.T + self._color_color
-        return square.clamp(min=1.0).sqrt()
+        small = [t for t in self._coarse if t.size <= SMALL * self.side]
+        return _scores(small, _seen(masked, background, COARSE), background).argmax(1).tolist()
 
     def _background(self, pixels: Tensor) -> Tensor:
         """Median colour of the picture's border, (B, 3)."""
@@ -153,24 +145,69 @@ class Judge:
         image = image if image.size == size else image.resize(size, Image.Resampling.BOX)
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float()
 
-    def _sized(self, drawings: Mapping[tuple[str, str], np.ndarray], size: int) -> Tensor:
-        """All drawings, `size` pixels wide, in the upper left corner: (count, 4, r, r).
 
-        The colours are 0-255 and multiplied by alpha, which is 0-1.
+@dataclass(frozen=True)
+class Templates:
+    """All drawings in one size, in the cells of a picture.
+
+    Attributes:
+        size: of a drawing, in pixels.
+        layers: (K, 4, c, c); colours, 0-255 and multiplied by alpha, and alpha, 0-1.
+        squares: (K, 5), from which the length of `color - alpha * background` follows for any
+            background: |color|^2, <color, alpha> for each of three colours, |alpha|^2.
+    """
+
+    size: int
+    layers: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, pictures: Sequence[np.ndarray], size: int, side: int, cells: int) -> Templates:
+        """`pictures` are RGBA (S, S, 4), uint8; they lie in the upper left corner of the cells."""
+        reduce = _area(pictures[0].shape[0], size, side / cells)  # (c, S)
+        layers = torch.stack([_premultiplied(picture, reduce) for picture in pictures])
+        color, alpha = layers[:, :3].flatten(2), layers[:, 3:].flatten(2)
+        both = (color * alpha).sum(2)
+        ends = [x.square().sum((1, 2))[:, None] for x in (color, alpha)]
+        return cls(size, layers, torch.cat([ends[0], both, ends[1]], 1))
+
+    def take(self, indices: Tensor) -> Templates:
+        return Templates(self.size, self.layers[indices], self.squares[indices])
+
+    def fits(self, seen: Tensor, background: Tensor) -> Tensor:
+        """How well each drawing at each place points where the picture does: (B, K, P).
+
+        seen is `_seen`'s (B, 4, r, r), background (B, 3).
         """
-        layers = torch.stack([torch.from_numpy(drawings[name]) for name in self.names]).float()
-        layers = layers.permute(0, 3, 1, 2) / 255
-        layers = torch.cat([layers[:, :3] * layers[:, 3:] * 255, layers[:, 3:]], 1)
-        canvas = torch.zeros(len(layers), 4, self.side, self.side)
-        canvas[:, :, :size, :size] = adaptive_avg_pool2d(layers, size)
-        return adaptive_avg_pool2d(canvas, RESOLUTION)
+        one = torch.ones(len(background), 1)
+        parts = torch.cat([one, -2 * background, background.square().sum(1, keepdim=True)], 1)
+        length = (parts @ self.squares.T).clamp(min=1.0).sqrt()  # (B, K)
+        return conv2d(seen, self.layers).flatten(2) / length[:, :, None]
 
 
-def _centers(difference: Tensor) -> Tensor:
-    """Centroid (x, y) of the pixels that differ from the background, (B, 2), from the middle."""
-    mask = (difference.square().sum(1).sqrt() > DIFFERENT).float()  # (B, side, side)
-    side = mask.shape[-1]
-    axis = torch.arange(side) + 0.5 - side / 2
-    weight = mask.sum((1, 2)).clamp(min=1.0)
-    x, y = (mask.sum(1) * axis).sum(1) / weight, (mask.sum(2) * axis).sum(1) / weight
-    return torch.stack([x, y], 1)
+def _scores(sizes: Sequence[Templates], seen: Tensor, background: Tensor) -> Tensor:
+    """The best fit of every drawing, over sizes and places: (B, K)."""
+    fits = [templates.fits(seen, background).amax(2) for templates in sizes]
+    return torch.stack(fits).amax(0)
+
+
+def _seen(difference: Tensor, background: Tensor, cells: int) -> Tensor:
+    """What differs from the background, (B, 4, r, r), so that its product with a drawing's four
+    layers is <difference, color - alpha * background>."""
+    color = adaptive_avg_pool2d(difference, cells)
+    return torch.cat([color, -(color * background[:, :, None, None]).sum(1, keepdim=True)], 1)
+
+
+def _premultiplied(picture: np.ndarray, reduce: Tensor) -> Tensor:
+    """RGBA (S, S, 4), straight -> (4, c, c): colours times alpha, 0-255, and alpha, 0-1."""
+    layer = torch.from_numpy(picture).permute(2, 0, 1).float()
+    alpha = layer[3:] / 255
+    return reduce @ torch.cat([layer[:3] * alpha, alpha]) @ reduce.T
+
+
+def _area(pixels: int, size: int, cell: float) -> Tensor:
+    """(c, pixels): means over cells of a line of `pixels` that is shown `size` wide."""
+    edges = torch.arange(pixels + 1) * (size / pixels)
+    start = torch.arange(math.ceil(size / cell))[:, None] * cell
+    overlap = edges[1:].clamp(max=start + cell) - edges[:-1].clamp(min=start)
+    return overlap.clamp(min=0) / cell
