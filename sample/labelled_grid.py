@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _GAP, _LETTER = 8, 16
 _LINE = _LETTER + 4
+_ROW_NAME = 24  # letters of a row's name in one line
 
 
 def labelled_grid(
@@ -30,16 +31,19 @@ def labelled_grid(
     width, height = width * scale, height * scale
     lines = [textwrap.wrap(name, max(8, 2 * width // _LETTER)) or [""] for name in columns]
     top = _GAP + _LINE * max(len(each) for each in lines)
-    left = _GAP + max(round(font.getlength(name)) + _GAP if name else 0 for name in rows)
+    names = [textwrap.wrap(name, _ROW_NAME) for name in rows]
+    widest = max((round(font.getlength(line)) for name in names for line in name), default=0)
+    left = _GAP + (widest + _GAP if widest else 0)
     across, down = width + _GAP, height + _GAP
     sheet = Image.new("RGB", (left + len(columns) * across, top + len(rows) * down), "white")
     draw = ImageDraw.Draw(sheet)
     for column, each in enumerate(lines):
         at = (left + column * across, top - _LINE * len(each))
         draw.multiline_text(at, "\n".join(each), "black", font, spacing=_LINE - _LETTER)
-    for row, name in enumerate(rows):
+    for row, name in enumerate(names):
         y = top + row * down
-        draw.text((_GAP, y + height // 2), name, "black", font, anchor="lm")
+        at = (_GAP, y + height // 2)
+        draw.text(at, "\n".join(name), "black", font, anchor="lm", spacing=_LINE - _LETTER)
         for column, picture in enumerate(pictures[row]):
             enlarged = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
             sheet.paste(enlarged, (left + column * across, y))

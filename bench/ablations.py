@@ -1,0 +1,178 @@
+"""What is each part good for? Take it away, paint again, and look.
+
+    python -m bench.ablations --out docs/ablations --page docs/ablations.md    remakes that page
+    python -m bench.ablations --model folder --prompts 0 --prompt "a red fox" fox red
+
+Taken away from the network, for the rows of the prompt and of the negative prompt: cross-attention
+on one grid or on all, every head but one. From the text: the text encoder's positions; for the rows
+of the prompt alone: the key or the value of a word, or the values of all words, or of the tokens
+that follow the last word. How: bench/taken_away.py.
+
+Writes `network.png` and `text.png`, a row for each of some fixed prompts, and `ablations.json` into
+the --out folder. Prints a markdown table of what the judge still finds as the prompt asked, with
+95 % intervals (Wilson 1927), and puts it into --page; half of its prompts have two objects. It
+needs the drawings (`python -m train.data.drawings`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.prompt_control import Tally, score, shuffled, table
+from bench.prompts import Prompt, compose
+from bench.taken_away import Ablation, Case, of_the_network, of_the_text
+from sdcore import TextToImage
+from sdcore.errors import FileError, UsageError, exit_on_error
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bench.judge import Judge
+    from train.data.settings import DataSettings
+
+PLACE_OF_TABLE = re.compile(r"(<!-- table: .*? -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+CASES = (
+    Case("a big fox in noto style on a light blue background", "fox", "light blue"),
+    Case("a car on the left in noto style on a yellow background", "car", "yellow"),
+    Case("a small snowman at the top in fluent style on a pink background", "snowman", "pink"),
+    Case("a fox to the left of a cat in noto style on a gray background", "fox", "gray"),
+)
+
+
+def paint(
+    ablation: Ablation, cases: Sequence[Case], seed: int, batch: int, choices: dict[str, Any]
+) -> list[Image]:
+    """Case i with seed + i; `choices` are further arguments of `TextToImage`."""
+    images, pipe = [], ablation.pipe
+    for start in range(0, len(cases), batch):
+        part = cases[start : start + batch]
+        texts = [case.text for case in part]
+        control = ablation.control(pipe.readers[0][0](texts), part)
+        images += pipe(texts, seed=seed + start, control=control, **choices).images
+    return images
+
+
+def choose_prompts(settings: DataSettings, count: int, seed: int) -> list[Prompt]:
+    """Prompts of the measurement, half of them with two objects where the settings have such."""
+    # A colour that is also the object's own could not be blanked alone.
+    prompts = [
+        prompt
+        for prompt in compose(settings, 10 * count, seed)
+        if prompt.background not in [word for name in prompt.concepts for word in name.split()]
+    ]
+    two = [prompt for prompt in prompts if prompt.relation][: count // 2]
+    return two + [prompt for prompt in prompts if not prompt.relation][: count - len(two)]
+
+
+def measure(
+    ablations: Sequence[Ablation], prompts: Sequence[Prompt], judge: Judge, **how: Any
+) -> dict[str, dict[str, Tally]]:
+    """What the judge finds as asked under each ablation; last, the first one's floor."""
+    cases = [Case(prompt.text, prompt.concepts[0], prompt.background) for prompt in prompts]
+    rows, floor = {}, {}
+    for ablation in ablations:
+        readings = judge.read(paint(ablation, cases, **how))
+        rows[ablation.name] = score(prompts, readings, judge.side)
+        floor = floor or score(shuffled(prompts), readings, judge.side)
+        print(ablation.name, rows[ablation.name], flush=True)
+    return rows | {"floor: shuffled prompts": floor}
+
+
+def put_table(page: Path, text: str) -> None:
+    """Put the table where the page has its marks. Raises FileError."""
+    if not page.is_file() or not PLACE_OF_TABLE.search(page.read_text("utf-8")):
+        hint = "mark the place: <!-- table: COMMAND --> and, on a later line, <!-- end of table -->"
+        raise FileError(
+            f"{page} cannot be filled", "there is no such page, or no place in it", hint
+        )
+    filled = PLACE_OF_TABLE.sub(
+        lambda found: f"{found[1]}{text}\n{found[2]}", page.read_text("utf-8")
+    )
+    page.write_text(filled, "utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", metavar="FOLDER", help="model in diffusers layout (default: the embedded model)")
+    text = "paint this in place of the fixed prompts, and blank these of its words; may be repeated"
+    add("--prompt", nargs=3, action="append", metavar=("TEXT", "NOUN", "COLOUR"), help=text)
+    data = "configs/train/emoji_data.yaml"
+    add("--data", default=data, help="settings of the judged scenes (default: %(default)s)")
+    add("--prompts", type=int, default=60, help="judged; 0: no table (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of prompts and pictures (default: %(default)s)")
+    add("--steps", type=int, default=10, help="denoising steps (default: %(default)s)")
+    add("--guidance-scale", type=float, help="(default: the model's)")
+    add("--batch-size", type=int, default=20, help="pictures at a time (default: %(default)s)")
+    add("--device", default="cpu", help="(default: %(default)s)")
+    add("--out", type=Path, default=Path("runs/ablations"), help="folder (default: %(default)s)")
+    add("--page", type=Path, metavar="FILE", help="put the table into this page (default: none)")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from bench.judge import Judge
+    from sample.labelled_grid import labelled_grid
+    from train.data.drawings import load
+    from train.data.settings import DataSettings
+    from train.settings import load_settings
+
+    if arguments.prompts < 0 or arguments.batch_size < 1:
+        why = "they count prompts, and pictures painted at a time"
+        raise UsageError(
+            f"--prompts {arguments.prompts} or --batch-size is too small", why, "60, 20"
+        )
+    if arguments.page and not arguments.prompts:
+        raise UsageError("--page has nothing to hold", "--prompts 0 makes no table", "leave it out")
+    device = {"device": arguments.device}
+    pipe = (
+        TextToImage.from_pretrained(arguments.model, **device)
+        if arguments.model
+        else TextToImage.embedded(**device)
+    )
+    scale = arguments.guidance_scale
+    guided = (pipe.defaults.guidance_scale if scale is None else scale) > 1
+    choices = {"steps": arguments.steps, "guidance_scale": scale}
+    how = {"seed": arguments.seed, "batch": arguments.batch_size, "choices": choices}
+    cases = [Case(*given) for given in arguments.prompt or ()] or CASES
+    whole = Ablation("nothing removed", pipe)
+    groups = {"network": of_the_network(pipe, guided), "text": of_the_text(pipe)}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    for name, group in groups.items():
+        columns = [paint(ablation, cases, **how) for ablation in (whole, *group)]
+        rows = list(zip(*columns, strict=True))
+        names = ["nothing removed", *(ablation.name for ablation in group)]
+        sheet = labelled_grid(rows, names, [case.text for case in cases], side=128)
+        sheet.save(arguments.out / f"{name}.png", optimize=True)
+    if arguments.prompts:
+        settings = load_settings(DataSettings, arguments.data)
+        judge = Judge(load(settings), settings.backgrounds, settings.image_size)
+        prompts = choose_prompts(settings, arguments.prompts, arguments.seed)
+        figures = measure([whole, *groups["network"], *groups["text"]], prompts, judge, **how)
+        told = {key: str(value) for key, value in vars(arguments).items()}
+        result = {"settings": told, "prompts": [p.text for p in prompts], "rows": figures}
+        (arguments.out / "ablations.json").write_text(json.dumps(result, indent=1), "utf-8")
+        print(table(figures))
+        if arguments.page:
+            put_table(arguments.page, table(figures))
+    print(f"{time.perf_counter() - start:.0f} s; pictures and figures: {arguments.out}")
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    with exit_on_error():
+        run(arguments)
+
+
+if __name__ == "__main__":
+    main()
