@@ -202,6 +202,18 @@ def test_words_know_their_tokens():
     assert tokens.spans[1] == () and tokens.cut == ("", "")
 
 
+def test_chinese_and_japanese_letters_are_words_of_their_own():
+    """They are written without spaces; CLIP's vocabulary knows few of their words."""
+    tokenizer = Tokenizer.from_vocab(*vocabulary(), max_length=LENGTH)
+    text = "狐狸 cat在 red"
+    spans = tokenizer(text).spans[0]
+    assert [span.word for span in spans] == ["狐", "狸", "cat", "在", "red"]
+    assert [text[span.start : span.end] for span in spans] == [span.word for span in spans]
+    positions = [list(span.positions) for span in spans]
+    assert sum(positions, []) == list(range(1, 1 + sum(map(len, positions))))
+    assert all(positions)
+
+
 def test_what_is_cut_is_shown():
     tokenizer = make_ours(8)  # room for six tokens
     with pytest.warns(UserWarning, match="6 tokens.*'tree photo'"):

@@ -16,6 +16,7 @@ import torch
 from sdcore.text_encoder import CLIPTextEncoder
 from sdcore.tokenizer import END, START, WORD_END, Tokenizer
 from sdcore.tokenizer_files import read_tokenizer_files
+from train.data.captions import chinese_words
 from train.data.scenes import Scenes
 from train.data.settings import DataSettings, SceneSettings
 from train.data.vocabulary import learn_vocabulary
@@ -26,7 +27,7 @@ CAPTIONS = 40_000  # from which the vocabulary is learned
 
 class VocabularySettings(SceneSettings):
     start_from: str = "sdcore/models/emoji"  # holds tokenizer/ and text_encoder/
-    vocabulary: int = 3072  # at most so many tokens
+    vocabulary: int = 8192  # at most so many tokens
     max_tokens: int = 32
     seed: int = 0
     folder: str = "runs/emoji/vocabulary"  # gets tokenizer/ and text_encoder/
@@ -38,9 +39,10 @@ def extend(settings: VocabularySettings) -> None:
     source, folder = Path(settings.start_from), Path(settings.folder)
     known = read_tokenizer_files(source / "tokenizer").vocab
     old = CLIPTextEncoder.from_pretrained(source / "text_encoder")
-    scenes = Scenes(settings.data)
-    captions = (scenes.scene(settings.seed, index).caption for index in range(CAPTIONS))
-    vocabulary, merges = learn_vocabulary(captions, settings.vocabulary)
+    scenes = Scenes(settings.data.model_copy(update={"chinese_share": 0.0}))
+    captions = [scenes.scene(settings.seed, index).caption for index in range(CAPTIONS)]
+    chinese = chinese_words(settings.data.words, settings.data.styles)
+    vocabulary, merges = learn_vocabulary(captions + chinese, settings.vocabulary)
     tokenizer = Tokenizer.from_vocab(vocabulary, merges, max_length=settings.max_tokens)
     extended = with_vocabulary(old, known, vocabulary)
     tokenizer.save_pretrained(folder / "tokenizer")

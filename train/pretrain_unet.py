@@ -5,7 +5,8 @@
 
 The autoencoder of recipe (a) stays frozen. The text encoder of recipe (b) is trained on: what it
 learned tells concepts and colours apart, but nothing asked it to keep sizes and places. A tenth of
-the captions is dropped, which is what guidance needs (Ho & Salimans 2022, arXiv:2207.12598).
+the captions is dropped, which is what guidance needs (Ho & Salimans 2022, arXiv:2207.12598), and
+an object's words are tied to its place (grounding.py).
 Besides the loss, watch `wrong_concept_minus_right`: how much worse the UNet does when the caption
 names another concept. It moves before the pictures do.
 """
@@ -13,7 +14,7 @@ names another concept. It moves before the pictures do.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sdcore.attention import use_attention
+from sdcore.attention import AttentionLayer, Control, use_attention
 from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint import save_component
 from sdcore.noise import add_noise, alphas_cumprod_from_config, prediction_target
@@ -35,6 +36,7 @@ from sdcore.unet import UNet, UNetConfig
 from train.data.captions import PLACE_WORDS
 from train.data.scenes import PLACES, Drawn, Scene, Scenes
 from train.data.settings import DataSettings, SceneSettings
+from train.grounding import Grounding, object_marks
 from train.run import Run, RunSettings, main
 from train.state import generator
 
@@ -95,8 +97,11 @@ class UNetSettings(SceneSettings):
     layers_per_block: int = 1
     heads: int = 4
     start_from: str = ""  # folder of a UNet whose weights to begin with; empty: random ones
+    # Of these, begin the keys and values of cross-attention afresh: what the text is to it.
+    forget_text: bool = False
     time_power: float = 0.6  # time = 1000 u^power, u uniform; below 1 noisy times come more often
     caption_dropout: float = 0.1
+    grounding: float = 0.1  # weight of the loss that ties words to their objects; see grounding.py
     run: RunSettings
 
 
@@ -107,13 +112,30 @@ class Network(nn.Module):
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
 
-    def forward(self, latents: Tensor, time: Tensor | int, ids: Tensor) -> Tensor:
+    def forward(
+        self, latents: Tensor, time: Tensor | int, ids: Tensor, control: Control | None = None
+    ) -> Tensor:
         """latents (B, C, h, w), ids (B, T) -> prediction (B, C, h, w)."""
-        return self.unet(latents, time, self.text_encoder(ids).last_hidden_state)
+        return self.unet(latents, time, self.text_encoder(ids).last_hidden_state, control)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scenes as the networks see them.
+
+    latents: (B, C, h, w); ids: (B, T).
+    marks:   (B, T, G), which tokens name each object; none of a caption that was dropped.
+    masks:   (B, G, H, W), what each object covers.
+    """
+
+    latents: Tensor
+    ids: Tensor
+    marks: Tensor
+    masks: Tensor
 
 
 class Source:
-    """Batches of (latents, token ids): scenes drawn and encoded on the fly.
+    """Batches of scenes, drawn and encoded on the fly.
 
     Latents of one-object scenes are kept, because without jitter they come again and again.
     """
@@ -129,22 +151,30 @@ class Source:
         self.device = self.scenes.device = device
         self.autoencoder.to(device)
 
-    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """Latents (B, C, h, w) and token ids (B, T) of step number `step`."""
+    def batch(self, step: int, size: int) -> Batch:
+        """The batch of step number `step`."""
         indices = range(step * size, (step + 1) * size)
         chosen = [self.scenes.scene(self.seed, index) for index in indices]
         draws = np.random.default_rng((self.seed, 1, step)).random(size)
-        captions = [
-            "" if d < self.dropout else s.caption for d, s in zip(draws, chosen, strict=True)
+        told = [
+            replace(s, caption="", names=()) if d < self.dropout else s
+            for d, s in zip(draws, chosen, strict=True)
         ]
-        return self.latents(chosen), self.ids(captions)
+        marks = [object_marks(self.tokenizer, s.caption, s.names) for s in told]
+        return Batch(
+            self.latents(chosen),
+            self.ids([s.caption for s in told]),
+            torch.stack(marks).to(self.device),
+            self.scenes.masks(chosen),
+        )
 
     def ids(self, captions: list[str]) -> Tensor:
         return self.tokenizer(captions).ids.to(self.device)
 
     @torch.no_grad()
     def latents(self, chosen: list[Scene]) -> Tensor:
-        scenes = [replace(scene, caption="") for scene in chosen]  # pictures know no captions
+        # Pictures know no captions.
+        scenes = [replace(scene, caption="", names=()) for scene in chosen]
         missing = list(dict.fromkeys(scene for scene in scenes if scene not in self._kept))
         fresh: dict[Scene, Tensor] = {}
         if missing:
@@ -188,18 +218,21 @@ def train(settings: UNetSettings) -> None:
 
     for step in run.steps():
         with run.accelerator.autocast():
-            latents, ids = source.batch(step, settings.run.batch_size)
+            batch = source.batch(step, settings.run.batch_size)
+        shape = batch.latents.shape
         noise, times = (
             t.to(device)
-            for t in noise_and_times(settings.run.seed, step, latents.shape, settings.time_power)
+            for t in noise_and_times(settings.run.seed, step, shape, settings.time_power)
         )
-        noisy = add_noise(latents, noise, times, alphas)
-        target = prediction_target("v_prediction", latents, noise, times, alphas)
+        noisy = add_noise(batch.latents, noise, times, alphas)
+        target = prediction_target("v_prediction", batch.latents, noise, times, alphas)
+        grounding = Grounding(batch.marks, batch.masks) if settings.grounding else None
         with run.accelerator.autocast():
-            output = network(noisy, times, ids)
+            output = network(noisy, times, batch.ids, grounding)
         loss = (output.float() - target).square().mean()
-        norm = run.update(loss)
-        run.log(loss=loss, grad_norm=norm)
+        grounded = grounding.loss() if grounding else torch.zeros(())
+        norm = run.update(loss + settings.grounding * grounded)
+        run.log(loss=loss, grounding=grounded, grad_norm=norm)
         if (step + 1) % settings.run.sample_every == 0:
             with run.averaged():
                 run.write("evaluation.jsonl", {"step": step + 1, **check(run)})
@@ -213,9 +246,19 @@ def build(settings: UNetSettings, autoencoder: Autoencoder) -> Network:
     text_encoder = make_text_encoder(settings)
     if settings.start_from:
         unet = UNet.from_pretrained(settings.start_from)
+        if settings.forget_text:
+            forget_text(unet)
     else:
         unet = UNet(config(settings, autoencoder, text_encoder.config.hidden_size))
     return Network(unet.train(), text_encoder.train())
+
+
+def forget_text(unet: UNet) -> None:
+    """Fresh random weights for every projection that reads the text."""
+    for layer in unet.modules():
+        if isinstance(layer, AttentionLayer) and layer.site and layer.site.kind == "cross":
+            layer.to_k.reset_parameters()
+            layer.to_v.reset_parameters()
 
 
 def make_text_encoder(settings: UNetSettings) -> CLIPTextEncoder | RecurrentTextEncoder:

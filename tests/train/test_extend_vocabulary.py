@@ -50,11 +50,20 @@ def test_what_the_old_vocabulary_could_say_reads_the_same() -> None:
 def test_a_new_token_begins_as_the_mean_of_its_pieces() -> None:
     old_vocabulary, _ = learn_vocabulary(OLD, 560)
     old = encoder(old_vocabulary)
-    vocabulary = {**old_vocabulary, "redcat</w>": len(old_vocabulary)}
+    vocabulary = {**old_vocabulary, "qzcat</w>": len(old_vocabulary)}
     new = with_vocabulary(old, old_vocabulary, vocabulary)
     name = "text_model.embeddings.token_embedding.weight"
     rows, old_rows = new.state_dict()[name], old.state_dict()[name]
     assert torch.equal(rows[:-1], old_rows)
-    assert "red" not in old_vocabulary and "re" not in old_vocabulary
-    pieces = [old_vocabulary[piece] for piece in ("r", "e", "d", "cat</w>")]
+    pieces = [old_vocabulary[piece] for piece in ("q", "z", "cat</w>")]
     assert torch.allclose(rows[-1], old_rows[pieces].mean(0))
+
+
+def test_chinese_words_are_one_token_within_a_run_of_letters_and_at_its_end() -> None:
+    words = ["一只", "狐狸", "在", "左边", "猫", "熊猫", "大"]
+    vocabulary, merges = learn_vocabulary([*OLD, *words], 2000)
+    tokenizer = Tokenizer.from_vocab(vocabulary, merges, max_length=16)
+    for text in ("一只狐狸在左边", "大熊猫在一只猫左边", "左边在狐狸"):
+        spans = tokenizer(text).spans[0]
+        assert all(span.word in words and len(span.positions) == 1 for span in spans)
+        assert "".join(span.word for span in spans) == text

@@ -1,12 +1,12 @@
 """Captions of emoji scenes as people write them: English and Chinese, in varied wording and order.
 
 A caption says some or all of what is in a scene, and nothing that is not. Which wording it takes is
-drawn from the scene's own random generator.
+drawn from the scene's own random generator. With it comes what it calls each object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,6 +64,17 @@ _CHINESE_RELATIONS = {
 }
 
 
+def chinese_words(words: Mapping[str, Words], styles: Iterable[str]) -> list[str]:
+    """The words of which Chinese captions are made: Chinese is written without spaces."""
+    found = ["，", "在", "有", "是", "风格", "风格的", "背景"]
+    found += [f"一{entry.measure}" for entry in words.values()]
+    found += [name for entry in words.values() for name in entry.zh]
+    found += [*CHINESE_BACKGROUNDS.values(), *filter(None, _CHINESE_SIZES.values())]
+    found += [place for names in _CHINESE_PLACES.values() for place in names]
+    found += [style.split()[-1] for style in styles]  # "noto风格" is written together
+    return list(dict.fromkeys(found))
+
+
 class Captions:
     """Writes captions.
 
@@ -75,8 +86,10 @@ class Captions:
     def __init__(self, words: Mapping[str, Words], chinese_share: float) -> None:
         self.words, self.chinese_share = words, chinese_share
 
-    def one(self, random: np.random.Generator, drawn: Drawn, background: str) -> str:
-        """The caption of a scene with one object."""
+    def one(
+        self, random: np.random.Generator, drawn: Drawn, background: str
+    ) -> tuple[str, tuple[str, ...]]:
+        """The caption of a scene with one object, and what it calls that object."""
         if self._in_chinese(random, drawn):
             return self._chinese_one(random, drawn, background)
         adjective = drawn.size if drawn.size and random.random() < 0.85 else ""
@@ -91,7 +104,7 @@ class Captions:
             parts.append(_choose(random, PLACE_WORDS[drawn.place]))
             if len(parts) == 3 and random.random() < 0.3:
                 parts[1:] = parts[:0:-1]  # "on the left in noto style"
-        return _with_background(random, " ".join(parts), background)
+        return _with_background(random, " ".join(parts), background), (name,)
 
     def two(
         self,
@@ -99,13 +112,15 @@ class Captions:
         objects: tuple[Drawn, Drawn],
         relation: str,
         background: str,
-    ) -> str:
-        """The caption of a scene with two objects."""
+    ) -> tuple[str, tuple[str, ...]]:
+        """The caption of a scene with two objects, and what it calls each."""
         if self._in_chinese(random, *objects):
             return self._chinese_two(random, objects, relation, background)
-        first, second = (
-            _with_article(random, self._name(random, drawn.concept)) for drawn in objects
-        )
+        names, things = [], []
+        for drawn in objects:
+            names.append(self._name(random, drawn.concept))
+            things.append(_with_article(random, names[-1]))
+        first, second = things
         if random.random() < 0.7:
             text = f"{first} {relation} {second}"
         else:
@@ -113,7 +128,7 @@ class Captions:
             text = f"{first} {here} and {second} {there}"
         if random.random() < STYLE_SAID:
             text += " " + _choose(random, _STYLE_WORDS).format(objects[0].style)
-        return _with_background(random, text, background)
+        return _with_background(random, text, background), tuple(names)
 
     def _in_chinese(self, random: np.random.Generator, *objects: Drawn) -> bool:
         known = all(drawn.concept in self.words for drawn in objects)
@@ -123,9 +138,12 @@ class Captions:
         others = self.words[concept].also if concept in self.words else []
         return _choose(random, others) if others and random.random() < ANOTHER_NAME else concept
 
-    def _chinese_one(self, random: np.random.Generator, drawn: Drawn, background: str) -> str:
+    def _chinese_one(
+        self, random: np.random.Generator, drawn: Drawn, background: str
+    ) -> tuple[str, tuple[str, ...]]:
         size = _CHINESE_SIZES[drawn.size] if random.random() < 0.85 else ""
-        thing = size + self._chinese_name(random, drawn.concept)
+        name = self._chinese_name(random, drawn.concept)
+        thing = size + name
         counted = f"一{self.words[drawn.concept].measure}{thing}"
         place = ""
         if random.random() < (0.25 if drawn.place == "center" else 0.9):
@@ -133,7 +151,8 @@ class Captions:
         text = _choose(random, (counted, thing))
         if place:
             text = _choose(random, (f"{text}在{place}", f"{place}有{counted}"))
-        return _chinese_rest(random, text, drawn.style, background, can_lead=not place)
+        text = _chinese_rest(random, text, drawn.style, background, can_lead=not place)
+        return text, (name,)
 
     def _chinese_two(
         self,
@@ -141,19 +160,21 @@ class Captions:
         objects: tuple[Drawn, Drawn],
         relation: str,
         background: str,
-    ) -> str:
-        first, second = (self._chinese_name(random, drawn.concept) for drawn in objects)
+    ) -> tuple[str, tuple[str, ...]]:
+        names = tuple(self._chinese_name(random, drawn.concept) for drawn in objects)
+        first, second = names
         if random.random() < 0.5:
             first, second = (
                 f"一{self.words[drawn.concept].measure}{name}"
-                for drawn, name in zip(objects, (first, second), strict=True)
+                for drawn, name in zip(objects, names, strict=True)
             )
         if random.random() < 0.7:
             text = f"{first}在{second}{_CHINESE_RELATIONS[relation]}"
         else:
             here, there = (_CHINESE_PLACES[place][0] for place in _EACH_AT_A_SIDE[relation])
             text = f"{here}是{first}，{there}是{second}"
-        return _chinese_rest(random, text, objects[0].style, background, can_lead=False)
+        text = _chinese_rest(random, text, objects[0].style, background, can_lead=False)
+        return text, names
 
     def _chinese_name(self, random: np.random.Generator, concept: str) -> str:
         first, *others = self.words[concept].zh

@@ -43,12 +43,16 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Scene:
-    """Ground truth of a picture; `relation` is empty unless there are two objects."""
+    """Ground truth of a picture; `relation` is empty unless there are two objects.
+
+    names: what the caption calls the objects, in their order; it says them in that order.
+    """
 
     objects: tuple[Drawn, ...]
     background: str
     relation: str
     caption: str
+    names: tuple[str, ...] = ()
 
 
 class Scenes:
@@ -92,6 +96,17 @@ class Scenes:
         """Scene -> RGB picture (image_size, image_size, 3), uint8."""
         return self._paint([scene])[0].permute(1, 2, 0).byte().cpu().numpy()
 
+    def masks(self, scenes: Sequence[Scene]) -> Tensor:
+        """What each object covers: (B, 2, H, W), 0 to 1; the second is 0 where there is one."""
+        side = self.settings.image_size
+        masks = torch.zeros(len(scenes), 2, side, side, device=self.device)
+        for picture, scene in zip(masks, scenes, strict=True):
+            for mask, drawn in zip(picture, scene.objects, strict=False):
+                x, y, size = drawn.box
+                clear = self._layer(drawn.style, drawn.concept, size)[1]
+                mask[y : y + size, x : x + size] = 1 - clear[0]
+        return masks
+
     def _paint(self, scenes: Sequence[Scene]) -> Tensor:
         """Pictures (B, 3, H, W), whole levels 0-255 as float32."""
         side = self.settings.image_size
@@ -115,8 +130,8 @@ class Scenes:
         style, concept = self._pairs[random.integers(len(self._pairs))]
         box = self._box(random, SIZES[size], place)
         drawn = Drawn(concept, style, size, place, box)
-        caption = self._captions.one(random, drawn, background)
-        return Scene((drawn,), background, "", caption)
+        caption, names = self._captions.one(random, drawn, background)
+        return Scene((drawn,), background, "", caption, names)
 
     def _two_objects(self, random: np.random.Generator, setting: np.random.Generator) -> Scene:
         relation = tuple(RELATIONS)[setting.integers(4)]
@@ -132,8 +147,8 @@ class Scenes:
             Drawn(first, style, "small", "", boxes[0]),
             Drawn(second, style, "small", "", boxes[1]),
         )
-        caption = self._captions.two(random, objects, relation, background)
-        return Scene(objects, background, relation, caption)
+        caption, names = self._captions.two(random, objects, relation, background)
+        return Scene(objects, background, relation, caption, names)
 
     def _two_concepts(self, random: np.random.Generator) -> tuple[str, str, str]:
         """Style and two different concepts, of the held-out combinations or never of them."""

@@ -16,10 +16,14 @@ from sdcore.tokenizer import END, START, WORD_END
 def learn_vocabulary(
     texts: Iterable[str], size: int
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """(token -> id, merges) of at most `size` tokens; the two marks come last, as in CLIP."""
+    """(token -> id, merges) of at most `size` tokens; the two marks come last, as in CLIP.
+
+    Every merge is there twice, within a run of letters and at its end: Chinese words stand at
+    either place. No merge joins two texts, so words given one by one stay words.
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     base = letters + [letter + WORD_END for letter in letters]
-    learner = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
+    learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),
@@ -28,13 +32,16 @@ def learn_vocabulary(
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=size - len(letters) - 2,  # the learner sees only some of the final bytes
-        end_of_word_suffix=WORD_END,
+        vocab_size=len(letters) + (size - len(base) - 2) // 2,
         initial_alphabet=letters,
         show_progress=False,
     )
     learner.train_from_iterator((text.lower() for text in texts), trainer)
-    merges = [tuple(pair) for pair in _merges(learner)][: size - len(base) - 2]
+    merges = [
+        pair
+        for left, right in _merges(learner)
+        for pair in ((left, right), (left, right + WORD_END))
+    ]
     tokens = list(dict.fromkeys([*base, *("".join(pair) for pair in merges)]))
     return {token: i for i, token in enumerate([*tokens, START, END])}, merges
 
