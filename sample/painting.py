@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sample import adapters
 from sample.command import BATCH_SIZE
+from sample.unknown_words import warn_of_unknown_words
 
 if TYPE_CHECKING:
     from sdcore import TextToImage
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def load(options: argparse.Namespace) -> TextToImage:
-    """The model on its device, with the attention backend chosen."""
+    """The model on its device, with the attention backend chosen.
+
+    Warns of words of the prompts to be painted that the model was never taught.
+    """
     import torch
 
     from sdcore import TextToImage, use_attention
@@ -46,6 +50,7 @@ def load(options: argparse.Namespace) -> TextToImage:
         )
     attention = use_attention(pipe.unet, options.attention or "auto")
     print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
+    warn_of_unknown_words(pipe, options)
     return pipe
 
 

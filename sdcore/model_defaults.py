@@ -10,6 +10,7 @@ from typing import Any
 from sdcore.checkpoint.folder import ModelIndex, read_model_index
 from sdcore.checkpoint.jsonfile import read_json
 from sdcore.errors import FileError, UsageError
+from sdcore.known_words import KnownWords, read_known_words
 from sdcore.schedulers import canonical_name
 
 FILE_NAME = "sampling.json"
@@ -34,7 +35,7 @@ ZERO_SNR_RESCALE = 0.7
 class ModelDefaults:
     """How a model is run when the call does not say.
 
-    An optional sampling.json in the model's folder holds any of these but the last two.
+    An optional sampling.json in the model's folder holds any of these but the last three.
 
     Attributes:
         strength: how much of a picture is painted anew, see `TextToImage.__call__`.
@@ -42,6 +43,7 @@ class ModelDefaults:
         width, height: pixels; None is what the UNet was trained on.
         name: of the model, for the settings in a picture.
         zeros_for_no_prompt: a missing negative prompt is zeros, not the text of "" (SDXL base).
+        words: what it was taught to read, from the words.json beside it; None is every word.
     """
 
     steps: int = 25
@@ -53,6 +55,7 @@ class ModelDefaults:
     height: int | None = None
     name: str = ""
     zeros_for_no_prompt: bool = False
+    words: KnownWords | None = None
 
     def choose(self, **choices: Any) -> ModelDefaults:
         """These, with every choice that is not None in place of the default."""
@@ -97,7 +100,7 @@ def find_components(folder: Path) -> ModelIndex:
 
 
 def read_defaults(folder: Path, index: ModelIndex) -> ModelDefaults:
-    """The defaults of a folder, from its kind and its sampling.json."""
+    """The defaults of a folder, from its kind, its sampling.json and its words.json."""
     xl = "text_encoder_2" in index.components
     scheduler = folder / "scheduler" / "scheduler_config.json"
     zero_snr = scheduler.is_file() and read_json(scheduler).get("rescale_betas_zero_snr", False)
@@ -107,12 +110,13 @@ def read_defaults(folder: Path, index: ModelIndex) -> ModelDefaults:
         strength=0.8 if "text_encoder" in index.components else 0.3,  # the refiner, as in diffusers
         name=folder.resolve().name,
         zeros_for_no_prompt=bool(index.settings.get("force_zeros_for_empty_prompt", False)),
+        words=read_known_words(folder),
     )
     path = folder / FILE_NAME
     if not path.is_file():
         return defaults
     settings = read_json(path)
-    known = [f.name for f in fields(ModelDefaults)][:-2]
+    known = [f.name for f in fields(ModelDefaults)][:-3]
     for key, value in settings.items():
         if key not in known:
             near = get_close_matches(key, known, n=1)

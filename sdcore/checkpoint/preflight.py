@@ -35,7 +35,10 @@ COMPONENTS = {
     "scheduler": SCHEDULER,
 }
 MODEL_INDEX = "model_index.json"
-_EXTRAS = {"": ("sampling.json",), TOKENIZER: ("special_tokens_map.json", "added_tokens.json")}
+_EXTRAS = {
+    "": ("sampling.json", "words.json"),
+    TOKENIZER: ("special_tokens_map.json", "added_tokens.json"),
+}
 
 
 class ModelFiles(Protocol):
