@@ -2,12 +2,16 @@
 
     python -m bench.prompt_control                      the embedded model
     python -m bench.prompt_control --model folder       another model of the same drawings
+    python -m bench.prompt_control --data configs/train/emoji360_data.yaml --prompts 2700
+                                                        each of 2160 drawings about once
 
 Needs the drawings (`python -m train.data.drawings`). Prints a markdown table with a row for the
-model and, by the same judge and the same prompts: real drawings composed as the prompt asks
-(ceiling), the same through the model's autoencoder, and the model's pictures held against shuffled
-prompts (floor). Every share has its 95 % interval (Wilson 1927). Writes `prompt_control.json` and
-the contact sheet `pictures.png` into the --out folder.
+model, one for each part of its prompts (seen in training or held out; by language, and where an
+object has another than its usual name), and, by the same judge and the same prompts: real drawings
+composed as the prompt asks (ceiling), the same through the model's autoencoder, and the model's
+pictures held against shuffled prompts (floor). Every share has its 95 % interval (Wilson 1927),
+every difference between two rows too (Newcombe 1998). Writes `prompt_control.json`, which
+`bench.model_card` makes a card of, and the contact sheet `pictures.png` into the --out folder.
 """
 
 from __future__ import annotations
@@ -33,18 +37,31 @@ if TYPE_CHECKING:  # torch and the drawings are imported when something is paint
 Painter = Callable[[Sequence["Prompt"]], list["Image"]]
 Tally = tuple[int, int]  # hits, and the number of prompts that ask for it
 MEASURES = ("concept", "style", "background", "place", "both objects", "relation")
+MODEL, SEEN, HELD_OUT = "model", "model, seen in training", "model, held out"
+ENGLISH, CHINESE = "model, English", "model, Chinese"
+DIFFERENCES = {  # row -> what it is the difference of
+    "held out minus seen, points": (HELD_OUT, SEEN),
+    "Chinese minus English, points": (CHINESE, ENGLISH),
+}
+AXES = (("left", "right"), ("top", "bottom"))
+SHEET = 300  # pictures on the contact sheet
 
 
 def score(
     prompts: Sequence[Prompt], readings: Sequence[Reading], side: int = 64
 ) -> dict[str, Tally]:
-    """Hits and number of prompts for each of `MEASURES`; a prompt counts only for what it asks."""
+    """Hits and number of prompts for each of `MEASURES`; a prompt counts only for what it asks.
+
+    relation is asked only of pictures that show both objects.
+    """
     verdicts = [verdict(*pair, side) for pair in zip(prompts, readings, strict=True)]
-    return {
-        measure: (sum(v[measure] for v in asked), len(asked))
-        for measure in MEASURES
-        for asked in [[v for v in verdicts if measure in v]]
-    }
+    tallies = {}
+    for measure in MEASURES:
+        asked = [v for v in verdicts if measure in v]
+        if measure == "relation":
+            asked = [v for v in asked if v["both objects"]]
+        tallies[measure] = sum(v[measure] for v in asked), len(asked)
+    return tallies
 
 
 def verdict(prompt: Prompt, reading: Reading, side: int = 64) -> dict[str, bool]:
@@ -52,17 +69,18 @@ def verdict(prompt: Prompt, reading: Reading, side: int = 64) -> dict[str, bool]
 
     concept, style: the nearest drawing's (one object). background: the nearest named colour.
     place: the named place of an object of that size is the nearest to the middle of what is seen.
-    both objects: each is seen in a half of the picture; relation: each in its own half.
+    both objects: one is seen in each half of the picture, left and right or top and bottom.
+    relation: each is seen in its own half.
     """
     from bench.prompts import offset
     from train.data.scenes import PLACES
 
     right = {"background": reading.background == prompt.background}
     if prompt.relation:
-        asked = dict(zip(_halves(prompt.relation), prompt.concepts, strict=True))
-        seen = {half: reading.halves[half] for half in asked}
-        right["both objects"] = sorted(seen.values()) == sorted(asked.values())
-        right["relation"] = seen == asked
+        seen = [[reading.halves[half] for half in ends] for ends in AXES]
+        right["both objects"] = sorted(prompt.concepts) in map(sorted, seen)
+        here, there = (reading.halves[half] for half in _halves(prompt.relation))
+        right["relation"] = (here, there) == prompt.concepts
         return right
     right["concept"] = reading.concept == prompt.concepts[0]
     right["style"] = reading.style == prompt.style
@@ -92,6 +110,15 @@ def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
+def difference(a: Tally, b: Tally) -> tuple[float, float, float]:
+    """Share a minus share b and its 95 % interval (Newcombe 1998, Stat. Med. 17:873, method 10)."""
+    (low_a, high_a), (low_b, high_b) = wilson(*a), wilson(*b)
+    first, second = a[0] / a[1], b[0] / b[1]
+    below = math.hypot(first - low_a, high_b - second)
+    above = math.hypot(high_a - first, second - low_b)
+    return first - second, first - second - below, first - second + above
+
+
 def shuffled(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Each prompt's place taken by another of its kind (one object or two): what chance gives."""
     import numpy as np
@@ -110,29 +137,52 @@ def measure(
 ) -> tuple[dict[str, dict[str, Tally]], dict[str, tuple[list[Image], list[Reading]]]]:
     """Rows of the table, and for each painter its pictures and what the judge read in them.
 
-    The first painter is the one that is measured: its prompts are also split into seen and held
-    out, and shuffled for the floor.
+    The first painter is the one that is measured: its prompts are also taken in parts, and
+    shuffled for the floor.
     """
     rows, painted = {}, {}
     for name, painter in painters.items():
         images = painter(prompts)
-        readings = judge.read(images)
-        painted[name] = images, readings
-        rows[name] = score(prompts, readings, judge.side)
-        if name == next(iter(painters)):
-            for label, unseen in (("seen in training", False), ("held out", True)):
-                chosen = [i for i, prompt in enumerate(prompts) if prompt.held_out == unseen]
-                part = [prompts[i] for i in chosen], [readings[i] for i in chosen]
-                rows[f"{name}, {label}"] = score(*part, judge.side)
-            floor = score(shuffled(prompts), readings, judge.side)
-    return rows | {"floor: shuffled prompts": floor}, painted
+        painted[name] = images, judge.read(images)
+    readings = next(iter(painted.values()))[1]
+    for label, chosen in parts(prompts).items():
+        part = [prompts[i] for i in chosen], [readings[i] for i in chosen]
+        rows[label] = score(*part, judge.side)
+    for name in list(painted)[1:]:
+        rows[name] = score(prompts, painted[name][1], judge.side)
+    rows["floor: shuffled prompts"] = score(shuffled(prompts), readings, judge.side)
+    return rows, painted
+
+
+def parts(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
+    """Row of the table -> the prompts in it; rows that would be empty or all of them are left out.
+
+    The first is all prompts.
+    """
+    tests: dict[str, Callable[[Prompt], bool]] = {
+        SEEN: lambda prompt: not prompt.held_out,
+        HELD_OUT: lambda prompt: prompt.held_out,
+        ENGLISH: lambda prompt: prompt.language == "English",
+        CHINESE: lambda prompt: prompt.language == "Chinese",
+        "model, another name": lambda prompt: prompt.another_name,
+    }
+    chosen = {label: [i for i, p in enumerate(prompts) if test(p)] for label, test in tests.items()}
+    some = {label: rows for label, rows in chosen.items() if 0 < len(rows) < len(prompts)}
+    return {MODEL: list(range(len(prompts))), **some}
 
 
 def table(rows: dict[str, dict[str, Tally]]) -> str:
-    """Markdown: percent, 95 % interval and number of prompts for every row and measure."""
+    """Markdown: percent, 95 % interval and number of prompts for every row and measure.
+
+    Below them the `DIFFERENCES` of rows that are there.
+    """
     lines = ["| pictures | " + " | ".join(MEASURES) + " |", "|---" * (len(MEASURES) + 1) + "|"]
     for name, tallies in rows.items():
         lines.append(f"| {name} | " + " | ".join(_cell(*tallies[m]) for m in MEASURES) + " |")
+    for name, (a, b) in DIFFERENCES.items():
+        if a in rows and b in rows:
+            cells = [_points(rows[a][m], rows[b][m]) for m in MEASURES]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -141,6 +191,13 @@ def _cell(hits: int, count: int) -> str:
         return "-"
     low, high = wilson(hits, count)
     return f"{100 * hits / count:.1f} ({100 * low:.0f}-{100 * high:.0f}, n {count})"
+
+
+def _points(a: Tally, b: Tally) -> str:
+    if not a[1] or not b[1]:
+        return "-"
+    middle, low, high = (100 * share for share in difference(a, b))
+    return f"{middle:+.1f} ({low:+.0f} to {high:+.0f})"
 
 
 def confusions(
@@ -197,10 +254,15 @@ def contact_sheet(
     readings: Sequence[Reading],
     columns: int = 10,
 ) -> Image:
-    """Every picture with its prompt and what the judge read; green where all of it is right."""
+    """Every picture with its prompt and what the judge read; green where all of it is right.
+
+    The font has no Chinese: such a prompt is told in English.
+    """
     import textwrap
 
     from PIL import Image, ImageDraw, ImageFont
+
+    from bench.prompts import english
 
     width, picture, height = 150, 128, 202
     rows = math.ceil(len(prompts) / columns)
@@ -209,7 +271,10 @@ def contact_sheet(
     for i, (prompt, image, reading) in enumerate(zip(prompts, images, readings, strict=True)):
         x, y = i % columns * width + 4, i // columns * height + 4
         sheet.paste(image.resize((picture, picture), Image.Resampling.NEAREST), (x, y))
-        draw.text((x, y + picture + 2), textwrap.fill(prompt.text, 28), "black", font, spacing=1)
+        text = prompt.text
+        if prompt.language == "Chinese":
+            text = f"(in Chinese) {english(prompt, prompt.concepts)}"
+        draw.text((x, y + picture + 2), textwrap.fill(text, 28), "black", font, spacing=1)
         names = [reading.concept]
         if prompt.relation:
             names = [reading.halves[half] for half in _halves(prompt.relation)]
@@ -226,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="FOLDER", help="model in diffusers layout (default: the embedded model)")
     data = "configs/train/emoji_data.yaml"
     add("--data", default=data, help="settings of the scenes (default: %(default)s)")
-    add("--prompts", type=int, default=300, help="how many (default: %(default)s)")
+    add("--prompts", type=int, default=600, help="how many (default: %(default)s)")
     add("--seed", type=int, default=0, help="of prompts and pictures (default: %(default)s)")
     add("--steps", type=int, help="denoising steps (default: the model's)")
     add("--guidance-scale", type=float, help="(default: the model's)")
@@ -249,7 +314,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError(
             f"{arguments.prompts} prompts, {arguments.batch_size} at a time, are too few",
             "a share needs at least 20 prompts, painted 1 or more at a time",
-            "--prompts 300",
+            "--prompts 600",
         )
     settings = load_settings(DataSettings, arguments.data)
     judge = Judge(load(settings), settings.backgrounds, settings.image_size)
@@ -262,23 +327,26 @@ def run(arguments: argparse.Namespace) -> None:
     choices = {key: getattr(arguments, key) for key in ("steps", "guidance_scale", "scheduler")}
     real = PerfectPainter(settings, arguments.seed)
     painters: dict[str, Painter] = {
-        "model": model_painter(pipe, batch, arguments.seed, choices),
+        MODEL: model_painter(pipe, batch, arguments.seed, choices),
         "ceiling: real drawings": real,
         "ceiling: through the autoencoder": through_autoencoder(real, pipe.autoencoder, batch),
     }
     start = time.perf_counter()
     rows, painted = measure(painters, prompts, judge)
     print(table(rows))
-    images, readings = painted["model"]
+    images, readings = painted[MODEL]
     wrong = confusions(prompts, readings)
     most = "; ".join(f"{asked}, {seen}, {times}" for asked, seen, times in wrong[:12])
     print(f"\nmost confused (asked, seen, times): {most or 'none'}")
     folder = Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
     records = [asdict(p) | {"read": asdict(r)} for p, r in zip(prompts, readings, strict=True)]
-    result = {"settings": vars(arguments), "rows": rows, "confusions": wrong, "pictures": records}
+    sampling = {k: getattr(pipe.defaults, k) if v is None else v for k, v in choices.items()}
+    result = {"settings": vars(arguments) | sampling, "rows": rows, "confusions": wrong}
+    result["pictures"] = records
     (folder / "prompt_control.json").write_text(json.dumps(result, indent=1), "utf-8")
-    contact_sheet(prompts, images, readings).save(folder / "pictures.png")
+    sheet = (part[:SHEET] for part in (prompts, images, readings))
+    contact_sheet(*sheet).save(folder / "pictures.png")
     print(f"{time.perf_counter() - start:.0f} s; pictures and figures: {folder}")
 
 

@@ -1,26 +1,36 @@
 """The fixed prompts of the prompt-control measurement, and the painter who obeys every word.
 
-A prompt says all of it, in the wording of the training captions: concept, size, style, place and
+A prompt says all of it, in a wording of the training captions: concept, size, style, place and
 background, or two objects and how they stand to each other. A share asks for what training never
-showed: held-out (style, concept) pairs, and held-out combinations of two objects.
+showed: held-out (style, concept) pairs, and held-out combinations of two objects. Where the
+concepts have Chinese names, half of the prompts of each kind are in Chinese; where a concept has
+other names in the prompt's language, half of its prompts use one of those.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from train.data.captions import PLACE_WORDS
+from train.data.captions import (
+    _CHINESE_PLACES,
+    _CHINESE_RELATIONS,
+    _CHINESE_SIZES,
+    CHINESE_BACKGROUNDS,
+    PLACE_WORDS,
+)
 from train.data.scenes import MARGIN, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
 from train.data.settings import DataSettings
 
 TWO_OBJECTS_SHARE = 0.2  # of the prompts
 HELD_OUT_OF_ONE = 0.25  # of the prompts with one object: a (style, concept) pair never shown
 HELD_OUT_OF_TWO = 0.5  # of the prompts with two objects: a combination never shown
+ANOTHER_NAME = 0.5  # of the names that have synonyms
 # A big object fills the picture, so it has no place of its own; the others stand everywhere.
 LAYOUTS = [("big", "")] * len(PLACES)
 LAYOUTS += [(size, place) for size in ("", "small") for place in PLACES]
@@ -37,6 +47,8 @@ class Prompt:
         place: one of `PLACES`, or empty where none is asked for.
         relation: where the first object is, seen from the second; empty for one object.
         held_out: training never showed this pair or combination.
+        language: of the text, English or Chinese.
+        another_name: an object is called by another than its usual name.
     """
 
     text: str
@@ -47,18 +59,22 @@ class Prompt:
     place: str
     relation: str
     held_out: bool
+    language: str = "English"
+    another_name: bool = False
 
 
 def compose(settings: DataSettings, count: int, seed: int = 0) -> list[Prompt]:
     """`count` prompts, a function of the arguments; all kinds come evenly, in shuffled order.
 
-    Shares of a kind that the settings lack (nothing held out, no scenes with two objects) go to
-    the other kinds.
+    A concept comes again only when every other has come as often, so that figures by concept are
+    to be had from the fewest prompts. Shares of a kind that the settings lack (nothing held out, no
+    scenes with two objects) go to the other kinds.
     """
     random = np.random.default_rng(seed)
     twos = settings.two_objects_share > 0 and len(settings.concepts) > 2
     two = round(TWO_OBJECTS_SHARE * count) if twos else 0
     prompts = _one_object(settings, count - two, random) + _two_objects(settings, two, random)
+    prompts = _worded(settings, prompts, np.random.default_rng((seed, 2)))
     return [prompts[i] for i in random.permutation(count)]
 
 
@@ -69,15 +85,12 @@ def _one_object(settings: DataSettings, count: int, random: np.random.Generator)
     kinds = ((False, seen, count - unseen_count), (True, held_out, unseen_count))
     prompts = []
     for unseen, pairs, number in kinds:
-        drawings, layouts = _evenly(pairs, random), _evenly(LAYOUTS, random)
+        drawings, layouts = _by_concept(pairs, random), _evenly(LAYOUTS, random)
         backgrounds = _evenly(list(settings.backgrounds), random)
         for _ in range(number):
             (style, concept), (size, place) = next(drawings), next(layouts)
             background = next(backgrounds)
-            words = f"{_article(f'{size} {concept}'.strip())} in {style} style"
-            where = [PLACE_WORDS[place][0]] if place else []
-            text = " ".join([words, *where, _on(background)])
-            prompts.append(Prompt(text, (concept,), style, background, size, place, "", unseen))
+            prompts.append(Prompt("", (concept,), style, background, size, place, "", unseen))
     return prompts
 
 
@@ -96,8 +109,7 @@ def _two_objects(settings: DataSettings, count: int, random: np.random.Generator
         if a == b or (not unseen and {a, b} in map(set, held_out)):
             continue
         relation, background = next(relations), next(backgrounds)
-        text = f"{_article(a)} {relation} {_article(b)} in {style} style {_on(background)}"
-        prompts.append(Prompt(text, (a, b), style, background, "small", "", relation, unseen))
+        prompts.append(Prompt("", (a, b), style, background, "small", "", relation, unseen))
     return prompts
 
 
@@ -116,12 +128,84 @@ def _evenly(items: Sequence[Item], random: np.random.Generator) -> Iterator[Item
         yield from (items[i] for i in random.permutation(len(items)))
 
 
+def _by_concept(
+    pairs: Sequence[tuple[str, str]], random: np.random.Generator
+) -> Iterator[tuple[str, str]]:
+    """`_evenly`, each round ordered so that a concept's next drawing waits for all others'."""
+    while pairs:
+        turns: Counter[str] = Counter()
+        rounds: list[tuple[int, tuple[str, str]]] = []
+        for i in random.permutation(len(pairs)):
+            concept = pairs[i][1]
+            turns[concept] += 1
+            rounds.append((turns[concept], pairs[i]))
+        yield from (pair for _, pair in sorted(rounds, key=lambda row: row[0]))
+
+
+def _worded(
+    settings: DataSettings, prompts: Sequence[Prompt], random: np.random.Generator
+) -> list[Prompt]:
+    """The prompts with their texts; each kind is spread evenly over the languages."""
+    bilingual = set(settings.concepts) <= set(settings.words)
+    languages = {
+        kind: _evenly(("English", "Chinese") if bilingual else ("English",), random)
+        for kind in sorted({(bool(p.relation), p.held_out) for p in prompts})
+    }
+    result = []
+    for prompt in prompts:
+        language = next(languages[bool(prompt.relation), prompt.held_out])
+        usual = [_names(settings, concept, language)[0] for concept in prompt.concepts]
+        said = [_name(settings, concept, language, random) for concept in prompt.concepts]
+        prompt = replace(prompt, language=language, another_name=said != usual)
+        text = english(prompt, said) if language == "English" else chinese(prompt, said, settings)
+        result.append(replace(prompt, text=text))
+    return result
+
+
+def _names(settings: DataSettings, concept: str, language: str) -> list[str]:
+    """What a concept is called, its usual name first."""
+    if language == "Chinese":
+        return settings.words[concept].zh
+    return [concept, *(settings.words[concept].also if concept in settings.words else [])]
+
+
+def _name(settings: DataSettings, concept: str, language: str, random: np.random.Generator) -> str:
+    usual, *others = _names(settings, concept, language)
+    if others and random.random() < ANOTHER_NAME:
+        return others[random.integers(len(others))]
+    return usual
+
+
+def english(prompt: Prompt, names: Sequence[str]) -> str:
+    """What the prompt asks for, its objects called by `names`."""
+    end = f"in {prompt.style} style"
+    on = f"on {_article(prompt.background)} background"
+    if prompt.relation:
+        first, second = map(_article, names)
+        return f"{first} {prompt.relation} {second} {end} {on}"
+    where = [PLACE_WORDS[prompt.place][0]] if prompt.place else []
+    return " ".join([_article(f"{prompt.size} {names[0]}".strip()), end, *where, on])
+
+
+def chinese(prompt: Prompt, names: Sequence[str], settings: DataSettings) -> str:
+    """The same in Chinese: "一只小狐狸在左边，noto风格，浅蓝色背景"."""
+    size = "" if prompt.relation else _CHINESE_SIZES[prompt.size]
+    things = [
+        f"一{settings.words[concept].measure}{size}{name}"
+        for concept, name in zip(prompt.concepts, names, strict=True)
+    ]
+    text = things[0]
+    if prompt.relation:
+        text += f"在{things[1]}{_CHINESE_RELATIONS[prompt.relation]}"
+    elif prompt.place:
+        text += f"在{_CHINESE_PLACES[prompt.place][0]}"
+    return f"{text}，{prompt.style}风格，{CHINESE_BACKGROUNDS[prompt.background]}背景"
+
+
 def _article(words: str) -> str:
+    if words.endswith("s") and not words.endswith(("ss", "us")):
+        return words  # scissors, grapes
     return ("an " if words[0] in "aeiou" else "a ") + words
-
-
-def _on(background: str) -> str:
-    return f"on {_article(background)} background"
 
 
 class PerfectPainter:
