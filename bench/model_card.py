@@ -1,0 +1,229 @@
+"""The figures of a model card, from what `bench.prompt_control` wrote.
+
+    python -m bench.model_card runs/prompt_control/prompt_control.json          print them
+    python -m bench.model_card prompt_control.json card.md other.md             and write them there
+
+A card's figures stand between the lines `<!-- figures -->` and `<!-- end of figures -->`; what is
+between them is replaced. They are the main table, figures by style, and the twenty concepts that
+the model paints worst. How sure a concept's figure is depends on how often it was asked for:
+`--prompts 2700` asks for each of 360 about six times.
+
+With `--run FOLDER ...`, the folders of the training runs that led to the model, they end with time
+and energy: hours by the runs' own rates, energy by watts that are assumed, not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.prompt_control import Tally, score, table, wilson
+from sdcore.errors import FileError, exit_on_error
+
+if TYPE_CHECKING:
+    from bench.judge import Reading
+    from bench.prompts import Prompt
+
+BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+WORST = 20
+Pairs = Sequence[tuple["Prompt", "Reading"]]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What training took.
+
+    Attributes:
+        hours: of all runs together; images: scenes seen in them.
+        cores: that were busy; watts: of one of them with its share of the machine, assumed.
+    """
+
+    hours: float
+    images: int
+    cores: int
+    watts: float
+
+    @property
+    def kilowatt_hours(self) -> float:
+        return self.hours * self.cores * self.watts / 1000
+
+    def __str__(self) -> str:
+        return (
+            f"Training took about {self.hours:.1f} hours on {self.cores} cores, for "
+            f"{self.images:,} scenes in all. Energy was not measured: at an assumed "
+            f"{self.watts:g} W a core, its share of the machine included, it is about "
+            f"{self.kilowatt_hours:.2g} kWh."
+        )
+
+
+def training_time(run: Path) -> tuple[float, int]:
+    """Hours and scenes of a training run, from the rates in its `metrics.jsonl`.
+
+    A rate is the mean since the run was last started, so the hours are an estimate; steps that were
+    done twice because a run was stopped count once.
+    """
+    from train.settings import read_yaml
+
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        raise FileError(f"{path} not found", "no training run wrote into this folder", "see --run")
+    batch = read_yaml(run / "resolved.yaml")["run"]["batch_size"]
+    seconds, done = 0.0, 0
+    for line in path.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        new = max(row["step"] + 1 - done, 0)
+        seconds += new * batch / row["images_per_second"]
+        done += new
+    return seconds / 3600, done * batch
+
+
+def read_result(path: Path) -> tuple[dict[str, Any], Pairs]:
+    """What `bench.prompt_control` wrote, and its prompts with what was read in their pictures."""
+    from bench.judge import Reading
+    from bench.prompts import Prompt
+
+    if not path.is_file():
+        raise FileError(f"{path} not found", "nothing was measured yet", "make bench")
+    try:
+        result = json.loads(path.read_text("utf-8"))
+        pairs = []
+        for record in result["pictures"]:
+            read = record.pop("read")
+            record["concepts"], read["center"] = tuple(record["concepts"]), tuple(read["center"])
+            pairs.append((Prompt(**record), Reading(**read)))
+        assert result["rows"] and result["settings"]
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise FileError(
+            f"{path} holds no result of bench.prompt_control", str(error), "make bench"
+        ) from error
+    return result, pairs
+
+
+def figures(result: dict[str, Any], pairs: Pairs, effort: Effort | None = None) -> str:
+    """The markdown between the markers."""
+    asked = result["settings"]
+    parts = [
+        f"Percent with the 95 % interval; {len(pairs)} prompts (seed {asked['seed']}), "
+        f"{asked['steps']} steps of {asked['scheduler'] or 'its scheduler'}, guidance "
+        f"{asked['guidance_scale']:g}. Remade by `python -m bench.prompt_control --data "
+        f"{asked['data']} --prompts {len(pairs)}`, then `python -m bench.model_card`.",
+        table(result["rows"]),
+        "*Relation* is the share of those pictures that show both objects.",
+        "By style, with the style that was seen most often instead:",
+        by_style(pairs),
+        worst_concepts(pairs),
+    ]
+    return "\n\n".join([*parts, str(effort)] if effort else parts)
+
+
+def by_style(pairs: Pairs) -> str:
+    """Markdown: what the pictures of each style show."""
+    measures = ("concept", "style", "both objects")
+    lines = [f"| style | {' | '.join(measures)} | taken for |", "|---" * 5 + "|"]
+    for style in sorted({prompt.style for prompt, _ in pairs}):
+        chosen = [pair for pair in pairs if pair[0].style == style]
+        tallies = score([prompt for prompt, _ in chosen], [reading for _, reading in chosen])
+        cells = [_percent(tallies[measure]) for measure in measures]
+        seen = Counter(r.style for p, r in chosen if not p.relation and r.style != style)
+        lines.append(f"| {style} | {' | '.join(cells)} | {_most(seen, 1)} |")
+    return "\n".join(lines)
+
+
+def concepts(pairs: Pairs) -> dict[str, tuple[Tally, Counter[str]]]:
+    """Concept -> (right, asked) in scenes with one object, and what was seen instead."""
+    found: dict[str, tuple[Tally, Counter[str]]] = {}
+    for prompt, reading in pairs:
+        if not prompt.relation:
+            name = prompt.concepts[0]
+            (right, asked), wrong = found.get(name, ((0, 0), Counter()))
+            if reading.concept != name:
+                wrong[reading.concept] += 1
+            found[name] = (right + (reading.concept == name), asked + 1), wrong
+    return found
+
+
+def worst_concepts(pairs: Pairs, count: int = WORST) -> str:
+    """Markdown: the concepts of which it is surest that they are seldom right."""
+    found = concepts(pairs)
+    times = sorted(asked for (_, asked), _ in found.values())
+    usual = int(statistics.median(times))
+    order = sorted(found, key=lambda name: (wilson(*found[name][0])[1], name))
+    failed = [name for name in order if found[name][1]]
+    lines = [
+        f"{len(found) - len(failed)} of {len(found)} concepts were right in every picture. Each "
+        f"was asked for {times[0]} to {times[-1]} times, so that one concept's figure is rough: "
+        f"{usual} right of {usual} can be {100 * wilson(usual, usual)[0]:.0f} %. The "
+        f"{min(count, len(failed))} worst, by the upper end of the interval:",
+        "",
+        "| concept | asked | right | taken for |",
+        "|---|---|---|---|",
+    ]
+    for name in failed[:count]:
+        (right, asked), wrong = found[name]
+        lines.append(f"| {name} | {asked} | {right} | {_most(wrong, 3)} |")
+    return "\n".join(lines)
+
+
+def write(path: Path, text: str) -> None:
+    """Put `text` between the markers of the page at `path`; `FileError` where they are missing."""
+    page = path.read_text("utf-8") if path.is_file() else ""
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise FileError(
+            f"{path} has no place for the figures",
+            f"it needs one line {BEGIN} and, below it, one line {END}",
+            "add both lines where the figures shall stand",
+        )
+    place = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
+    path.write_text(place.sub(lambda _: f"{BEGIN}\n{text}\n{END}", page), "utf-8")
+
+
+def _percent(tally: Tally) -> str:
+    hits, count = tally
+    low, high = (100 * end for end in wilson(hits, count))
+    return f"{100 * hits / count:.0f} ({low:.0f}-{high:.0f}, n {count})" if count else "-"
+
+
+def _most(seen: Counter[str], count: int) -> str:
+    named = (f"{name} {times}" for name, times in seen.most_common(count))
+    return ", ".join(named) or "-"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("result", type=Path, help="prompt_control.json of the model")
+    add("pages", nargs="*", type=Path, help="markdown files whose figures are replaced")
+    add("--run", nargs="+", type=Path, default=[], help="folders of the training runs")
+    add("--cores", type=int, default=2, help="busy in them (default: %(default)s)")
+    add("--watts", type=float, default=10.0, help="of a core, assumed (default: %(default)s)")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    effort = None
+    if arguments.run:
+        hours, images = zip(*map(training_time, arguments.run), strict=True)
+        effort = Effort(sum(hours), sum(images), arguments.cores, arguments.watts)
+    text = figures(*read_result(arguments.result), effort)
+    print(text)
+    for page in arguments.pages:
+        write(page, text)
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    with exit_on_error():
+        run(arguments)
+
+
+if __name__ == "__main__":
+    main()
