@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
 from sample import command
+from sample.adapters import tags_in
 from sample.sizes import parse_size
 from sample.text_to_image import read_prompts
 from sdcore.errors import UsageError
@@ -121,16 +122,17 @@ def check(options: argparse.Namespace) -> None:
 def _check_looking(options: argparse.Namespace) -> None:
     """A picture that is there is not painted: what only painting uses is refused."""
     painting = ("negative_prompt", "steps", "guidance_scale", "guidance_rescale", "scheduler")
-    for name in (*painting, "dialect", "images"):
+    for name in (*painting, "images"):
         if getattr(options, name) is not None:
             raise UsageError(
                 f"--{name.replace('_', '-')} has no effect beside --image.",
                 "The picture is not painted; the model looks at it, noised to some times.",
                 "Leave one of them out.",
             )
-    if options.lora or options.embedding:
+    named = any(tags_in(prompt, options.dialect) for prompt in options.prompts)
+    if options.lora or options.embedding or named:
         raise UsageError(
-            "--lora and --embedding cannot be used beside --image.",
+            "LoRAs and embeddings cannot be used beside --image.",
             "The picture is looked at with the model as it is.",
             "Leave them out.",
         )
@@ -190,7 +192,7 @@ def look_at(
             "seed": options.seed or 0,
             "size": f"{fitting.width} x {fitting.height}",
             "model": pipe.defaults.name,
-            "dialect": "plain",
+            "dialect": options.dialect or "plain",
         }
         yield explain_picture(pipe, fitting, prompt, facts, options.clip_skip or 0)
 

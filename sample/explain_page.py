@@ -215,12 +215,12 @@ def _figure(explained: Explained, column: int) -> str:
 
 
 def _film(explained: Explained) -> Iterator[str]:
-    """The picture at the end of each window, as `<img>`; nothing where there are none."""
+    """The picture expected at the end of each window, as `<img>`; nothing where there are none."""
     for number, window in enumerate(explained.windows):
         if window.picture is not None:
             yield (
                 f'<img data-window="{number}" src="{_small(window.picture)}" '
-                f'alt="" title="after {escape(window.name)}">'
+                f'alt="" title="expected at {escape(window.name)}">'
             )
 
 

@@ -73,7 +73,10 @@ class Word:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the run: its name, how many steps it has, and the picture at its end."""
+    """A part of the run: its name, its steps, and the picture that the model expects at its end.
+
+    In the last window it is the picture itself.
+    """
 
     name: str
     steps: int
@@ -123,7 +126,7 @@ class Explained:
 
 
 class Recording(MadeAtBegin[WordHeatmaps]):
-    """Heatmaps of a prompt and its negative prompt, and the latents at the end of each window."""
+    """Heatmaps of a prompt and its negative prompt, and the picture expected in each window."""
 
     def __init__(
         self, pipe: TextToImage, prompt: str, negative_prompt: str | None, dialect: str, most: int
@@ -143,18 +146,17 @@ class Recording(MadeAtBegin[WordHeatmaps]):
     def begin(self, run: Run) -> None:
         super().begin(run)
         self.steps: dict[int, int] = {}  # of each window
-        self.latents: dict[int, Tensor] = {}
+        self.expected: dict[int, Tensor] = {}  # clean latents, at the last step of each window
 
     def at(self, step: Step) -> Control | None:
         if self.negative is not None:
             self.made.negative = self.negative.made
         return super().at(step)
 
-    def after_step(self, step: Step, latents: Tensor) -> Tensor:
+    def on_guess(self, step: Step, clean: Tensor) -> None:
         window = step.index * self.most // step.count
         self.steps[window] = self.steps.get(window, 0) + 1
-        self.latents[window] = latents
-        return latents
+        self.expected[window] = clean
 
 
 def check_words(text: str, pipe: TextToImage, dialect: str, negative: bool) -> None:
@@ -177,7 +179,7 @@ def explain_run(
     for window, steps in recording.steps.items():
         first, done = done + 1, done + steps
         names.append(f"step {first}" if steps == 1 else f"steps {first} to {done}")
-        pixels = None if window == last else pipe.autoencoder.decode(recording.latents[window])
+        pixels = None if window == last else pipe.autoencoder.decode(recording.expected[window])
         pictures.append(picture if pixels is None else to_images(pixels)[0])
     windows = [
         Window(*each) for each in zip(names, recording.steps.values(), pictures, strict=True)
@@ -192,8 +194,11 @@ def explain_picture(
     pipe: TextToImage, picture: Image, prompt: str, facts: dict[str, Any], clip_skip: int
 ) -> Explained:
     """The same for a picture that was not painted, noised to `IMAGE_TIMES`."""
-    seed = facts["seed"]
-    heatmaps = heatmaps_of_image(pipe, picture, prompt, IMAGE_TIMES, seed=seed, clip_skip=clip_skip)
+    seed, dialect = facts["seed"], facts["dialect"]
+    check_words(prompt, pipe, dialect, negative=False)
+    heatmaps = heatmaps_of_image(
+        pipe, picture, prompt, IMAGE_TIMES, seed=seed, dialect=dialect, clip_skip=clip_skip
+    )
     (canvas,) = make_canvases([picture], None, (None, None), picture.size)
     (seen,) = to_images(canvas.pixels()[None])
     windows = [Window(f"noise of time {time}", 1, None) for time in sorted(IMAGE_TIMES)[::-1]]

@@ -83,6 +83,9 @@ class RunControl:
         """
         return latents
 
+    def on_guess(self, step: Step, clean: Tensor) -> None:
+        """Told the clean latents (B, C, h, w) that the model expects at this step."""
+
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         """The latents (B, C, h, w) that the step is to end with."""
         return latents
@@ -214,6 +217,10 @@ class Chain(RunControl):
             latents = control.before_step(step, latents, predict)
         return latents
 
+    def on_guess(self, step: Step, clean: Tensor) -> None:
+        for control in self.controls:
+            control.on_guess(step, clean)
+
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         for control in self.controls:
             latents = control.after_step(step, latents)
@@ -283,6 +290,9 @@ class _Wrapper(RunControl):
     def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
         return self.control.before_step(step, latents, predict)
 
+    def on_guess(self, step: Step, clean: Tensor) -> None:
+        self.control.on_guess(step, clean)
+
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         return self.control.after_step(step, latents)
 
@@ -304,6 +314,10 @@ class _During(_Wrapper):
         if not inside(step, self.window):
             return latents
         return self.control.before_step(step, latents, predict)
+
+    def on_guess(self, step: Step, clean: Tensor) -> None:
+        if inside(step, self.window):
+            self.control.on_guess(step, clean)
 
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         return self.control.after_step(step, latents) if inside(step, self.window) else latents

@@ -18,7 +18,7 @@ from torch import Tensor
 from sdcore.control import begin_run
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.guidance import Guidance, Part, StepConditioning, guided_prediction
-from sdcore.schedulers import Step, iterate_steps, take_step
+from sdcore.schedulers import Step, guess_clean, iterate_steps, take_step
 
 if TYPE_CHECKING:
     from sdcore.conditioning import PromptPlan
@@ -189,6 +189,7 @@ def denoise(
         conditional = partial(predict, time=time, told=alone, guidance=Guidance(1.0))
         latents = control.before_step(step, latents, conditional)
         prediction = predict(latents, control.at(step), time, told, guidance)
+        control.on_guess(step, guess_clean(scheduler, prediction, time, latents))
         latents = take_step(scheduler, prediction, time, latents, sampler.generators)
         _check_finite(latents, prediction, step)
         latents = control.after_step(step, latents)

@@ -286,3 +286,21 @@ def take_step(
     stochastic = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": list(generators)} if stochastic else {}
     return scheduler.step(prediction, time, latents, **extra, return_dict=False)[0]
+
+
+def guess_clean(scheduler: Any, prediction: Tensor, time: Tensor, latents: Tensor) -> Tensor:
+    """The clean latents (B, C, h, w) that a prediction at the present step stands for.
+
+    latents = a · clean + b · noise, in the scheduler's own scale: a² + b² is 1 or more.
+    """
+    one, zero = latents.new_ones(1, 1, 1, 1), latents.new_zeros(1, 1, 1, 1)
+    a = scheduler.add_noise(one, zero, time.reshape(1))
+    b = scheduler.add_noise(zero, one, time.reshape(1))
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        return prediction
+    if kind == "epsilon":
+        return (latents - b * prediction) / a
+    assert kind == "v_prediction", kind
+    # v speaks of latents of the length 1: (a · noise - b · clean) / √(a² + b²)
+    return (a * latents / (a * a + b * b).sqrt() - b * prediction) / (a * a + b * b).sqrt()

@@ -25,6 +25,8 @@ from sample.explain_page import fill_page, page_data
 from sample.explain_record import Block, Explained, Recording, Window, Word, explain_run
 from sdcore import TextToImage
 from sdcore.heatmap import WordHeatmaps
+from sdcore.pipeline import to_images
+from sdcore.schedulers import make_scheduler, set_steps
 from tests.browser import Browser
 
 SCRIPT = Path(explain.__file__)
@@ -286,6 +288,41 @@ def test_a_picture_that_was_not_painted(run, tmp_path) -> None:
     assert code == 0 and "read at 64 x 32" in err
 
 
+def test_a_picture_is_looked_at_in_any_dialect(run, tmp_path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "p.png")
+    shares = {}
+    for dialect in ("plain", "a1111"):
+        code, (path,), _ = run("a (fox:1.6) on", "--image", "p.png", "--dialect", dialect)
+        page = Page(path.read_text("utf-8"))
+        assert code == 0 and dialect in page.texts["dd"]
+        shares[dialect] = [word["name"] for word in page.data["words"]]
+    assert "1.6" in shares["plain"] or ":" in shares["plain"]
+    assert shares["a1111"][2:] == ["a", "fox", "on"]
+    assert "weight 1.6" in " ".join(page.texts["small"])
+    code, _, err = run("a [fox:cat:0.5]", "--image", "p.png", "--dialect", "a1111")
+    assert code == 2 and "changes with the steps" in err
+
+
+def test_the_film_shows_what_the_model_expects(sd_folder) -> None:
+    pipe = TextToImage.from_pretrained(sd_folder)
+    recording = Recording(pipe, PROMPT, None, "plain", 2)
+    run = {"seed": 5, "steps": 4, "scheduler": "ddim", "guidance_scale": 3.0}
+    latents: list[torch.Tensor] = []
+    result = pipe(PROMPT, control=recording, on_step=lambda _, now: latents.append(now), **run)
+    made = explain_run(pipe, recording, result.images[0], {"prompt": PROMPT, "dialect": "plain"})
+    first, last = (window.picture for window in made.windows)
+    assert last is made.picture
+    # DDIM: both latents of a step lie on the line from its clean guess to its noise.
+    pipe.scheduler = make_scheduler("ddim", pipe.scheduler.config)
+    set_steps(pipe.scheduler, 4)
+    alphas = [float(pipe.scheduler.alphas_cumprod[int(t)]) for t in pipe.scheduler.timesteps]
+    (s0, n0), (s1, n1) = ((a**0.5, (1 - a) ** 0.5) for a in alphas[1:3])
+    clean = (n1 * latents[0] - n0 * latents[1]) / (s0 * n1 - s1 * n0)
+    torch.testing.assert_close(recording.expected[0], clean, rtol=1e-3, atol=1e-3)
+    expected = to_images(pipe.autoencoder.decode(recording.expected[0]))[0]
+    assert first is not None and np.array_equal(first, expected)
+
+
 def test_a_grid_for_papers(run) -> None:
     code, (_, grid), _ = run("a fox, red", "--grid", "g.png")
     assert code == 0
@@ -347,7 +384,7 @@ def test_sizes_of_pages() -> None:
         (["a fox", "--grid-steps"], "--grid-steps"),
         (["a fox", "--batch-size", "2"], "--batch-size"),
         (["a fox", "--image", "p.png", "--negative-prompt", "bad"], "--negative-prompt"),
-        (["a fox", "--image", "p.png", "--dialect", "a1111"], "--dialect"),
+        (["a fox <lora:x:1>", "--image", "p.png", "--dialect", "a1111"], "LoRAs"),
         (["a fox", "--dialect", "none"], "none"),
         (["a fox", "--size", "65"], "multiple of 8"),
     ],

@@ -1,6 +1,7 @@
 """Schedulers by name: spelling, model settings, and whether each really samples what it should."""
 
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -51,6 +52,37 @@ def sample_gaussian(
             epsilon = alpha.sqrt() * epsilon - (1 - alpha).sqrt() * x0
         latents = schedulers.take_step(scheduler, epsilon, time, latents, generators)
     return latents
+
+
+@pytest.mark.parametrize(
+    ("name", "prediction_type"),
+    [
+        *product(schedulers.SCHEDULERS, ("epsilon", "v_prediction")),
+        ("ddim", "sample"),
+        ("euler", "sample"),
+    ],
+)
+def test_the_clean_latents_of_a_prediction_in_every_scale(name, prediction_type) -> None:
+    scheduler = schedulers.make_scheduler(name, {**SD15, "prediction_type": prediction_type})
+    schedulers.set_steps(scheduler, 6)
+    generators = [torch.Generator().manual_seed(1)]
+    clean, noise = torch.randn(2, 1, 4, 8, 8, generator=generators[0])
+    for _, time in schedulers.iterate_steps(scheduler.timesteps):
+        latents = scheduler.add_noise(clean, noise, time.reshape(1))
+        seen = scheduler.scale_model_input(latents, time)  # of variance 1, whatever the scale
+        alpha = torch.linalg.lstsq(
+            torch.stack([clean, noise]).flatten(1).T, seen.flatten()[:, None]
+        )
+        signal, sigma = alpha.solution.flatten()
+        assert signal**2 + sigma**2 == pytest.approx(1, abs=1e-4)
+        predictions = {
+            "epsilon": noise,
+            "v_prediction": signal * noise - sigma * clean,
+            "sample": clean,
+        }
+        guess = schedulers.guess_clean(scheduler, predictions[prediction_type], time, latents)
+        torch.testing.assert_close(guess, clean, rtol=1e-3, atol=2e-3)
+        schedulers.take_step(scheduler, predictions[prediction_type], time, latents, generators)
 
 
 # LCM is for models distilled to jump; with an exact prediction it loses variance by design.
