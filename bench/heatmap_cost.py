@@ -3,6 +3,7 @@
     python -m bench.heatmap_cost                              SD 1.5 at 512x512, CPU, bfloat16
     python -m bench.heatmap_cost sdxl --device cuda --dtype float16
     python -m bench.heatmap_cost sd15 --latents 32 --clock cpu
+    python -m bench.heatmap_cost sdxl --few --threads 2        where one call takes minutes
 
 One step of a guided run, so a call of the UNet on the rows of the negative prompt and the prompt,
 random weights. Ways: `plain`; `heatmaps` of a prompt of twelve words; `columns`, a map for each of
@@ -10,9 +11,11 @@ the 77 tokens; `side`, the words' maps from a softmax written out head by head b
 call; `softmax`, the usual way (DAAM), where cross-attention forms its whole map, and maps are
 resized to the latent grid at every layer; `two prompts` and their `edit`.
 
-Times are medians of ratios to `plain` (`edit`: to `two prompts`) in the same round, ways in turn in
-one process; peak memory is of one process for each way. `--clock cpu` counts processor time, which
-other work on the machine disturbs less; it is the time of one thread.
+Times are medians, and ratios to `plain` (`edit`: to `two prompts`) in the same round, median and
+range, ways in turn in one process; peak memory is of one process for each way. `--clock cpu` counts
+processor time, which other work on the machine disturbs less, of all threads together. `--few` is
+three rounds of plain, heatmaps, softmax, two prompts and edit, without the calls that warm up: with
+those for the peaks 28 calls' worth of `plain`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -43,6 +46,7 @@ from sdcore.unet import AddedConditions, UNet, UNetConfig
 LAYOUTS = {"sd15": (SD15, 64), "sdxl": (SDXL, 128)}
 TOKENS, WORDS = 77, 12
 WAYS = ("plain", "heatmaps", "columns", "side", "softmax", "two prompts", "edit")
+FEW = ("plain", "heatmaps", "softmax", "two prompts", "edit")
 STEP = Step(0, 10, 500.0)
 Way = Callable[[], Any]
 
@@ -196,7 +200,7 @@ def peak(options: argparse.Namespace) -> None:
     print(json.dumps({"peak": mib}))
 
 
-def peaks(ways: list[str]) -> dict[str, float]:
+def peaks(ways: Sequence[str]) -> dict[str, float]:
     """Peak memory of each way, each in a process of its own."""
     found = {}
     for way in ways:
@@ -208,6 +212,15 @@ def peaks(ways: list[str]) -> dict[str, float]:
     return found
 
 
+def describe(options: argparse.Namespace, bench: Bench) -> str:
+    """What was measured, in a line."""
+    height, width = bench.grid
+    how = "processor time" if options.clock == "cpu" else "wall clock"
+    where = f"{options.dtype}, {options.attention}, {options.device}, threads: {options.threads}"
+    rounds = f"medians of {options.rounds} rounds, {how}"
+    return f"{options.layout}, {8 * width} x {8 * height} pixels, {where}; {rounds}\n"
+
+
 def report(times: dict[str, list[float]], memory: dict[str, float]) -> None:
     print("| way | seconds | time | peak MiB | memory |\n|---|---|---|---|---|")
     for way, taken in times.items():
@@ -215,7 +228,7 @@ def report(times: dict[str, list[float]], memory: dict[str, float]) -> None:
         row = [way, f"{median(taken):.3f}", "", "", ""]
         if base in times:
             ratios = [t / b for t, b in zip(taken, times[base], strict=True)]
-            row[2] = f"{median(ratios):.3f}"
+            row[2] = f"{median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
         if way in memory:
             row[3] = f"{memory[way]:.0f}"
             row[4] = f"{memory[way] / memory[base]:.3f}" if base in memory else ""
@@ -224,20 +237,27 @@ def report(times: dict[str, list[float]], memory: dict[str, float]) -> None:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("layout", nargs="?", choices=LAYOUTS, default="sd15")
     parser.add_argument("--latents", type=int, help="side of the latent grid (the layout's own)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16", help="of the weights (bfloat16)")
     parser.add_argument("--attention", default="sdpa", help="the backend (sdpa)")
     parser.add_argument("--channels-last", action="store_true", help="memory format of the UNet")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="how often each way is timed (5; few: 3)")
+    parser.add_argument(
+        "--few", action="store_true", help="where one call takes minutes: see above"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="(all; few: see above)")
     parser.add_argument("--no-memory", action="store_true", help="times alone")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.rounds = options.rounds or (3 if options.few else 5)
+    options.ways = options.ways or list(FEW if options.few else WAYS)
     torch.set_num_threads(options.threads)
     if options.way:
         peak(options)
@@ -245,12 +265,14 @@ def main() -> None:
     memory = {} if options.no_memory else peaks(options.ways)
     bench = Bench(options)
     calls = {way: bench.way(way) for way in options.ways}
-    for call in calls.values():
+    for call in () if options.few else calls.values():
         call()
     times: dict[str, list[float]] = {way: [] for way in calls}
-    for _ in range(options.rounds):
+    for done in range(options.rounds):
         for way, call in calls.items():
             times[way].append(timed(call, options))
+            print(f"round {done + 1}, {way}: {times[way][-1]:.3f} s", file=sys.stderr, flush=True)
+    print(describe(options, bench))
     report(times, memory)
 
 
