@@ -61,14 +61,15 @@ def paint(
 
 def choose_prompts(settings: DataSettings, count: int, seed: int) -> list[Prompt]:
     """Prompts of the measurement, half of them with two objects where the settings have such."""
-    # A colour that is also the object's own could not be blanked alone.
-    prompts = [
-        prompt
-        for prompt in compose(settings, 10 * count, seed)
-        if prompt.background not in [word for name in prompt.concepts for word in name.split()]
-    ]
+    prompts = [prompt for prompt in compose(settings, 10 * count, seed) if _can_be_blanked(prompt)]
     two = [prompt for prompt in prompts if prompt.relation][: count // 2]
     return two + [prompt for prompt in prompts if not prompt.relation][: count - len(two)]
+
+
+def _can_be_blanked(prompt: Prompt) -> bool:
+    """Whether object and colour stand in the text by these names, and the colour only once."""
+    named = prompt.language == "English" and not prompt.another_name
+    return named and prompt.background not in " ".join(prompt.concepts).split()
 
 
 def measure(
@@ -83,6 +84,12 @@ def measure(
         floor = floor or score(shuffled(prompts), readings, judge.side)
         print(ablation.name, rows[ablation.name], flush=True)
     return rows | {"floor: shuffled prompts": floor}
+
+
+def describe(prompts: Sequence[Prompt], steps: int) -> str:
+    """What the figures are of, in a line."""
+    two = sum(bool(prompt.relation) for prompt in prompts)
+    return f"{len(prompts)} prompts, {two} of them with two objects, {steps} steps each:"
 
 
 def put_table(page: Path, text: str) -> None:
@@ -162,9 +169,10 @@ def run(arguments: argparse.Namespace) -> None:
         told = {key: str(value) for key, value in vars(arguments).items()}
         result = {"settings": told, "prompts": [p.text for p in prompts], "rows": figures}
         (arguments.out / "ablations.json").write_text(json.dumps(result, indent=1), "utf-8")
-        print(table(figures))
+        text = f"{describe(prompts, arguments.steps)}\n\n{table(figures)}"
+        print(text)
         if arguments.page:
-            put_table(arguments.page, table(figures))
+            put_table(arguments.page, text)
     print(f"{time.perf_counter() - start:.0f} s; pictures and figures: {arguments.out}")
 
 
