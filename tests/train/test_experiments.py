@@ -1,0 +1,98 @@
+"""The experiments: settings that fit, rows that are kept, a table that counts what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sdcore.errors import UsageError
+from tests.train.tiny_recipe import write_drawings, write_networks
+from train.data.settings import DataSettings
+from train.experiments import BASE, RESULTS, Experiments, _check, read_rows, run, table
+from train.settings import load_settings
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "train" / "experiments.yaml"
+
+
+def row(name: str, verdicts: list[dict[str, bool]], asked: str = "a", **said: object) -> dict:
+    settings = {"unet": {}, "guidance_scale": None, "autoencoder": None, **said}
+    losses = {"right": 0.25, "wrong concept": 0.0015}
+    figures = {"asked": asked, "losses": losses, "images": 19200, "minutes": 10.4}
+    return {"name": name, "settings": settings, "verdicts": verdicts, **figures}
+
+
+def cells(text: str) -> dict[str, dict[str, str]]:
+    lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines()]
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+def test_every_experiment_of_the_file_fits_the_recipes(tmp_path: Path) -> None:
+    settings = load_settings(Experiments, CONFIG)
+    _check(settings, tmp_path)
+    assert sum(not one.long for one in settings.experiments.values()) >= 15
+    wrong = settings.model_dump(mode="json")
+    wrong["experiments"]["rate-double"]["unet"] = {"run.learning_rat": 1.0}
+    with pytest.raises(UsageError, match="learning_rate"):
+        _check(Experiments.model_validate(wrong), tmp_path)
+    wrong["experiments"]["rate-double"] = {"why": "", "unet": {"heads": 2}, "guidance_scale": 2}
+    with pytest.raises(UsageError, match="two things"):
+        _check(Experiments.model_validate(wrong), tmp_path)
+    with pytest.raises(UsageError, match="rate-double"):
+        run(settings, ["rate-duble"], tmp_path)
+
+
+def test_a_row_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    settings = load_settings(Experiments, CONFIG)
+    (tmp_path / RESULTS).write_text(json.dumps(row(BASE, [{"concept": True}])) + "\n", "utf-8")
+    with pytest.raises(UsageError, match="'base' was run already"):
+        run(settings, ["rate-double"], tmp_path)
+
+
+def test_the_table_pairs_each_prompt_with_the_base_s() -> None:
+    base = [{"concept": False, "place": True}, {"concept": True}, {"both objects": False}]
+    better = [{"concept": True, "place": True}, {"concept": True}, {"both objects": False}]
+    rows = [row(BASE, base), row("more", better, unet={"run.steps": 9}), row("x", better, "b")]
+    found = cells(table(rows))
+    assert list(found) == ["more", "x", BASE], "the best first"
+    assert found[BASE]["score"].startswith("50.0 ±") and found["more"]["score"].startswith("66.7")
+    assert found["more"]["minus base"] == "+16.7 ± 32.7"  # of 50, 0, 0
+    assert found[BASE]["minus base"] == "-"
+    assert found["x"]["minus base"] == "-", "another validation set"
+    assert found["more"]["concept"].startswith("100 (") and found["more"]["background"] == "-"
+    assert found["more"]["change"] == "run.steps 9" and found[BASE]["change"] == "none"
+    assert found["more"]["wrong concept"] == "1.50" and found["more"]["wrong order"] == "-"
+
+
+@pytest.mark.slow
+def test_trained_scored_and_not_again(tmp_path: Path) -> None:
+    names = ("fox", "owl", "cat", "star")
+    values = yaml.safe_load(CONFIG.read_text("utf-8"))
+    data = {"concepts": dict(zip(names, names, strict=True)), "styles": {"noto": "noto"}}
+    data |= {"folder": str(tmp_path), "held_out_pairs_share": 0.0}
+    write_drawings(DataSettings.model_validate(data))
+    tiny = {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "sample_every": 4}
+    values["unet"] |= {"data": data} | write_networks(tmp_path)
+    values["unet"]["run"] |= tiny
+    values["autoencoder"] = {"data": data, "run": values["autoencoder"]["run"] | tiny}
+    values["autoencoder"] |= {"block_out_channels": [8, 8, 8]}
+    more: dict = {"guided": {"why": "", "guidance_scale": 4.0}}
+    more |= {"rate": {"why": "", "unet": {"run.learning_rate": 1e-5}}}
+    more |= {"long": {"why": "", "autoencoder": {"kl_weight": 0.1}}}
+    values |= {"prompts": 8, "scenes": 12, "experiments": more}
+    settings, out = Experiments.model_validate(values), tmp_path / "out"
+
+    run(settings, [], out)
+    rows = read_rows(out)
+    assert [one["name"] for one in rows] == [BASE, "guided", "rate"], "not the long one"
+    assert rows[0]["losses"] == rows[1]["losses"] != rows[2]["losses"], "guidance trains nothing"
+    assert all(len(one["verdicts"]) == 8 and one["images"] == 8 for one in rows)
+    assert {"right", "wrong concept", "wrong background"} <= rows[0]["losses"].keys()
+    assert (out / BASE / "model" / "unet").is_dir() and not (out / BASE / "checkpoints").exists()
+    run(settings, ["long", "rate"], out)
+    assert [one["name"] for one in read_rows(out)] == [BASE, "guided", "rate", "long"]
+    assert read_rows(out)[:3] == rows
+    assert (out / "long" / "autoencoder" / "vae").is_dir()
