@@ -149,7 +149,7 @@ def test_every_sampling_script_says_what_the_model_was_never_taught(
         (image_to_image, [picture, *prompts, *two]),
         (explain, ["foxes", "--images", "2", *two]),
         (explain, ["foxes", "--image", picture]),
-        (edit_prompt, ["a fox", "--to", "foxes", "--images", "2", *two]),
+        (edit_prompt, ["a fox", "--to", "a foxes", "--images", "2", *two]),
     ):
         with warnings.catch_warnings():  # Python shows a warning once in a process
             warnings.simplefilter("default")

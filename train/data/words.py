@@ -2,8 +2,8 @@
 
     python -m train.data.words --data configs/train/emoji_data.yaml --model sdcore/models/emoji
 
-The names come from the settings; the words around them are found in captions, so that the list
-follows whatever wording the captions take.
+The names come from the settings; the English words around them are found in captions, so that the
+list follows whatever wording the captions take.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sdcore.errors import FileError, exit_on_error
 from sdcore.known_words import FILE_NAME, KnownWords
-from train.data.captions import CHINESE_BACKGROUNDS
+from train.data.captions import CHINESE_BACKGROUNDS, chinese_words
 from train.data.scenes import PLACES, Scenes
 from train.data.settings import DataSettings
 from train.settings import load_settings
@@ -24,31 +24,25 @@ CAPTIONS = 20_000  # that are looked through for the words around the names
 
 def known_words(scenes: Scenes, count: int = CAPTIONS) -> KnownWords:
     """All words that the captions of these scenes can contain, as far as `count` of them tell."""
-    names, counted = _names(scenes.settings)
-    captions = [scenes.scene(0, index).caption for index in range(count)]
-    known = KnownWords.of(names, counted)
+    names, other = _told(scenes.settings)
+    known = KnownWords.of(names, other)
+    captions = (scenes.scene(0, index).caption for index in range(count))
     found = {word for caption in captions for word in known.unknown(caption)}
-    other = set(counted)
-    # The shortest first: "在" and "左边" are found alone, so "在左边" says nothing new.
-    for text in sorted(found, key=lambda text: (len(text), text)):
-        other.update(KnownWords.of(names, other).unknown(text))
-    for text in sorted(other, key=lambda text: (-len(text), text)):
-        if not KnownWords.of(names, other - {text}).unknown(text):
-            other.remove(text)
-    return KnownWords.of(names, other)
+    return KnownWords.of(names, found.union(other))
 
 
-def _names(settings: DataSettings) -> tuple[list[str], list[str]]:
-    """What captions are about, in the languages that they are in; and "一只", "一头"."""
-    names = [*settings.concepts, *settings.styles, *settings.backgrounds, *PLACES]
-    names += [size for size, share in settings.size_shares.items() if share and size != "medium"]
-    words = [settings.words[concept] for concept in settings.concepts if concept in settings.words]
-    names += [name for word in words for name in word.also]
+def _told(settings: DataSettings) -> tuple[set[str], set[str]]:
+    """What captions are about, in the languages that they are in, and the other Chinese words."""
+    words = {name: settings.words[name] for name in settings.concepts if name in settings.words}
+    names = {*settings.concepts, *settings.styles, *settings.backgrounds, *PLACES}
+    names |= {size for size, share in settings.size_shares.items() if share and size != "medium"}
+    names |= {name for entry in words.values() for name in entry.also}
     if not settings.chinese_share:
-        return names, []
-    names += [name for word in words for name in word.zh]
-    names += [CHINESE_BACKGROUNDS[color] for color in settings.backgrounds]
-    return names, [f"一{word.measure}" for word in words]
+        return names, set()
+    names |= {name for entry in words.values() for name in entry.zh}
+    names |= {CHINESE_BACKGROUNDS[color] for color in settings.backgrounds}
+    other = {word for word in chinese_words(words, settings.styles) if word.isalnum()}
+    return names, other - names
 
 
 def save_words(scenes: Scenes, folder: Path) -> None:
