@@ -46,21 +46,18 @@ TIMES = (980, 900, 700)  # of the diffusion, at which a wrong word is asked for
 
 def open_model(folder: Path, device: str) -> TextToImage:
     """The exported model of a run, whichever text encoder it has."""
-    from sdcore import Autoencoder, CLIPTextEncoder, TextToImage, Tokenizer, UNet
+    from sdcore import Autoencoder, TextToImage, Tokenizer, UNet
     from sdcore.model_defaults import ModelDefaults
-    from sdcore.recurrent import RecurrentTextEncoder
+    from sdcore.recurrent import load_text_encoder
     from sdcore.schedulers import load_scheduler
 
-    path = folder / "text_encoder" / "config.json"
-    if not path.is_file():
+    if not (folder / "text_encoder" / "config.json").is_file():
         hint = "train the three runs first, see configs/train/text_encoder_comparison.yaml"
-        raise FileError(f"{path} not found", "the run has not ended, or is elsewhere", hint)
-    kind = json.loads(path.read_text("utf-8"))["architectures"][0]
-    known = {cls.PUBLISHED_CLASSES[0]: cls for cls in (CLIPTextEncoder, RecurrentTextEncoder)}
+        raise FileError(f"no model in {folder}", "the run has not ended, or is elsewhere", hint)
     where: dict[str, Any] = {"device": device}
     return TextToImage(
         Tokenizer.from_pretrained(folder, subfolder="tokenizer"),
-        known[kind].from_pretrained(folder, subfolder="text_encoder", **where),
+        load_text_encoder(folder / "text_encoder", **where),
         UNet.from_pretrained(folder, subfolder="unet", **where),
         Autoencoder.from_pretrained(folder, subfolder="vae", **where),
         load_scheduler(folder / "scheduler"),
@@ -257,7 +254,8 @@ def tables(result: dict[str, dict[str, Any]]) -> str:
             for length, measure in columns:
                 hits, count = found["control"][length][row][measure]
                 low, high = wilson(hits, count)
-                cells.append(f"{100 * hits / count:.0f} ({100 * low:.0f}-{100 * high:.0f})")
+                share = f"{100 * hits / count:.0f}" if count else "-"  # no picture had both objects
+                cells.append(f"{share} ({100 * low:.0f}-{100 * high:.0f})")
             label = f"{name} ({found['weights']})" if row == "model" else f"{name}, floor"
             lines.append(f"| {label} | {' | '.join(cells)} |")
     kinds = sorted({kind for found in result.values() for kind in found["wrong words"]})

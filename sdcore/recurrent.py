@@ -9,7 +9,9 @@ Shapes: B batch, T text tokens, D width of the text, S width of the state, G gat
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +20,13 @@ from torch import Tensor, nn
 from sdcore.checkpoint import Component
 from sdcore.errors import UsageError
 from sdcore.text_config import CLIPTextConfig
-from sdcore.text_encoder import TextEncoding, check_clip_skip, check_ids, end_of_text
+from sdcore.text_encoder import (
+    CLIPTextEncoder,
+    TextEncoding,
+    check_clip_skip,
+    check_ids,
+    end_of_text,
+)
 
 # --- cells: one step ---------------------------------------------------------------------------
 
@@ -272,6 +280,21 @@ class RecurrentTextEncoder(Component):
         """The text (B, T, D) with the last `clip_skip` layers left out, as CLIPTextEncoder.skip."""
         check_clip_skip(clip_skip, self.config.num_hidden_layers)
         return self.final_layer_norm(encoding.hidden_states[-(clip_skip + 1)])
+
+
+def load_text_encoder(folder: str | Path, **where: Any) -> CLIPTextEncoder | RecurrentTextEncoder:
+    """The text encoder of a folder, of whichever kind its config names; `where`: device, dtype.
+
+    Raises:
+        FileError: the folder holds neither, or a damaged one.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        recurrent = ARCHITECTURE in json.loads(path.read_text("utf-8")).get("architectures", ())
+    except (OSError, ValueError, AttributeError, TypeError):
+        recurrent = False  # CLIPTextEncoder says what is wrong
+    kind = RecurrentTextEncoder if recurrent else CLIPTextEncoder
+    return kind.from_pretrained(folder, **where)
 
 
 def _bad_setting(name: str, value: object, why: str) -> UsageError:

@@ -14,17 +14,26 @@ from safetensors.numpy import save_file
 
 from bench import text_encoder_speed, text_encoders
 from bench.text_encoders import ASKED, prompts_by_length, wrong_words
-from sdcore import Autoencoder, TextToImage
+from sdcore import Autoencoder, CLIPTextEncoder, TextToImage, Tokenizer
 from sdcore.errors import FileError, UsageError
-from sdcore.recurrent import RecurrentTextEncoder
+from sdcore.recurrent import RecurrentTextEncoder, load_text_encoder
 from train import pretrain_unet
 from train.data.scenes import Scenes
 from train.data.settings import DataSettings
+from train.imitate_text_encoder import ImitationSettings, imitate
 from train.pretrain_unet import UNetSettings
 from train.settings import load_settings
 
 NETWORKS = ("transformer", "lstm", "rnn")
 CONFIG = Path(__file__).parents[1] / "configs" / "train" / "text_encoder_comparison.yaml"
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """accelerate remembers the first precision of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +95,33 @@ def test_only_the_text_encoder_differs(data, sd_folder, tmp_path):
 
 
 def test_the_settings_of_the_comparison_are_read():
+    ours = load_settings(UNetSettings, CONFIG).with_data()
+    assert isinstance(ours.data, DataSettings) and len(ours.data.concepts) == 12
+    path = CONFIG.with_name("text_encoder_imitation.yaml")
     for name in NETWORKS:
-        settings = load_settings(UNetSettings, CONFIG, [f"text_network={name}"])
-        assert settings.text_network == name and isinstance(settings.data, DataSettings)
+        settings = load_settings(ImitationSettings, path, [f"network={name}"])
+        assert settings.network == name and settings.with_data().data == ours.data
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_another_network_learns_what_the_teacher_says(data, sd_folder, tmp_path, network):
+    run = {"folder": str(tmp_path), "steps": 20, "batch_size": 8, "learning_rate": 1e-2}
+    run |= {"sample_every": 20, "log_every": 1, "warmup_steps": 1, "precision": "no"}
+    settings = ImitationSettings.model_validate(
+        {"data": data.model_dump(), "teacher": str(sd_folder), "network": network, "run": run}
+    )
+    imitate(settings)
+    left = [json.loads(row)["left"] for row in (tmp_path / "metrics.jsonl").open("rb")]
+    assert left[-1] < 0.5 * left[0]
+    found = load_text_encoder(tmp_path / "text_encoder")
+    assert isinstance(found, CLIPTextEncoder if network == "transformer" else RecurrentTextEncoder)
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "tokenizer")
+    teacher = load_text_encoder(sd_folder / "text_encoder")
+    ids = tokenizer("a fox on red").ids
+    wanted = teacher(ids).last_hidden_state
+    share = (found(ids).last_hidden_state - wanted).square().mean() / wanted.var()
+    assert share < 1  # nearer than any one vector for all
 
 
 def test_prompts_of_three_lengths(data):
@@ -123,14 +156,6 @@ def test_one_kind_of_word_is_wrong_and_nothing_else(data):
                 assert set(lost) == {scenes[i].objects[0].style}
             assert (kind in ("relation", "order")) <= bool(scenes[i].relation)
     assert len(found["order"]) + len(found["concept"]) == 80
-
-
-@pytest.fixture
-def fresh_accelerator():
-    """accelerate remembers the first precision of a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.usefixtures("fresh_accelerator")

@@ -23,12 +23,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sdcore.attention import AttentionLayer, Control, use_attention
+from sdcore.attention import Control, use_attention
 from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint import save_component
 from sdcore.noise import add_noise, alphas_cumprod_from_config, prediction_target
 from sdcore.pipeline import TextToImage
-from sdcore.recurrent import RecurrentTextConfig, RecurrentTextEncoder
+from sdcore.recurrent import RecurrentTextEncoder, load_text_encoder
 from sdcore.schedulers import make_scheduler
 from sdcore.text_encoder import CLIPTextEncoder
 from sdcore.tokenizer import Tokenizer
@@ -37,6 +37,7 @@ from train.data.captions import PLACE_WORDS
 from train.data.scenes import PLACES, Drawn, Scene, Scenes
 from train.data.settings import DataSettings, SceneSettings
 from train.grounding import Grounding, object_marks
+from train.imitate_text_encoder import TextNetwork, fresh_text_encoder
 from train.run import Run, RunSettings, main
 from train.state import generator
 
@@ -90,15 +91,13 @@ class UNetSettings(SceneSettings):
     autoencoder: str = "runs/emoji/autoencoder/vae"
     text_encoder: str = "runs/emoji/text_encoder"  # holds tokenizer/ and text_encoder/
     # The one that it holds, or a fresh network of the same width, layers and number of weights.
-    text_network: Literal["trained", "transformer", "lstm", "rnn"] = "trained"
+    text_network: Literal["trained"] | TextNetwork = "trained"
     block_out_channels: list[int] = [64, 160, 256]
     down_block_types: list[str] = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
     up_block_types: list[str] = ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]
     layers_per_block: int = 1
     heads: int = 4
     start_from: str = ""  # folder of a UNet whose weights to begin with; empty: random ones
-    # Of these, begin the keys and values of cross-attention afresh: what the text is to it.
-    forget_text: bool = False
     time_power: float = 0.6  # time = 1000 u^power, u uniform; below 1 noisy times come more often
     caption_dropout: float = 0.1
     grounding: float = 0.1  # weight of the loss that ties words to their objects; see grounding.py
@@ -246,31 +245,17 @@ def build(settings: UNetSettings, autoencoder: Autoencoder) -> Network:
     text_encoder = make_text_encoder(settings)
     if settings.start_from:
         unet = UNet.from_pretrained(settings.start_from)
-        if settings.forget_text:
-            forget_text(unet)
     else:
         unet = UNet(config(settings, autoencoder, text_encoder.config.hidden_size))
     return Network(unet.train(), text_encoder.train())
 
 
-def forget_text(unet: UNet) -> None:
-    """Fresh random weights for every projection that reads the text."""
-    for layer in unet.modules():
-        if isinstance(layer, AttentionLayer) and layer.site and layer.site.kind == "cross":
-            layer.to_k.reset_parameters()
-            layer.to_v.reset_parameters()
-
-
 def make_text_encoder(settings: UNetSettings) -> CLIPTextEncoder | RecurrentTextEncoder:
-    trained = CLIPTextEncoder.from_pretrained(Path(settings.text_encoder) / "text_encoder")
+    trained = load_text_encoder(Path(settings.text_encoder) / "text_encoder")
     if settings.text_network == "trained":
         return trained
-    with torch.random.fork_rng(devices=[]):  # the UNet's first weights are the same with each
-        if settings.text_network == "transformer":
-            return CLIPTextEncoder(trained.config)
-        return RecurrentTextEncoder(
-            RecurrentTextConfig.matching(trained.config, settings.text_network)
-        )
+    assert isinstance(trained, CLIPTextEncoder)
+    return fresh_text_encoder(settings.text_network, trained.config)
 
 
 def config(settings: UNetSettings, autoencoder: Autoencoder, text_width: int) -> UNetConfig:
