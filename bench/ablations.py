@@ -88,21 +88,19 @@ def measure(
 
 def describe(prompts: Sequence[Prompt], steps: int) -> str:
     """What the figures are of, in a line."""
-    two = sum(bool(prompt.relation) for prompt in prompts)
-    return f"{len(prompts)} prompts, {two} of them with two objects, {steps} steps each:"
+    two, how = sum(bool(p.relation) for p in prompts), f"`--prompts {len(prompts)} --steps {steps}`"
+    return f"{len(prompts)} prompts, {two} of them with two objects, {steps} steps each ({how}):"
 
 
 def put_table(page: Path, text: str) -> None:
     """Put the table where the page has its marks. Raises FileError."""
-    if not page.is_file() or not PLACE_OF_TABLE.search(page.read_text("utf-8")):
+    old = page.read_text("utf-8") if page.is_file() else ""
+    if not PLACE_OF_TABLE.search(old):
         hint = "mark the place: <!-- table: COMMAND --> and, on a later line, <!-- end of table -->"
         raise FileError(
-            f"{page} cannot be filled", "there is no such page, or no place in it", hint
+            f"{page} cannot be filled", "the page, or the place in it, is missing", hint
         )
-    filled = PLACE_OF_TABLE.sub(
-        lambda found: f"{found[1]}{text}\n{found[2]}", page.read_text("utf-8")
-    )
-    page.write_text(filled, "utf-8")
+    page.write_text(PLACE_OF_TABLE.sub(lambda found: f"{found[1]}{text}\n{found[2]}", old), "utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,10 +132,8 @@ def run(arguments: argparse.Namespace) -> None:
     from train.settings import load_settings
 
     if arguments.prompts < 0 or arguments.batch_size < 1:
-        why = "they count prompts, and pictures painted at a time"
-        raise UsageError(
-            f"--prompts {arguments.prompts} or --batch-size is too small", why, "60, 20"
-        )
+        what = f"{arguments.prompts} prompts, {arguments.batch_size} at a time, cannot be painted"
+        raise UsageError(what, "they count prompts and pictures", "--prompts 60 --batch-size 20")
     if arguments.page and not arguments.prompts:
         raise UsageError("--page has nothing to hold", "--prompts 0 makes no table", "leave it out")
     device = {"device": arguments.device}

@@ -69,8 +69,8 @@ class Sees:
         return q
 
 
-def same(a: Image.Image, b: Image.Image) -> bool:
-    return a.tobytes() == b.tobytes()
+def close(a: Image.Image, b: Image.Image) -> bool:
+    return np.abs(np.asarray(a, int) - np.asarray(b, int)).max() <= 1
 
 
 def call(unet: UNet, control=None) -> Tensor:
@@ -210,19 +210,18 @@ def test_pictures_change_and_case_i_is_painted_with_seed_plus_i(pipe: TextToImag
     taken = [*of_the_network(pipe, guided=True), *of_the_text(pipe)]
     how = {"batch": 2, "choices": CHOICES}
     whole = paint(Ablation("nothing removed", pipe), CASES, 5, **how)
-    assert same(whole[1], pipe(PROMPTS[1], seed=6, **CHOICES).images[0])
+    assert close(whole[1], pipe(PROMPTS[1], seed=6, **CHOICES).images[0])
     for ablation in taken:
         images = paint(ablation, CASES, 5, **how)
-        assert all(not same(*pair) for pair in zip(images, whole, strict=True))
+        assert all(not close(*pair) for pair in zip(images, whole, strict=True))
         alone = paint(ablation, CASES, 5, batch=1, choices=CHOICES)
-        levels = np.abs(np.asarray(images[1], int) - np.asarray(alone[1], int))
-        assert levels.max() <= 1, ablation.name
+        assert close(images[1], alone[1]), ablation.name
 
 
 def test_what_is_not_there_is_refused(pipe: TextToImage) -> None:
-    with pytest.raises(UsageError, match=r"no grid of 16 x 16.*8 x 8, 4 x 4"):
+    with pytest.raises(UsageError, match=r"(?s)no grid of 16 x 16.*8 x 8, 4 x 4"):
         at_grid(off, pipe, (16, 16))
-    with pytest.raises(UsageError, match=r"'foxes' are not in the prompt.*Did you mean 'fox'"):
+    with pytest.raises(UsageError, match=r"(?s)'foxes' are not in the prompt.*Did you mean 'fox'"):
         mark(pipe.tokenizer(PROMPTS), ["foxes", "cat"])
 
 
@@ -282,10 +281,8 @@ def test_the_command(
     assert list(result["rows"]) == [*names, "floor: shuffled prompts"]
     filled = page.read_text("utf-8")
     assert [f"\n| {name} |" in filled for name in result["rows"]] == [True] * len(result["rows"])
-    start = (
-        "before\n<!-- table: how -->\n4 prompts, 2 of them with two objects, 1 steps each:\n\n| "
-    )
-    assert filled.startswith(start) and "old" not in filled
+    assert filled.startswith("before\n<!-- table: how -->\n4 prompts, 2 of them with two objects")
+    assert "(`--prompts 4 --steps 1`):\n\n| pictures |" in filled and "old" not in filled
     assert filled.endswith("|\n<!-- end of table -->\nafter\n")
     sizes = [Image.open(out / f"{name}.png").width for name in ("network", "text")]
     assert sizes[1] - sizes[0] == (len(of_the_text(pipe)) - len(of_the_network(pipe, True))) * 136
