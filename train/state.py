@@ -1,10 +1,11 @@
 """Training state that survives anything: checkpoints written whole or not at all, and exact resume.
 
 A checkpoint is a folder `step-00001000/` of safetensors files and a `manifest.json` with the hash
-of each. It is written beside its place, flushed to disk, and renamed; only then older ones are
-removed. `latest` is the newest checkpoint that verifies, so a run killed at any moment resumes from
-a good one. Nothing is pickled. No random state is stored, because every random draw of a training
-run is a function of (seed, purpose, step, sample): see `generator`.
+of each. No file is much over 14 MB, so that a checkpoint can be moved to wherever the run goes on.
+It is written beside its place, flushed to disk, and renamed; only then older ones are removed.
+`latest` is the newest checkpoint that verifies, so a run killed at any moment resumes from a good
+one. Nothing is pickled. No random state is stored, because every random draw of a training run is a
+function of (seed, purpose, step, sample): see `generator`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +25,8 @@ from torch import Tensor, nn
 from sdcore.errors import FileError
 
 Tensors = Mapping[str, Tensor]
+FILE_BYTES = 14_000_000  # of a file's tensors; one tensor is never divided
+_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")  # as the files of diffusers' large weights are named
 
 
 def generator(seed: int, purpose: str, step: int, sample: int) -> torch.Generator:
@@ -32,16 +36,14 @@ def generator(seed: int, purpose: str, step: int, sample: int) -> torch.Generato
 
 
 def save_checkpoint(runs: Path, step: int, parts: Mapping[str, Tensors], keep: int = 2) -> Path:
-    """Write `parts` (file stem -> tensors) as the checkpoint of `step`; keep the newest `keep`."""
+    """Write `parts` (name -> tensors) as the checkpoint of `step`; keep the newest `keep`."""
     target = runs / _name(step)
     draft = runs / f".{target.name}.tmp"
     shutil.rmtree(draft, ignore_errors=True)  # of a save that was killed
     draft.mkdir(parents=True)
     for name, tensors in parts.items():
-        save_file(
-            {key: t.detach().contiguous() for key, t in tensors.items()},
-            draft / f"{name}.safetensors",
-        )
+        for stem, some in _files(name, tensors):
+            save_file(some, draft / f"{stem}.safetensors")
     hashes = {path.name: _hash(path) for path in sorted(draft.iterdir())}
     (draft / "manifest.json").write_text(json.dumps({"step": step, "files": hashes}), "utf-8")
     for path in (*draft.iterdir(), draft):
@@ -69,13 +71,16 @@ def verifies(checkpoint: Path) -> bool:
 
 
 def load_checkpoint(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
-    """(step, file stem -> tensors) of a checkpoint; `FileError` when it does not verify."""
+    """(step, name -> tensors) of a checkpoint; `FileError` when it does not verify."""
     if not verifies(checkpoint):
         raise FileError(
             f"checkpoint {checkpoint} is damaged", "a file or hash is off", "use an older one"
         )
     manifest = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
-    parts = {Path(name).stem: load_file(checkpoint / name) for name in manifest["files"]}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name in manifest["files"]:
+        part = parts.setdefault(_NUMBER.sub("", Path(name).stem), {})
+        part |= load_file(checkpoint / name)
     return manifest["step"], parts
 
 
@@ -113,6 +118,20 @@ class Average:
         ours = [self.tensors[name] for name, _ in module.named_parameters()]
         theirs = [p.detach().float() for p in module.parameters()]
         torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+def _files(name: str, tensors: Tensors) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """(stem, tensors) of each file of a part: `model`, or `model-00001-of-00002` and so on."""
+    files: list[dict[str, Tensor]] = [{}]
+    free = FILE_BYTES
+    for key, tensor in tensors.items():
+        if tensor.nbytes > free and files[-1]:
+            files.append({})
+            free = FILE_BYTES
+        files[-1][key] = tensor.detach().contiguous()
+        free -= tensor.nbytes
+    for number, some in enumerate(files, start=1):
+        yield name if len(files) == 1 else f"{name}-{number:05d}-of-{len(files):05d}", some
 
 
 def _prune(runs: Path, newest: Path, keep: int) -> None:

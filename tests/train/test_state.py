@@ -87,6 +87,25 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         assert torch.equal(loaded["model"][name], tensor)
 
 
+def test_a_large_part_comes_in_several_files_and_is_whole_only_with_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.state, "FILE_BYTES", 64)
+    small, large = {f"s{i}": torch.randn(8) for i in range(5)}, {"large": torch.randn(40)}
+    tensors = {"model": small | large, "average": {"one": torch.randn(16)}, "empty": {}}
+    path = save_checkpoint(tmp_path, 7, tensors)
+    files = sorted(file.name for file in path.glob("model*"))
+    assert files == [f"model-0000{i}-of-00004.safetensors" for i in range(1, 5)]  # 2, 2, 1, large
+    assert (path / "average.safetensors").is_file()
+    _, loaded = load_checkpoint(path)
+    assert {name: part.keys() for name, part in loaded.items()} == {
+        name: part.keys() for name, part in tensors.items()
+    }
+    assert all(torch.equal(loaded["model"][name], t) for name, t in tensors["model"].items())
+    (path / files[1]).unlink()
+    assert latest_checkpoint(tmp_path) is None
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (2, 4, 6, 8):
         save_checkpoint(tmp_path, step, parts(step), keep=2)
