@@ -4,19 +4,20 @@ With the loss of the picture alone, nothing asks the UNet to read "cat" where th
 may read any token and hand on what it found. Scenes know where their objects are, so training can
 ask for it, after the token loss of Wang et al. 2024 (TokenCompose, arXiv:2312.03626):
 
-    loss = mean over layers and words of (1 - Σ_n P_n m_n / Σ_n P_n)²
+    loss = mean over words of (1 - Σ_n P_n m_n / Σ_n P_n)²
 
-where P_n is how much place n attends to the word and m_n how much of n the object covers. It says
-where a word is read, not how much.
+where P_n is how much place n attends to the word, mean of all layers and heads, and m_n how much of
+n the object covers. It is asked of the mean, which is the word's heatmap, and not of every layer:
+the first layers cannot know yet where anything will stand, but they can leave the word to others.
 
-Shapes: B images, T text tokens, G words, N image tokens, H W pixels.
+Shapes: B images, T text tokens, G words, N image tokens, h w token grid, H W pixels.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from sdcore.attention import Attend, Site
 from sdcore.heatmap import marked_attention
@@ -26,7 +27,7 @@ OBJECTS = 2  # G: the most that a scene holds
 
 
 class Grounding:
-    """A control that changes nothing and collects the loss of every cross-attention.
+    """A control that changes nothing and keeps the heatmaps of one pass of the UNet.
 
     Args:
         marks: (B, T, G), 1 where a token belongs to a word; a word without any counts for nothing.
@@ -35,35 +36,37 @@ class Grounding:
 
     def __init__(self, marks: Tensor, masks: Tensor) -> None:
         self.marks, self.masks = marks, masks
-        self._losses: list[Tensor] = []
+        self._maps: list[Tensor] = []  # (B, G, h, w) of each cross-attention, on its own grid
 
     def __call__(
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
     ) -> Tensor:
         if site.kind == "cross":
             maps = marked_attention(q, k, self.marks, v.shape[-1], attend)  # (B, N, G)
-            self._losses.append(word_loss(maps, adaptive_avg_pool2d(self.masks, grid)))
+            self._maps.append(maps.transpose(1, 2).unflatten(2, grid))
         return attend(q, k, v)
 
     def loss(self) -> Tensor:
-        """Mean over the layers that attended, the words and the images that have any; a scalar."""
-        losses = torch.stack(self._losses).mean(0)  # (B, G)
+        """Mean over the images' words; a scalar."""
+        finest = max((maps.shape[-2:] for maps in self._maps), key=lambda grid: grid[0])
+        alike = [interpolate(maps, finest, mode="bilinear") for maps in self._maps]
+        heat = torch.stack(alike).mean(0)  # (B, G, h, w)
         there = self.marks.any(1)
+        losses = word_loss(heat, adaptive_avg_pool2d(self.masks, finest))
         return (losses * there).sum() / there.sum().clamp(min=1)
 
 
-def word_loss(maps: Tensor, masks: Tensor) -> Tensor:
+def word_loss(heat: Tensor, masks: Tensor) -> Tensor:
     """(1 - share of a word's attention that lies on its object)²: (B, G).
 
     A coarse grid may have no place that an object fills: the fullest counts as full.
 
     Args:
-        maps: (B, N, G), attention that each place gives each word.
+        heat: (B, G, h, w), attention that each place gives each word.
         masks: (B, G, h, w), share of each place that the object covers.
     """
-    covered = masks.flatten(2).transpose(1, 2)  # (B, N, G)
-    covered = covered / covered.amax(1, keepdim=True).clamp(min=1e-6)
-    inside = (maps * covered).sum(1) / maps.sum(1).clamp(min=1e-6)
+    covered = masks / masks.amax((2, 3), keepdim=True).clamp(min=1e-6)
+    inside = (heat * covered).sum((2, 3)) / heat.sum((2, 3)).clamp(min=1e-6)
     return (1 - inside).square()
 
 

@@ -100,7 +100,7 @@ class UNetSettings(SceneSettings):
     start_from: str = ""  # folder of a UNet whose weights to begin with; empty: random ones
     time_power: float = 0.6  # time = 1000 u^power, u uniform; below 1 noisy times come more often
     caption_dropout: float = 0.1
-    grounding: float = 0.1  # weight of the loss that ties words to their objects; see grounding.py
+    grounding: float = 1.0  # weight of the loss that ties words to their objects; see grounding.py
     run: RunSettings
 
 

@@ -52,13 +52,13 @@ def test_a_name_that_the_caption_lacks_is_an_error(tokenizer: Tokenizer) -> None
 def test_the_loss_is_what_lies_beside_the_object() -> None:
     masks = torch.zeros(1, 2, 4, 4)
     masks[0, 0, 1, 2], masks[0, 1, :, :2] = 1.0, 0.5  # half covered is full where no more is
-    maps = torch.zeros(1, 16, 2)
-    maps[0, 6, 0] = 0.01  # how much is read does not matter, only where
-    assert word_loss(maps, masks)[0, 0] == 0
-    maps[0, :, 1] = 0.2
-    torch.testing.assert_close(word_loss(maps, masks)[0, 1], torch.tensor(0.25))
-    maps[0, 6, 0] = maps[0, 0, 0] = 0.3
-    torch.testing.assert_close(word_loss(maps, masks)[0, 0], torch.tensor(0.25))
+    heat = torch.zeros(1, 2, 4, 4)
+    heat[0, 0, 1, 2] = 0.01  # how much is read does not matter, only where
+    assert word_loss(heat, masks)[0, 0] == 0
+    heat[0, 1] = 0.2
+    torch.testing.assert_close(word_loss(heat, masks)[0, 1], torch.tensor(0.25))
+    heat[0, 0, 1, 2] = heat[0, 0, 0, 0] = 0.3
+    torch.testing.assert_close(word_loss(heat, masks)[0, 0], torch.tensor(0.25))
 
 
 @pytest.fixture
@@ -78,12 +78,15 @@ def test_it_changes_nothing_and_equals_the_explicit_map(pipe: TextToImage) -> No
     def explicit(site, grid, q, k, v, attend):
         if site.kind == "cross":
             p = heat(attention_map(q, k), marks)  # (B, N, G)
-            maps.append(word_loss(p, torch.nn.functional.adaptive_avg_pool2d(masks, grid))[0, 0])
+            p = p.transpose(1, 2).unflatten(2, grid)
+            maps.append(torch.nn.functional.interpolate(p, (8, 8), mode="bilinear"))
         return attend(q, k, v)
 
     plain = pipe.unet(latents, 500, text, explicit)
     assert torch.equal(pipe.unet(latents, 500, text, grounding), plain)
-    torch.testing.assert_close(grounding.loss(), torch.stack(maps).mean())
+    covered = torch.nn.functional.adaptive_avg_pool2d(masks, (8, 8))
+    wanted = word_loss(torch.stack(maps).mean(0), covered)[0, 0]  # the only word there is
+    torch.testing.assert_close(grounding.loss(), wanted)
     dropped = Grounding(torch.zeros(2, 77, 2), masks)
     pipe.unet(latents, 500, text, dropped)
     assert dropped.loss() == 0
