@@ -345,8 +345,8 @@ def run(arguments: argparse.Namespace) -> None:
     result = {"settings": vars(arguments) | sampling, "rows": rows, "confusions": wrong}
     result["pictures"] = records
     (folder / "prompt_control.json").write_text(json.dumps(result, indent=1), "utf-8")
-    sheet = (part[:SHEET] for part in (prompts, images, readings))
-    contact_sheet(*sheet).save(folder / "pictures.png")
+    sheet = contact_sheet(prompts[:SHEET], images[:SHEET], readings[:SHEET])
+    sheet.save(folder / "pictures.png")
     print(f"{time.perf_counter() - start:.0f} s; pictures and figures: {folder}")
 
 

@@ -241,11 +241,14 @@ def test_the_texts_are_captions_that_training_may_write(bilingual: DataSettings)
         writer = writers[prompt.language]
         objects = [Drawn(c, prompt.style, prompt.size, prompt.place or "center", (0, 0, 28))
                    for c in prompt.concepts]  # fmt: skip
+        first = objects[0]
         for _ in range(20_000):
             if prompt.relation:
-                text, _ = writer.two(random, tuple(objects), prompt.relation, prompt.background)
+                text, _ = writer.two(
+                    random, (first, objects[1]), prompt.relation, prompt.background
+                )
             else:
-                text, _ = writer.one(random, objects[0], prompt.background)
+                text, _ = writer.one(random, first, prompt.background)
             if text == prompt.text:
                 break
         else:
