@@ -87,6 +87,7 @@ def _losses(
     pipe: TextToImage, latents: Tensor, captions: Sequence[tuple[int, str]]
 ) -> dict[int, float]:
     """Scene -> its loss with a caption, the mean of `TIMES`."""
+    assert pipe.tokenizer is not None and pipe.text_encoder is not None
     config = pipe.scheduler.config
     alphas, kind = alphas_cumprod_from_config(config), config["prediction_type"]
     noise, found = noise_and_times(SERIES, 0, latents.shape)[0], {}
