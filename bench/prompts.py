@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from train.data.captions import (
-    _CHINESE_PLACES,
-    _CHINESE_RELATIONS,
-    _CHINESE_SIZES,
     CHINESE_BACKGROUNDS,
+    CHINESE_PLACES,
+    CHINESE_RELATIONS,
+    CHINESE_SIZES,
     PLACE_WORDS,
 )
 from train.data.scenes import MARGIN, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
@@ -189,16 +189,16 @@ def english(prompt: Prompt, names: Sequence[str]) -> str:
 
 def chinese(prompt: Prompt, names: Sequence[str], settings: DataSettings) -> str:
     """The same in Chinese: "一只小狐狸在左边，noto风格，浅蓝色背景"."""
-    size = "" if prompt.relation else _CHINESE_SIZES[prompt.size]
+    size = "" if prompt.relation else CHINESE_SIZES[prompt.size]
     things = [
         f"一{settings.words[concept].measure}{size}{name}"
         for concept, name in zip(prompt.concepts, names, strict=True)
     ]
     text = things[0]
     if prompt.relation:
-        text += f"在{things[1]}{_CHINESE_RELATIONS[prompt.relation]}"
+        text += f"在{things[1]}{CHINESE_RELATIONS[prompt.relation]}"
     elif prompt.place:
-        text += f"在{_CHINESE_PLACES[prompt.place][0]}"
+        text += f"在{CHINESE_PLACES[prompt.place][0]}"
     return f"{text}，{prompt.style}风格，{CHINESE_BACKGROUNDS[prompt.background]}背景"
 
 

@@ -48,15 +48,15 @@ CHINESE_BACKGROUNDS = {
     "purple": "紫色",
     "pink": "粉色",
 }
-_CHINESE_PLACES = {
+CHINESE_PLACES = {
     "center": ("中间",),
     "left": ("左边",),
     "right": ("右边",),
     "top": ("上面", "上方"),
     "bottom": ("下面", "下方"),
 }
-_CHINESE_SIZES = {"big": "大", "": "", "small": "小"}
-_CHINESE_RELATIONS = {
+CHINESE_SIZES = {"big": "大", "": "", "small": "小"}
+CHINESE_RELATIONS = {
     "to the left of": "左边",
     "to the right of": "右边",
     "above": "上面",
@@ -69,8 +69,8 @@ def chinese_words(words: Mapping[str, Words], styles: Iterable[str]) -> list[str
     found = ["，", "在", "有", "是", "风格", "风格的", "背景"]
     found += [f"一{entry.measure}" for entry in words.values()]
     found += [name for entry in words.values() for name in entry.zh]
-    found += [*CHINESE_BACKGROUNDS.values(), *filter(None, _CHINESE_SIZES.values())]
-    found += [place for names in _CHINESE_PLACES.values() for place in names]
+    found += [*CHINESE_BACKGROUNDS.values(), *filter(None, CHINESE_SIZES.values())]
+    found += [place for names in CHINESE_PLACES.values() for place in names]
     found += [style.split()[-1] for style in styles]  # "noto风格" is written together
     return list(dict.fromkeys(found))
 
@@ -141,13 +141,13 @@ class Captions:
     def _chinese_one(
         self, random: np.random.Generator, drawn: Drawn, background: str
     ) -> tuple[str, tuple[str, ...]]:
-        size = _CHINESE_SIZES[drawn.size] if random.random() < 0.85 else ""
+        size = CHINESE_SIZES[drawn.size] if random.random() < 0.85 else ""
         name = self._chinese_name(random, drawn.concept)
         thing = size + name
         counted = f"一{self.words[drawn.concept].measure}{thing}"
         place = ""
         if random.random() < (0.25 if drawn.place == "center" else 0.9):
-            place = _choose(random, _CHINESE_PLACES[drawn.place])
+            place = _choose(random, CHINESE_PLACES[drawn.place])
         text = _choose(random, (counted, thing))
         if place:
             text = _choose(random, (f"{text}在{place}", f"{place}有{counted}"))
@@ -169,9 +169,9 @@ class Captions:
                 for drawn, name in zip(objects, names, strict=True)
             )
         if random.random() < 0.7:
-            text = f"{first}在{second}{_CHINESE_RELATIONS[relation]}"
+            text = f"{first}在{second}{CHINESE_RELATIONS[relation]}"
         else:
-            here, there = (_CHINESE_PLACES[place][0] for place in _EACH_AT_A_SIDE[relation])
+            here, there = (CHINESE_PLACES[place][0] for place in _EACH_AT_A_SIDE[relation])
             text = f"{here}是{first}，{there}是{second}"
         text = _chinese_rest(random, text, objects[0].style, background, can_lead=False)
         return text, names
