@@ -33,7 +33,7 @@ def main() -> int:
     unet.maps_of_the_unet(book, pipe, run)
     painting.steps_and_guidance(book, pipe, run)
     painting.heatmaps(book, run)
-    painting.steering(book, pipe, run)
+    painting.steering(book, pipe)
     broken = book.finish()
     print(f"{len(book.figures)} figures, {len(book.claims)} claims, {len(broken)} of them untrue")
     print(f"{time.monotonic() - began:.0f} s")

@@ -212,6 +212,8 @@ def positions(book: Book, pipe: TextToImage) -> None:
     book.figure("far_learned", f"{float(far.mean()):.2f}")
     wave = F.cosine_similarity(waves[:-1], waves[1:])
     book.figure("neighbours_waves", f"{float(wave.mean()):.2f}")
+    ruler = wave.mean() > near.diagonal(1).mean()
+    book.claim("4: waves of neighbours are more alike than what was learned", bool(ruler))
     earlier = known.tril(-1)
     book.claim("4: nothing before an exchanged word changes", bool((earlier == 0).all()))
     book.claim("4: the end token learns of every word", bool((known[1:-1, -1] > 0).all()))

@@ -52,6 +52,7 @@ def rows_of_attention(book: Book, run: Painted) -> None:
     book.figure("text_tokens", str(run.heatmaps.marks.shape[1]))
     ones = torch.ones(len(PLACES))
     book.claim("5: each row adds up to one", torch.allclose(shares.sum(1), ones, atol=1e-4))
+    book.claim("5: end and padding are large everywhere", bool(shares[:, -1].min() > 0.15))
     book.claim("5: places read differently", bool(torch.pdist(shares).min() > 0.01))
 
 
@@ -136,6 +137,9 @@ def spatial_transformer(book: Book, pipe: TextToImage, run: Painted) -> None:
     book.claim("6: to a sequence and back changes nothing", same)
     others = look.row.flatten().clone()
     others[row * width + column] = 0
+    places = torch.arange(width).expand(height, width)
+    far = look.row[(places - column).abs() >= width // 2]
+    book.claim("6: a place far across is read", bool(far.max() > 1 / (height * width)))
     book.figure("self_share", percent(float(look.row[row, column])))
     book.figure("others_share", percent(float(others.sum())))
 
