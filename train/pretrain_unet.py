@@ -36,6 +36,7 @@ from sdcore.unet import UNet, UNetConfig
 from train.data.captions import PLACE_WORDS
 from train.data.scenes import PLACES, Drawn, Scene, Scenes
 from train.data.settings import DataSettings, SceneSettings
+from train.data.words import save_words
 from train.grounding import Grounding, object_marks
 from train.imitate_text_encoder import TextNetwork, fresh_text_encoder
 from train.run import Run, RunSettings, main
@@ -355,6 +356,7 @@ def export(run: Run, source: Source) -> None:
         index["text_encoder"] = ["sdcore", "RecurrentTextEncoder"]
     for name, content in (("model_index.json", index), ("sampling.json", SAMPLING)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    save_words(source.scenes, folder)
 
 
 if __name__ == "__main__":
