@@ -41,7 +41,7 @@ class Curve:
     dispersion: float
 
     def share(self, images: float) -> float:
-        return 1 / (1 + math.exp(-(self.start + self.slope * math.log10(images))))
+        return float(_logistic(self.start + self.slope * math.log10(images)))
 
     def crossing(self, aim: float) -> tuple[float, float, float]:
         """Scenes at which the share is `aim`, and the 95 % interval; inf where it never is."""
@@ -56,12 +56,14 @@ class Curve:
 
 
 def fit(scores: Sequence[Score]) -> Curve | None:
-    """The curve through the scores; None where there are too few, or none that is neither 0 nor 1.
+    """The curve through the scores; None where they do not decide one.
 
-    Three different numbers of scenes are needed: through two, some curve always goes.
+    It takes three different numbers of scenes, since through two some curve always goes, and at two
+    of them a share that is neither 0 nor 1: around one alone the curve could be as steep as a step
+    (Albert & Anderson 1984, Biometrika 71:1).
     """
-    shares = {score.hits / score.count for score in scores}
-    if len({score.images for score in scores}) < 3 or shares <= {0.0, 1.0}:
+    partly = {score.images for score in scores if 0 < score.hits < score.count}
+    if len({score.images for score in scores}) < 3 or len(partly) < 2:
         return None
     x = np.array([[1.0, math.log10(score.images)] for score in scores])
     hits, count = (np.array([getattr(s, key) for s in scores]) for key in ("hits", "count"))
@@ -69,13 +71,14 @@ def fit(scores: Sequence[Score]) -> Curve | None:
     logits = np.log((hits + 0.5) / (count - hits + 0.5))
     weights = np.linalg.lstsq(x, logits, rcond=None)[0]
     for _ in range(50):
-        share = 1 / (1 + np.exp(-x @ weights))
-        information = x.T @ (x * (count * share * (1 - share))[:, None])
+        share = _logistic(x @ weights)
+        variance = np.maximum(count * share * (1 - share), 1e-12)  # far out a share rounds to 1
+        information = x.T @ (x * variance[:, None])
         change = np.linalg.solve(information, x.T @ (hits - count * share))
         weights = weights + change
         if np.abs(change).max() < 1e-9:
             break
-    off = (hits - count * share) ** 2 / (count * share * (1 - share))  # Pearson's chi-square
+    off = (hits - count * share) ** 2 / variance  # Pearson's chi-square
     dispersion = max(1.0, float(off.sum()) / (len(scores) - 2))
     covariance = np.linalg.inv(information) * dispersion
     return Curve(float(weights[0]), float(weights[1]), covariance, dispersion)
@@ -85,7 +88,7 @@ def verdict(scores: Sequence[Score], aim: float) -> str:
     """Where the curve through the scores crosses `aim`, in words, and what that rests on."""
     curve = fit(scores)
     if curve is None:
-        return "no curve: it takes three models of the run, not all of them wholly wrong or right"
+        return "no curve: it takes three models of the run, two of them neither all right nor wrong"
     if curve.slope < 1.96 * math.sqrt(curve.covariance[1, 1]):
         return "no support for a crossing: the scores do not surely rise with the scenes seen"
     last = max(score.images for score in scores)
@@ -117,6 +120,11 @@ def scenes(count: float) -> str:
     if count > 1e12:
         return "over a trillion"
     return f"{float(f'{count / 1e6:.2g}'):,g} million"
+
+
+def _logistic(x: float | np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), which overflows nowhere."""
+    return (1 + np.tanh(np.asarray(x) / 2)) / 2
 
 
 def _scenes(power: float) -> float:

@@ -202,6 +202,12 @@ def run(arguments: argparse.Namespace) -> None:
         str(folder): scores(folder, arguments.runs, known[str(folder)], arguments.measure)
         for folder in arguments.runs
     }
+    if not any(lines.values()):
+        raise UsageError(
+            f"there is no score of {arguments.measure!r}",
+            "no prompt asks for it, or, for 'relation', no picture shows both objects",
+            "choose another --measure, or more --prompts with another --out",
+        )
     print(report(lines, arguments.measure, arguments.aim))
     for folder in arguments.runs:
         before, start = scenes_before(folder, arguments.runs)

@@ -71,6 +71,20 @@ def test_what_a_curve_says() -> None:
     assert scenes(math.inf) == "no number of"
 
 
+@pytest.mark.parametrize("hits", [(0, 25, 50), (50, 25, 0), (0, 0, 1, 50, 50), (0, 50, 50)])
+def test_scores_that_jump_at_one_place_decide_no_curve(hits: tuple[int, ...]) -> None:
+    found = [Score(1000 * 2**i, right, 50) for i, right in enumerate(hits)]
+    assert fit(found) is None and "three models" in verdict(found, 0.85)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_steep_curve_is_followed_far_out() -> None:
+    hits = {1000: 0, 8000: 1, 8100: 149, 10**9: 150}
+    curve = fit([Score(images, right, 150) for images, right in hits.items()])
+    assert curve and curve.share(1) == 0 and curve.share(10**12) == 1
+    assert 8000 < curve.crossing(0.85)[0] < 8100
+
+
 def test_the_chart(tmp_path: Path) -> None:
     runs = {"a <run>": line(-12, 2.4, (16_000, 64_000, 256_000)), "b": [Score(50_000, 3, 9)]}
     draw(tmp_path / "curve.svg", runs, "concept", 0.85)
@@ -134,6 +148,12 @@ def test_the_checkpoints_of_a_run(
     again = learning_curve._parser().parse_args([*command, "--measure", "background"])
     learning_curve.run(again)
     assert "| 2 | 85.0 (64-95, n 20) |" in capsys.readouterr().out
+    again.measure = "relation"
+    for checkpoint in scored.values():
+        checkpoint["relation"] = [0, 0]
+    path.write_text(json.dumps(kept), "utf-8")
+    with pytest.raises(UsageError, match="relation"):
+        learning_curve.run(again)
     again.seed = 1
     with pytest.raises(UsageError, match="cannot stand on one curve"):
         learning_curve.run(again)
