@@ -18,17 +18,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.pages import around, fill
 from bench.prompt_control import Tally, score, shuffled, table
 from bench.prompts import Prompt, compose
 from bench.taken_away import Ablation, Case, of_the_network, of_the_text
 from sdcore import TextToImage
-from sdcore.errors import FileError, UsageError, exit_on_error
+from sdcore.errors import UsageError, exit_on_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bench.judge import Judge
     from train.data.settings import DataSettings
 
-PLACE_OF_TABLE = re.compile(r"(<!-- table: .*? -->\n).*?(<!-- end of table -->)", re.DOTALL)
+PLACE = "<!-- table:", "<!-- end of table -->"  # of the table on the page
 
 CASES = (
     Case("a big fox in noto style on a light blue background", "fox", "light blue"),
@@ -92,17 +92,6 @@ def describe(prompts: Sequence[Prompt], steps: int) -> str:
     return f"{len(prompts)} prompts, {two} of them with two objects, {steps} steps each ({how}):"
 
 
-def put_table(page: Path, text: str) -> None:
-    """Put the table where the page has its marks. Raises FileError."""
-    old = page.read_text("utf-8") if page.is_file() else ""
-    if not PLACE_OF_TABLE.search(old):
-        hint = "mark the place: <!-- table: COMMAND --> and, on a later line, <!-- end of table -->"
-        raise FileError(
-            f"{page} cannot be filled", "the page, or the place in it, is missing", hint
-        )
-    page.write_text(PLACE_OF_TABLE.sub(lambda found: f"{found[1]}{text}\n{found[2]}", old), "utf-8")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -136,6 +125,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError(what, "they count prompts and pictures", "--prompts 60 --batch-size 20")
     if arguments.page and not arguments.prompts:
         raise UsageError("--page has nothing to hold", "--prompts 0 makes no table", "leave it out")
+    if arguments.page:
+        around(arguments.page, *PLACE)  # refused now, not when all is painted
     device = {"device": arguments.device}
     pipe = (
         TextToImage.from_pretrained(arguments.model, **device)
@@ -168,7 +159,7 @@ def run(arguments: argparse.Namespace) -> None:
         text = f"{describe(prompts, arguments.steps)}\n\n{table(figures)}"
         print(text)
         if arguments.page:
-            put_table(arguments.page, text)
+            fill(arguments.page, *PLACE, text)
     print(f"{time.perf_counter() - start:.0f} s; pictures and figures: {arguments.out}")
 
 

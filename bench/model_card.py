@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.pages import fill
 from bench.prompt_control import Tally, score, table, wilson
 from sdcore.errors import FileError, exit_on_error
 
@@ -98,10 +98,13 @@ def read_result(path: Path) -> tuple[dict[str, Any], Pairs]:
             read = record.pop("read")
             record["concepts"], read["center"] = tuple(record["concepts"]), tuple(read["center"])
             pairs.append((Prompt(**record), Reading(**read)))
-        assert result["rows"] and result["settings"]
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        if not (result["rows"] and result["settings"] and pairs):
+            raise ValueError("it holds no rows, no settings or no pictures")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
-            f"{path} holds no result of bench.prompt_control", str(error), "make bench"
+            f"{path} holds no result of bench.prompt_control",
+            f"{type(error).__name__}: {error}",
+            "make it again: make bench",
         ) from error
     return result, pairs
 
@@ -171,19 +174,6 @@ def worst_concepts(pairs: Pairs, count: int = WORST) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, text: str) -> None:
-    """Put `text` between the markers of the page at `path`; `FileError` where they are missing."""
-    page = path.read_text("utf-8") if path.is_file() else ""
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise FileError(
-            f"{path} has no place for the figures",
-            f"it needs one line {BEGIN} and, below it, one line {END}",
-            "add both lines where the figures shall stand",
-        )
-    place = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
-    path.write_text(place.sub(lambda _: f"{BEGIN}\n{text}\n{END}", page), "utf-8")
-
-
 def _percent(tally: Tally) -> str:
     hits, count = tally
     low, high = (100 * end for end in wilson(hits, count))
@@ -216,7 +206,7 @@ def run(arguments: argparse.Namespace) -> None:
     text = figures(*read_result(arguments.result), effort)
     print(text)
     for page in arguments.pages:
-        write(page, text)
+        fill(page, BEGIN, END, text)
 
 
 def main() -> None:

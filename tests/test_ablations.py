@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from bench import ablations
-from bench.ablations import choose_prompts, measure, paint, put_table
+from bench.ablations import choose_prompts, measure, paint
 from bench.judge import Judge
 from bench.prompt_control import MEASURES
 from bench.taken_away import (
@@ -295,16 +295,10 @@ def test_the_command(
     assert "cannot be painted" in refused("--prompts", "-1")
     assert "nothing to hold" in refused("--prompts", "0", "--page", str(page))
     assert "not in the prompt" in refused("--prompts", "0", "--prompt", "a fox", "cat", "fox")
-
-
-def test_a_page_without_a_place_is_refused(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    with pytest.raises(FileError, match="missing"):
-        put_table(page, "| a |")
-    page.write_text("no mark", "utf-8")
-    with pytest.raises(FileError, match="mark the place"):
-        put_table(page, "| a |")
-    assert page.read_text("utf-8") == "no mark"
+    # Before anything is painted: the prompt, too, is wrong.
+    wrong = ["--prompt", "a fox", "cat", "fox", "--page", str(tmp_path / "missing.md")]
+    with pytest.raises(FileError, match="no place"):
+        ablations.run(ablations._parser().parse_args([*common, *wrong]))
 
 
 def test_the_page_shows_what_the_command_makes() -> None:

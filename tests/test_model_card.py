@@ -90,9 +90,10 @@ def test_figures_replace_what_stood_between_the_markers(
     page.write_text("# Card\n", "utf-8")
     with pytest.raises(FileError, match="no place"):
         model_card.run(model_card._parser().parse_args([str(result), str(page)]))
-    result.write_text("[]", "utf-8")
-    with pytest.raises(FileError, match="no result"):
-        model_card.run(model_card._parser().parse_args([str(result)]))
+    for wrong in ("[]", '{"pictures": ["a"]}', '{"rows": {}, "settings": {}, "pictures": []}', "{"):
+        result.write_text(wrong, "utf-8")
+        with pytest.raises(FileError, match="no result"):
+            model_card.run(model_card._parser().parse_args([str(result)]))
 
 
 def test_time_and_energy_of_a_run(tmp_path: Path) -> None:
