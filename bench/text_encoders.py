@@ -222,11 +222,13 @@ def run(arguments: argparse.Namespace) -> None:
             "--prompts 120 --scenes 256",
         )
     runs = Path(arguments.runs)
+    # All are opened first, since the pictures of the first would take an hour.
+    names, device = arguments.networks, arguments.device
+    pipes = {name: open_model(runs / name / "model", device) for name in names}
     result: dict[str, dict[str, Any]] = {}
-    for name in arguments.networks:
+    for name, pipe in pipes.items():
         settings = load_settings(UNetSettings, runs / name / "resolved.yaml").with_data()
         assert not isinstance(settings.data, str)
-        pipe = open_model(runs / name / "model", arguments.device)
         judge = Judge(load(settings.data), settings.data.backgrounds, settings.data.image_size)
         prompts = prompts_by_length(settings.data, arguments.prompts, seed=0)
         batch = arguments.batch_size
