@@ -62,12 +62,12 @@ class Experiments(Settings):
 
 def run(settings: Experiments, names: list[str], out: Path) -> None:
     """Train and score each experiment, one after the other."""
-    _check(settings, out)
     chosen = names or [name for name, one in settings.experiments.items() if not one.long]
     for name in chosen:
         if name != BASE and name not in settings.experiments:
             known = ", ".join([BASE, *settings.experiments])
             raise UsageError(f"no experiment {name!r}", f"there are: {known}", "name one of them")
+    _check(settings, out)
     done = {row["name"]: row for row in read_rows(out)}
     for name in dict.fromkeys([BASE, *chosen]):  # all others are compared with the base
         if name not in done:
@@ -79,6 +79,11 @@ def run(settings: Experiments, names: list[str], out: Path) -> None:
 
 def _check(settings: Experiments, out: Path) -> None:
     """Before hours are spent: settings that do not fit, or that differ from those of rows."""
+    for row in read_rows(out):
+        name = row["name"]
+        if name in (BASE, *settings.experiments) and row["settings"] != _said(settings, name):
+            why = f"{out / RESULTS} has its row, from other settings"
+            raise UsageError(f"{name!r} was run already", why, "use another --out")
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "autoencoder.yaml", settings.autoencoder)
     _write(out / "unet.yaml", settings.unet)
@@ -88,11 +93,6 @@ def _check(settings: Experiments, out: Path) -> None:
         if one.guidance_scale is not None and (one.unet or one.autoencoder):
             why = "with guidance_scale the base's model is painted with"
             raise UsageError("an experiment changes two things", why, "make two of it")
-    for row in read_rows(out):
-        name = row["name"]
-        if name in (BASE, *settings.experiments) and row["settings"] != _said(settings, name):
-            why = f"{out / RESULTS} has its row, from other settings"
-            raise UsageError(f"{name!r} was run already", why, "use another --out")
 
 
 def _said(settings: Experiments, name: str) -> Row:

@@ -74,7 +74,8 @@ def train(settings: AutoencoderSettings) -> None:
     settings = settings.with_data()
     data = settings.data
     assert isinstance(data, DataSettings)
-    scenes, unseen = Scenes(data), Scenes(data, held_out=True)
+    scenes = Scenes(data)
+    unseen = Scenes(data, held_out=True) if data.held_out_pairs() else scenes
     torch.manual_seed(settings.run.seed)
     model = build(settings, data.image_size).to(memory_format=torch.channels_last)
     if settings.decoder_only:
@@ -105,7 +106,7 @@ def train(settings: AutoencoderSettings) -> None:
 
 @torch.no_grad()
 def evaluate(run: Run, model: AutoencoderKL, image: Tensor) -> None:
-    """PSNR on scenes of held-out (style, concept) pairs; a picture of originals over outputs."""
+    """PSNR, of held-out (style, concept) pairs if there are any; originals over outputs."""
     output = model.decode(model.encode(image).latent_dist.mean).sample.clamp(-1, 1)
     error = F.mse_loss(output / 2, image / 2, reduction="none").mean(dim=(1, 2, 3))
     run.write(

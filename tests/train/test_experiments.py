@@ -50,6 +50,7 @@ def test_a_row_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> No
     (tmp_path / RESULTS).write_text(json.dumps(row(BASE, [{"concept": True}])) + "\n", "utf-8")
     with pytest.raises(UsageError, match="'base' was run already"):
         run(settings, ["rate-double"], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [RESULTS], "that run may still be going on"
 
 
 def test_the_table_pairs_each_prompt_with_the_base_s() -> None:
@@ -74,7 +75,7 @@ def test_trained_scored_and_not_again(tmp_path: Path) -> None:
     data = {"concepts": dict(zip(names, names, strict=True)), "styles": {"noto": "noto"}}
     data |= {"folder": str(tmp_path), "held_out_pairs_share": 0.0}
     write_drawings(DataSettings.model_validate(data))
-    tiny = {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "sample_every": 4}
+    tiny = {"steps": 4, "batch_size": 2, "checkpoint_every": 2}
     values["unet"] |= {"data": data} | write_networks(tmp_path)
     values["unet"]["run"] |= tiny
     values["autoencoder"] = {"data": data, "run": values["autoencoder"]["run"] | tiny}
