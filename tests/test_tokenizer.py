@@ -210,7 +210,7 @@ def test_chinese_and_japanese_letters_are_words_of_their_own():
     assert [span.word for span in spans] == ["狐", "狸", "cat", "在", "red"]
     assert [text[span.start : span.end] for span in spans] == [span.word for span in spans]
     positions = [list(span.positions) for span in spans]
-    assert sum(positions, []) == list(range(1, 1 + sum(map(len, positions))))
+    assert [p for each in positions for p in each] == list(range(1, 1 + sum(map(len, positions))))
     assert all(positions)
 
 
