@@ -15,13 +15,15 @@ Shapes: B images, T text tokens, G words, N image tokens, h w token grid, H W pi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from sdcore.attention import Attend, Site
 from sdcore.heatmap import marked_attention
-from sdcore.tokenizer import Tokenizer
+from sdcore.tokenizer import Tokens
 
 OBJECTS = 2  # G: the most that a scene holds
 
@@ -70,16 +72,24 @@ def word_loss(heat: Tensor, masks: Tensor) -> Tensor:
     return (1 - inside).square()
 
 
-def object_marks(tokenizer: Tokenizer, caption: str, names: tuple[str, ...]) -> Tensor:
-    """(T, G): which tokens of a caption name each object; names come in the caption's order."""
-    marks, pieces, start = torch.zeros(tokenizer.max_length, OBJECTS), tokenizer.pieces(caption), 0
-    for column, name in enumerate(names):
-        start = caption.find(name, start)
-        if start < 0:
-            raise ValueError(f"{caption!r} does not say {name!r}")
-        end = start + len(name)
-        for position, piece in enumerate(pieces[: tokenizer.max_length - 2], start=1):
-            if piece.start < end and start < piece.end:
-                marks[position, column] = 1
-        start = end
+def object_marks(
+    tokens: Tokens, captions: Sequence[str], names: Sequence[tuple[str, ...]]
+) -> Tensor:
+    """Which tokens of each caption name its objects, (B, T, G); names come in the caption's order.
+
+    Raises:
+        ValueError: a caption does not say a name.
+    """
+    marks = torch.zeros(*tokens.ids.shape, OBJECTS)
+    for row, caption, called, spans in zip(marks, captions, names, tokens.spans, strict=True):
+        start = 0
+        for column, name in enumerate(called):
+            start = caption.find(name, start)
+            if start < 0:
+                raise ValueError(f"{caption!r} does not say {name!r}")
+            end = start + len(name)
+            for span in spans:
+                if span.start < end and start < span.end:
+                    row[span.positions.start : span.positions.stop, column] = 1
+            start = end
     return marks

@@ -160,13 +160,11 @@ class Source:
             replace(s, caption="", names=()) if d < self.dropout else s
             for d, s in zip(draws, chosen, strict=True)
         ]
-        marks = [object_marks(self.tokenizer, s.caption, s.names) for s in told]
-        return Batch(
-            self.latents(chosen),
-            self.ids([s.caption for s in told]),
-            torch.stack(marks).to(self.device),
-            self.scenes.masks(chosen),
-        )
+        captions = [s.caption for s in told]
+        tokens = self.tokenizer(captions)
+        marks = object_marks(tokens, captions, [s.names for s in told]).to(self.device)
+        ids, masks = tokens.ids.to(self.device), self.scenes.masks(chosen)
+        return Batch(self.latents(chosen), ids, marks, masks)
 
     def ids(self, captions: list[str]) -> Tensor:
         return self.tokenizer(captions).ids.to(self.device)

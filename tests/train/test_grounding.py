@@ -35,9 +35,10 @@ def tokenizer() -> Tokenizer:
 def test_the_tokens_of_each_name_are_marked(
     tokenizer: Tokenizer, caption: str, names: tuple[str, ...]
 ) -> None:
-    marks = object_marks(tokenizer, caption, names)
-    ids = tokenizer(caption).ids[0]
-    assert marks.shape == (16, 2)
+    tokens = tokenizer(["an apple", caption])
+    other, marks = object_marks(tokens, ["an apple", caption], [("apple",), names])
+    ids = tokens.ids[1]
+    assert marks.shape == (16, 2) and other[:, 0].sum() > 0
     for column, name in enumerate([*names, "", ""][:2]):
         found = tokenizer.decode(ids[marks[:, column].bool()])
         assert found.replace(" ", "") == name.replace(" ", "")
@@ -46,7 +47,7 @@ def test_the_tokens_of_each_name_are_marked(
 
 def test_a_name_that_the_caption_lacks_is_an_error(tokenizer: Tokenizer) -> None:
     with pytest.raises(ValueError, match="does not say 'pear'"):
-        object_marks(tokenizer, "an apple", ("pear",))
+        object_marks(tokenizer("an apple"), ["an apple"], [("pear",)])
 
 
 def test_the_loss_is_what_lies_beside_the_object() -> None:
@@ -68,9 +69,7 @@ def pipe(sd_folder: Path) -> TextToImage:
 
 def test_it_changes_nothing_and_equals_the_explicit_map(pipe: TextToImage) -> None:
     tokens = pipe.tokenizer(["a red apple", ""])
-    marks = torch.stack(
-        [object_marks(pipe.tokenizer, "a red apple", ("apple",)), torch.zeros(77, 2)]
-    )
+    marks = object_marks(tokens, ["a red apple", ""], [("apple",), ()])
     text = pipe.text_encoder(tokens.ids).last_hidden_state
     latents, masks = torch.randn(2, 4, 8, 8), torch.rand(2, 2, 64, 64)
     grounding, maps = Grounding(marks, masks), []
@@ -94,10 +93,11 @@ def test_it_changes_nothing_and_equals_the_explicit_map(pipe: TextToImage) -> No
 
 def test_training_on_it_moves_the_word_to_its_object(pipe: TextToImage) -> None:
     use_attention(pipe.unet, "sdpa")
-    marks = object_marks(pipe.tokenizer, "a red apple", ("apple",))[None]
+    tokens = pipe.tokenizer("a red apple")
+    marks = object_marks(tokens, ["a red apple"], [("apple",)])
     masks = torch.zeros(1, 2, 64, 64)
     masks[0, 0, :32, :32] = 1
-    text = pipe.text_encoder(pipe.tokenizer("a red apple").ids).last_hidden_state.detach()
+    text = pipe.text_encoder(tokens.ids).last_hidden_state.detach()
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     optimizer, losses = torch.optim.AdamW(pipe.unet.parameters(), lr=3e-3), []
     for _ in range(12):
