@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sdcore import TextToImage
-    from sdcore.control import Run
     from sdcore.pipeline import TextToImageResult
     from sdcore.prompt_edit import EditSettings, PromptEdit
+    from sdcore.run_control import Run
 
 CROSS = (0.0, 0.5)
 LAYOUT = 0.4

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from PIL.Image import Image
 
 from sample.made_at_begin import MadeAtBegin, readings_in_run
-from sdcore.control import Run, attention_sites
 from sdcore.errors import UsageError
 from sdcore.heatmap import WordHeatmaps, WordShare
 from sdcore.image_heatmaps import heatmaps_of_image
 from sdcore.image_input import make_canvases
 from sdcore.pipeline import to_images
 from sdcore.prompt.explain import explain_prompt
+from sdcore.run_control import Run, attention_sites
 from sdcore.tokenizer import describe_cut
 from sdcore.words import FIRST_WORD, SPECIAL
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
-from sdcore.control import Run, RunControl
 from sdcore.prompt.reading import read_tokens
+from sdcore.run_control import Run, RunControl
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sdcore import TextToImage
     from sdcore.attention import Control
-    from sdcore.control import Predict
+    from sdcore.run_control import Predict
     from sdcore.schedulers import Step
     from sdcore.tokenizer import Tokenizer, Tokens
 

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdcore.attention import Attend, Control, Site
-from sdcore.control import Predict, Run, RunControl, check_window, inside
 from sdcore.heatmap import WordHeatmaps
+from sdcore.run_control import Predict, Run, RunControl, check_window, inside
 from sdcore.schedulers import Step
 from sdcore.tokenizer import Tokens
 from sdcore.words import FIRST_WORD, as_readings, find_words, prompts_with

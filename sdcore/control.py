@@ -1,8 +1,4 @@
-"""Controls: what is hung on attention for one run, and how several of them work together.
-
-A control is called in place of attention, `control(site, grid, q, k, v, attend) -> out`, and calls
-`attend` as often as it likes. It is an argument of the run and of every layer; nothing is attached
-to the model, so nothing is left on it, whatever happens.
+"""Several controls in one run: one behind the other, or each at its steps, layers or prompts.
 
 In `chain(a, b)` what a calls `attend` is b, and what b calls `attend` is the layer's backend. The
 first control sees the layer's own q, k, v and gives the final answer; the values that it asks with
@@ -15,7 +11,7 @@ Heatmaps first: they measure what all the others do. Whatever speaks of the word
 that is painted comes before the edit, behind which k and the values are those of the source. The
 regions last: they cut k and v into the texts of the regions, the others see one long text.
 
-Shapes: B images, H heads, N image tokens, T text tokens, d head width, C channels, h w latent grid.
+What a control is: run_control.py. Shapes: B images, C channels, h w latent grid.
 """
 
 from __future__ import annotations
@@ -24,122 +20,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdcore.attention import Attend, AttentionLayer, Control, Site
+from sdcore.attention import Attend, Control, Site
 from sdcore.errors import UsageError
+from sdcore.run_control import (
+    Predict,
+    Run,
+    RunControl,
+    as_run_control,
+    check_window,
+    inside,
+)
 
 if TYPE_CHECKING:
-    from sdcore.conditioning import PromptPlan
     from sdcore.schedulers import Step
-    from sdcore.tokenizer import Tokens
-
-Predict = Callable[[Tensor, Control | None], Tensor]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a control may check before the first step.
-
-    rows:        B, images painted together.
-    text_tokens: T of the rows that the control will see.
-    parts:       T of each prompt of an AND; without one, of the prompt.
-    grid:        (h, w) of the latents.
-    sites:       of every attention layer of the UNet.
-    tokens:      the prompts as the first text encoder reads them; None for the negative prompts.
-    """
-
-    rows: int
-    text_tokens: int
-    parts: tuple[int, ...]
-    grid: tuple[int, int]
-    sites: tuple[Site, ...]
-    tokens: Tokens | None = None
-
-
-class RunControl:
-    """A control that takes part in a run; what a subclass does not define does nothing.
-
-    `negative` is the control for the rows of the negative prompt.
-    """
-
-    negative: Control | None = None
-
-    def begin(self, run: Run) -> None:
-        """Called before the first step: raises UsageError where the run does not fit."""
-
-    def at(self, step: Step) -> Control | None:
-        """The control for one step."""
-        return self
-
-    def part(self, number: int) -> Control | None:
-        """The control for one prompt of an AND. The words that a control knows are of the first."""
-        return self if number == 0 else None
-
-    def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
-        """The latents (B, C, h, w) that the step is to begin from.
-
-        `predict(latents, control)` runs the UNet on them at the step's time, conditional rows only.
-        """
-        return latents
-
-    def on_guess(self, step: Step, clean: Tensor) -> None:
-        """Told the clean latents (B, C, h, w) that the model expects at this step."""
-
-    def after_step(self, step: Step, latents: Tensor) -> Tensor:
-        """The latents (B, C, h, w) that the step is to end with."""
-        return latents
-
-    def __call__(
-        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
-    ) -> Tensor:
-        return attend(q, k, v)
-
-
-def begin_run(
-    control: Control | None, unet: nn.Module, latents: Tensor, plan: PromptPlan
-) -> RunControl:
-    """Make a control ready for a run on latents (B, C, h, w); None gives one that does nothing.
-
-    Raises:
-        UsageError: the UNet has no cross-attention, or the control does not fit the run.
-    """
-    if control is None:
-        return _Nothing()
-    sites = attention_sites(unet)
-    if not any(site.kind == "cross" for site in sites):
-        raise UsageError(
-            f"{type(control).__name__} cannot control this model.",
-            f"{type(unet).__name__} has no cross-attention: no word can reach the picture.",
-            "Use a UNet with cross-attention, or leave the control out.",
-        )
-    first, grid = plan.steps[0], (latents.shape[2], latents.shape[3])
-    lengths = tuple(part.conditioning.text.shape[1] for part in first.parts)
-    ready = as_run_control(control)
-    run = Run(len(latents), lengths[0], lengths, grid, sites, plan.tokens)
-    ready.begin(run)
-    if ready.negative is not None:
-        if first.unconditional is None:
-            raise UsageError(
-                "There is a control for the negative prompt, which is not read.",
-                "At a guidance scale of 1 or less there are no rows of it.",
-                "Raise the guidance scale, or leave that control out.",
-            )
-        length = first.unconditional.text.shape[1]
-        of_negative = replace(run, text_tokens=length, parts=(length,), tokens=None)
-        as_run_control(ready.negative).begin(of_negative)
-    return ready
-
-
-def attention_sites(model: nn.Module) -> tuple[Site, ...]:
-    """Where a model attends and can be controlled, in the order of its modules."""
-    layers = (module for module in model.modules() if isinstance(module, AttentionLayer))
-    return tuple(layer.site for layer in layers if layer.site is not None)
-
-
-def as_run_control(control: Control) -> RunControl:
-    """A plain function, or an object with some of the methods, as a `RunControl`."""
-    return control if isinstance(control, RunControl) else _Plain(control)
 
 
 def chain(*controls: Control) -> RunControl:
@@ -165,31 +60,6 @@ def at_sites(control: Control, chosen: Callable[[Site], bool]) -> RunControl:
 def parts(*controls: Control | None) -> RunControl:
     """One control for each prompt of an AND, in their order."""
     return _Parts(controls)
-
-
-def inside(step: Step, window: tuple[float, float]) -> bool:
-    """Whether a step begins within (start, end), as parts of the run."""
-    return window[0] <= step.progress < window[1]
-
-
-def check_window(start: float, end: float, of: str) -> None:
-    """UsageError unless 0 <= start < end <= 1."""
-    if not 0 <= start < end <= 1:
-        raise UsageError(
-            f"The steps of {of} are from {start!r} to {end!r}.",
-            "They are parts of the run: 0 is its first step, 1 its end, start before end.",
-            "Use (0, 0.5) for the first half, (0, 1) for all steps.",
-        )
-
-
-def check_rows(run: Run, prompts: int, length: int) -> None:
-    """UsageError unless a run can be of these prompts, each painted the same number of times."""
-    if run.rows % prompts or run.text_tokens != length:
-        raise UsageError(
-            f"The control is for {prompts} prompts with {length} tokens.",
-            f"The run has {run.rows} images, whose text has {run.text_tokens} tokens.",
-            "Make it from the tokens of exactly the prompts that are painted.",
-        )
 
 
 class Chain(RunControl):
@@ -387,29 +257,3 @@ class _Parts(Chain):
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
     ) -> Tensor:
         return attend(q, k, v)  # rows of no part: guidance asks for `part` first
-
-
-class _Plain(RunControl):
-    """What is no RunControl, with the methods that it has."""
-
-    def __init__(self, control: Control) -> None:
-        self.control = control
-        self.negative = getattr(control, "negative", None)
-
-    def at(self, step: Step) -> Control | None:
-        return self.control.at(step) if hasattr(self.control, "at") else self.control  # pyright: ignore
-
-    def part(self, number: int) -> Control | None:
-        return self.control.part(number) if hasattr(self.control, "part") else self.control  # pyright: ignore
-
-    def __call__(
-        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
-    ) -> Tensor:
-        return self.control(site, grid, q, k, v, attend)
-
-
-class _Nothing(RunControl):
-    """No control at all."""
-
-    def at(self, step: Step) -> Control | None:
-        return None

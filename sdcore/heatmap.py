@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdcore.attention import Attend, Control, Site
-from sdcore.control import Run, RunControl, check_rows, check_window
 from sdcore.errors import UsageError
 from sdcore.overlay import lay_over
+from sdcore.run_control import Run, RunControl, check_rows, check_window
 from sdcore.tokenizer import Span, Tokens
 from sdcore.words import FIRST_WORD, SPECIAL, as_readings, column_marks, find_words
 

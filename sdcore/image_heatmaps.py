@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdcore.conditioning import SizeConditioning, plan_prompts
-from sdcore.control import begin_run
 from sdcore.errors import UsageError
 from sdcore.guidance import Guidance, guided_prediction
 from sdcore.heatmap import WordHeatmaps
@@ -20,6 +19,7 @@ from sdcore.model_defaults import ModelDefaults
 from sdcore.noise import add_noise, alphas_cumprod_from_config
 from sdcore.prompt.reading import read_tokens
 from sdcore.request import make_request
+from sdcore.run_control import begin_run
 from sdcore.schedulers import Step
 
 if TYPE_CHECKING:

@@ -26,10 +26,11 @@ from torch import Tensor
 
 from sdcore.alignment import align_tokens
 from sdcore.attention import Attend, Control, Site
-from sdcore.control import Run, RunControl, chain, check_rows, check_window, inside
+from sdcore.control import chain
 from sdcore.errors import UsageError
 from sdcore.heatmap import WordHeatmaps
 from sdcore.reweight import word_scales
+from sdcore.run_control import Run, RunControl, check_rows, check_window, inside
 from sdcore.tokenizer import Tokens
 from sdcore.words import as_readings, prompts_with, word_positions
 

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdcore.attention import Attend, Site
-from sdcore.control import Run, RunControl
 from sdcore.errors import UsageError
+from sdcore.run_control import Run, RunControl
 from sdcore.tokenizer import Tokens
 
 if TYPE_CHECKING:

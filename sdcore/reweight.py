@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sdcore.attention import Attend, Site
-from sdcore.control import Run, RunControl, check_rows
 from sdcore.errors import UsageError
+from sdcore.run_control import Run, RunControl, check_rows
 from sdcore.tokenizer import Tokens
 from sdcore.words import as_readings, prompts_with, word_positions
 

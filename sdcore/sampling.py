@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sdcore.control import begin_run
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.guidance import Guidance, Part, StepConditioning, guided_prediction
+from sdcore.run_control import begin_run
 from sdcore.schedulers import Step, guess_clean, iterate_steps, take_step
 
 if TYPE_CHECKING:

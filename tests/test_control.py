@@ -10,22 +10,14 @@ from torch import nn
 
 from sdcore import TextToImage
 from sdcore.attention import BACKENDS, Site, unavailable
-from sdcore.control import (
-    RunControl,
-    as_run_control,
-    at_sites,
-    attention_sites,
-    begin_run,
-    chain,
-    during,
-    parts,
-)
+from sdcore.control import at_sites, chain, during, parts
 from sdcore.errors import UsageError
 from sdcore.heatmap import WordHeatmaps
 from sdcore.prompt.reading import read_tokens
 from sdcore.prompt_edit import EditSettings, PromptEdit
 from sdcore.regions import Region, Regions
 from sdcore.reweight import Reweight
+from sdcore.run_control import RunControl, as_run_control, attention_sites, begin_run
 from sdcore.schedulers import Step
 from tests.explicit_map import edited_map, heat, make_attend, region_map
 

@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw
 
 from sdcore import TextToImage
 from sdcore.attention import BACKENDS, Site, unavailable
-from sdcore.control import Run, attention_sites
 from sdcore.errors import UsageError
 from sdcore.regions import Region, Regions
+from sdcore.run_control import Run, attention_sites
 from tests.explicit_map import make_attend, region_map
 
 HERE = [name for name in BACKENDS if unavailable(name) is None]
