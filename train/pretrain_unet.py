@@ -5,8 +5,8 @@
 
 The autoencoder of recipe (a) stays frozen. The text encoder of recipe (b) is trained on: what it
 learned tells concepts and colours apart, but nothing asked it to keep sizes and places. A tenth of
-the captions is dropped, which is what guidance needs (Ho & Salimans 2022, arXiv:2207.12598), and
-an object's words are tied to its place (grounding.py).
+the captions is dropped, which is what guidance needs (Ho & Salimans 2022, arXiv:2207.12598). A last
+stage ties the words of an object to its place (grounding.py, configs/train/emoji_grounding.yaml).
 Besides the loss, watch `wrong_concept_minus_right`: how much worse the UNet does when the caption
 names another concept. It moves before the pictures do.
 """
@@ -101,7 +101,7 @@ class UNetSettings(SceneSettings):
     start_from: str = ""  # folder of a UNet whose weights to begin with; empty: random ones
     time_power: float = 0.6  # time = 1000 u^power, u uniform; below 1 noisy times come more often
     caption_dropout: float = 0.1
-    grounding: float = 1.0  # weight of the loss that ties words to their objects; see grounding.py
+    grounding: float = 0.0  # weight of the loss that ties words to their objects; see grounding.py
     run: RunSettings
 
 
