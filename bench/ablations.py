@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.pages import around, fill
-from bench.prompt_control import Tally, score, shuffled, table
+from bench.prompt_control import shuffled, table
 from bench.prompts import Prompt, compose
+from bench.shares import Tally
 from bench.taken_away import Ablation, Case, of_the_network, of_the_text
+from bench.verdict import score
 from sdcore import TextToImage
 from sdcore.errors import UsageError, exit_on_error
 

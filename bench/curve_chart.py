@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from bench.curve_fit import FURTHEST, Score, fit
-from bench.prompt_control import wilson
+from bench.shares import wilson
 from train.chart import COLORS
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 62, 20, 44, 50  # pixels

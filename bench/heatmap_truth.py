@@ -127,8 +127,8 @@ def baselines(cases: Sequence[Case]) -> dict[str, dict]:
 def generated_cases(pipe: Any, settings: Any, count: int, seed: int, explicit: bool) -> list[Case]:
     """Two-object prompts that came out as asked, painted with their heatmaps."""
     from bench.judge import HALVES, Judge
-    from bench.prompt_control import verdict
     from bench.prompts import compose
+    from bench.verdict import verdict
     from train.data.drawings import load
 
     judge = Judge(load(settings), settings.backgrounds, settings.image_size)
@@ -246,7 +246,7 @@ def contact_sheet(cases: Sequence[Case], count: int = 24) -> Image:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from bench.prompt_control import wilson
+    from bench.shares import wilson
     from sdcore import TextToImage
     from train.data.settings import DataSettings
     from train.settings import load_settings

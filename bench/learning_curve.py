@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.curve_fit import Score, verdict
-from bench.prompt_control import MEASURES, Tally
+from bench.shares import Tally, percent
+from bench.verdict import MEASURES
 from sdcore.errors import FileError, UsageError, exit_on_error
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def score_run(
     run: Path, prompts: Sequence[Prompt], judge: Judge, known: dict[str, Any], steps: int | None
 ) -> None:
     """Add to `known` (checkpoint's name -> measure -> tally) what is not in it yet."""
-    from bench.prompt_control import model_painter, score
+    from bench.prompt_control import model_painter
+    from bench.verdict import score
     from train.pretrain_unet import UNetSettings
     from train.settings import load_settings
 
@@ -132,13 +134,10 @@ def scores(run: Path, runs: Sequence[Path], known: dict[str, Any], measure: str)
 
 def report(lines: dict[str, list[Score]], measure: str, aim: float) -> str:
     """Markdown: every score, and what the curve of each run says."""
-    from bench.prompt_control import wilson
-
     text = [f"| run | scenes seen | {measure}, percent |", "|---|---|---|"]
     for name, found in lines.items():
         for score in found:
-            low, high = (100 * end for end in wilson(score.hits, score.count))
-            share = f"{100 * score.hits / score.count:.1f} ({low:.0f}-{high:.0f}, n {score.count})"
+            share = percent((score.hits, score.count))
             text.append(f"| {name} | {score.images:,} | {share} |")
     return "\n".join([*text, "", *(f"{name}: {verdict(f, aim)}" for name, f in lines.items())])
 

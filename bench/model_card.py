@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.pages import fill
-from bench.prompt_control import Tally, score, table, wilson
+from bench.prompt_control import table
+from bench.shares import Tally, percent, wilson
+from bench.verdict import score
 from sdcore.errors import FileError, exit_on_error
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ def by_style(pairs: Pairs) -> str:
     for style in sorted({prompt.style for prompt, _ in pairs}):
         chosen = [pair for pair in pairs if pair[0].style == style]
         tallies = score([prompt for prompt, _ in chosen], [reading for _, reading in chosen])
-        cells = [_percent(tallies[measure]) for measure in measures]
+        cells = [percent(tallies[measure], digits=0) for measure in measures]
         seen = Counter(r.style for p, r in chosen if not p.relation and r.style != style)
         lines.append(f"| {style} | {' | '.join(cells)} | {_most(seen, 1)} |")
     return "\n".join(lines)
@@ -172,12 +174,6 @@ def worst_concepts(pairs: Pairs, count: int = WORST) -> str:
         (right, asked), wrong = found[name]
         lines.append(f"| {name} | {asked} | {right} | {_most(wrong, 3)} |")
     return "\n".join(lines)
-
-
-def _percent(tally: Tally) -> str:
-    hits, count = tally
-    low, high = (100 * end for end in wilson(hits, count))
-    return f"{100 * hits / count:.0f} ({low:.0f}-{high:.0f}, n {count})" if count else "-"
 
 
 def _most(seen: Counter[str], count: int) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,6 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.shares import Tally, percent, points
+from bench.verdict import MEASURES, score
 from sdcore.errors import UsageError, exit_on_error
 
 if TYPE_CHECKING:  # torch and the drawings are imported when something is painted
@@ -35,88 +36,13 @@ if TYPE_CHECKING:  # torch and the drawings are imported when something is paint
     from bench.prompts import Prompt
 
 Painter = Callable[[Sequence["Prompt"]], list["Image"]]
-Tally = tuple[int, int]  # hits, and the number of prompts that ask for it
-MEASURES = ("concept", "style", "background", "place", "both objects", "relation")
 MODEL, SEEN, HELD_OUT = "model", "model, seen in training", "model, held out"
 ENGLISH, CHINESE = "model, English", "model, Chinese"
 DIFFERENCES = {  # row -> what it is the difference of
     "held out minus seen, points": (HELD_OUT, SEEN),
     "Chinese minus English, points": (CHINESE, ENGLISH),
 }
-AXES = (("left", "right"), ("top", "bottom"))
 SHEET = 300  # pictures on the contact sheet
-
-
-def score(
-    prompts: Sequence[Prompt], readings: Sequence[Reading], side: int = 64
-) -> dict[str, Tally]:
-    """Hits and number of prompts for each of `MEASURES`; a prompt counts only for what it asks.
-
-    relation is asked only of pictures that show both objects.
-    """
-    verdicts = [verdict(*pair, side) for pair in zip(prompts, readings, strict=True)]
-    tallies = {}
-    for measure in MEASURES:
-        asked = [v for v in verdicts if measure in v]
-        if measure == "relation":
-            asked = [v for v in asked if v["both objects"]]
-        tallies[measure] = sum(v[measure] for v in asked), len(asked)
-    return tallies
-
-
-def verdict(prompt: Prompt, reading: Reading, side: int = 64) -> dict[str, bool]:
-    """What the picture got right, of what the prompt asks.
-
-    concept, style: the nearest drawing's (one object). background: the nearest named colour.
-    place: the named place of an object of that size is the nearest to the middle of what is seen.
-    both objects: one is seen in each half of the picture, left and right or top and bottom.
-    relation: each is seen in its own half.
-    """
-    from bench.prompts import offset
-    from train.data.scenes import PLACES
-
-    right = {"background": reading.background == prompt.background}
-    if prompt.relation:
-        seen = [[reading.halves[half] for half in ends] for ends in AXES]
-        right["both objects"] = sorted(prompt.concepts) in map(sorted, seen)
-        here, there = (reading.halves[half] for half in _halves(prompt.relation))
-        right["relation"] = (here, there) == prompt.concepts
-        return right
-    right["concept"] = reading.concept == prompt.concepts[0]
-    right["style"] = reading.style == prompt.style
-    if prompt.place:
-        nearest = min(PLACES, key=lambda p: math.dist(offset(p, prompt.size, side), reading.center))
-        right["place"] = nearest == prompt.place
-    return right
-
-
-def _halves(relation: str) -> tuple[str, str]:
-    """The half of the first object and that of the second."""
-    return {
-        "to the left of": ("left", "right"),
-        "to the right of": ("right", "left"),
-        "above": ("top", "bottom"),
-        "below": ("bottom", "top"),
-    }[relation]
-
-
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22:209)."""
-    if count == 0:
-        return 0.0, 1.0
-    share, scale = hits / count, 1 + z * z / count
-    middle = (share + z * z / (2 * count)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-def difference(a: Tally, b: Tally) -> tuple[float, float, float]:
-    """Share a minus share b and its 95 % interval (Newcombe 1998, Stat. Med. 17:873, method 10)."""
-    (low_a, high_a), (low_b, high_b) = wilson(*a), wilson(*b)
-    first, second = a[0] / a[1], b[0] / b[1]
-    below = math.hypot(first - low_a, high_b - second)
-    above = math.hypot(high_a - first, second - low_b)
-    return first - second, first - second - below, first - second + above
 
 
 def shuffled(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -178,26 +104,12 @@ def table(rows: dict[str, dict[str, Tally]]) -> str:
     """
     lines = ["| pictures | " + " | ".join(MEASURES) + " |", "|---" * (len(MEASURES) + 1) + "|"]
     for name, tallies in rows.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(*tallies[m]) for m in MEASURES) + " |")
+        lines.append(f"| {name} | " + " | ".join(percent(tallies[m]) for m in MEASURES) + " |")
     for name, (a, b) in DIFFERENCES.items():
         if a in rows and b in rows:
-            cells = [_points(rows[a][m], rows[b][m]) for m in MEASURES]
+            cells = [points(rows[a][m], rows[b][m]) for m in MEASURES]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _cell(hits: int, count: int) -> str:
-    if count == 0:
-        return "-"
-    low, high = wilson(hits, count)
-    return f"{100 * hits / count:.1f} ({100 * low:.0f}-{100 * high:.0f}, n {count})"
-
-
-def _points(a: Tally, b: Tally) -> str:
-    if not a[1] or not b[1]:
-        return "-"
-    middle, low, high = (100 * share for share in difference(a, b))
-    return f"{middle:+.1f} ({low:+.0f} to {high:+.0f})"
 
 
 def confusions(
@@ -248,41 +160,6 @@ def through_autoencoder(painter: Painter, autoencoder: Any, batch_size: int) -> 
     return paint
 
 
-def contact_sheet(
-    prompts: Sequence[Prompt],
-    images: Sequence[Image],
-    readings: Sequence[Reading],
-    columns: int = 10,
-) -> Image:
-    """Every picture with its prompt and what the judge read; green where all of it is right.
-
-    The font has no Chinese: such a prompt is told in English.
-    """
-    import textwrap
-
-    from PIL import Image, ImageDraw, ImageFont
-
-    from bench.prompts import english
-
-    width, picture, height = 150, 128, 202
-    rows = math.ceil(len(prompts) / columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
-    for i, (prompt, image, reading) in enumerate(zip(prompts, images, readings, strict=True)):
-        x, y = i % columns * width + 4, i // columns * height + 4
-        sheet.paste(image.resize((picture, picture), Image.Resampling.NEAREST), (x, y))
-        text = prompt.text
-        if prompt.language == "Chinese":
-            text = f"(in Chinese) {english(prompt, prompt.concepts)}"
-        draw.text((x, y + picture + 2), textwrap.fill(text, 28), "black", font, spacing=1)
-        names = [reading.concept]
-        if prompt.relation:
-            names = [reading.halves[half] for half in _halves(prompt.relation)]
-        color = "green" if all(verdict(prompt, reading, image.width).values()) else "red"
-        draw.text((x, y + picture + 52), textwrap.shorten(", ".join(names), 28), color, font)
-    return sheet
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -303,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from bench.contact_sheet import contact_sheet
     from bench.judge import Judge
     from bench.prompts import PerfectPainter, compose
     from sdcore import TextToImage

@@ -29,8 +29,8 @@ if TYPE_CHECKING:  # torch is imported when something is read or timed
     from torch import Tensor
 
     from bench.judge import Judge
-    from bench.prompt_control import Tally
     from bench.prompts import Prompt
+    from bench.shares import Tally
     from sdcore.pipeline import TextToImage
     from train.data.scenes import Scene
     from train.data.settings import DataSettings
@@ -85,7 +85,8 @@ def control_table(
     pipe: TextToImage, prompts: dict[str, list[Prompt]], judge: Judge, batch: int, steps: int | None
 ) -> dict[str, dict[str, dict[str, Tally]]]:
     """length -> {"model", "floor"} -> measure -> (hits, prompts)."""
-    from bench.prompt_control import model_painter, score, shuffled
+    from bench.prompt_control import model_painter, shuffled
+    from bench.verdict import score
 
     paint = model_painter(pipe, batch, 0, {"steps": steps})
     result = {}
@@ -245,7 +246,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def tables(result: dict[str, dict[str, Any]]) -> str:
     """The two tables: percent (95 % interval), and thousandths of loss (± half of it)."""
-    from bench.prompt_control import wilson
+    from bench.shares import wilson
 
     columns = [(length, measure) for length, asked in ASKED.items() for measure in asked]
     heads = [f"{length}: {measure}" for length, measure in columns]

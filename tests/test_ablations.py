@@ -19,7 +19,6 @@ from torch import Tensor
 from bench import ablations
 from bench.ablations import choose_prompts, measure, paint
 from bench.judge import Judge
-from bench.prompt_control import MEASURES
 from bench.taken_away import (
     Ablation,
     Case,
@@ -37,6 +36,7 @@ from bench.taken_away import (
     shuffle,
     with_positions,
 )
+from bench.verdict import MEASURES
 from sdcore import TextToImage, UNet
 from sdcore.attention import CrossAttention, Site
 from sdcore.control import at_sites

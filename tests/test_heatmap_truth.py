@@ -20,8 +20,8 @@ from bench.heatmap_truth import (
     tally,
 )
 from sdcore.attention import Site, sdpa
-from sdcore.control import Run
 from sdcore.heatmap import WordHeatmaps
+from sdcore.run_control import Run
 from sdcore.schedulers import Step
 from sdcore.tokenizer import Span, Tokens
 

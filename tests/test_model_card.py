@@ -11,8 +11,9 @@ import pytest
 from bench import model_card
 from bench.judge import Reading
 from bench.model_card import BEGIN, END, Effort, by_style, concepts, training_time, worst_concepts
-from bench.prompt_control import MODEL, parts, score
+from bench.prompt_control import MODEL, parts
 from bench.prompts import Prompt
+from bench.verdict import score
 from sdcore.errors import FileError
 
 # concept -> style -> what is seen in its pictures: (concept, style)

@@ -23,19 +23,16 @@ from bench.prompt_control import (
     CHINESE,
     ENGLISH,
     HELD_OUT,
-    MEASURES,
     SEEN,
     confusions,
-    difference,
     measure,
     model_painter,
-    score,
     shuffled,
     table,
-    verdict,
-    wilson,
 )
 from bench.prompts import PerfectPainter, Prompt, compose
+from bench.shares import difference, wilson
+from bench.verdict import MEASURES, score, verdict
 from sdcore import TextToImage
 from sdcore.errors import UsageError
 from train.data.captions import Captions

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import yaml
 
-from bench.prompt_control import wilson
+from bench.shares import wilson
 from sdcore.errors import FileError, SdcoreError, UsageError, exit_on_error
 from train.data.settings import DataSettings
 from train.pretrain_autoencoder import AutoencoderSettings

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from bench.judge import Judge
-from bench.prompt_control import model_painter, verdict
+from bench.prompt_control import model_painter
 from bench.prompts import compose
 from bench.text_encoders import open_model, wrong_words
+from bench.verdict import verdict
 from sdcore.noise import add_noise, alphas_cumprod_from_config, prediction_to_x0, signal_to_noise
 from train.data.drawings import load
 from train.data.scenes import Scenes
