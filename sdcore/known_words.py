@@ -151,7 +151,9 @@ def describe_unknown(known: KnownWords, texts: Iterable[str], most: int = 8) -> 
         more = len(words) - most
         named.append(f"{more} other word{'s' * (more > 1)}")
     listed = " or ".join([", ".join(named[:-1]), named[-1]] if named[:-1] else named)
-    return f"the model does not know {listed}"
+    foreign = not known.phrases and any(map(_WITHOUT_SPACES.search, words))
+    language = "; it was taught no Chinese or Japanese" if foreign else ""
+    return f"the model does not know {listed}{language}"
 
 
 def read_known_words(folder: Path) -> KnownWords | None:

@@ -104,6 +104,15 @@ def test_the_message_names_a_few_words_and_counts_the_rest() -> None:
     )
 
 
+def test_a_model_of_english_alone_says_so() -> None:
+    english = KnownWords.of(["fox"], ["a"])
+    assert describe_unknown(english, ["a fox", "狐狸 wolf"]) == (
+        "the model does not know '狐狸' or 'wolf'; it was taught no Chinese or Japanese"
+    )
+    assert "taught" not in describe_unknown(english, ["a wolf"])
+    assert "taught" not in describe_unknown(KNOWN, ["火车"])
+
+
 @pytest.mark.parametrize(
     "content",
     [
