@@ -43,6 +43,14 @@ def rows_of_attention(book: Book, run: Painted) -> None:
         book.figure(f"place_{name}_share", percent(float(rows[-1][most])))
         book.figure(f"place_{name}_end", percent(float(rows[-1][-1])))
     shares = torch.stack(rows)  # (3, columns)
+    fox, cat, left = (shares[:, names.index(word)].tolist() for word in ("fox", "cat", "left"))
+    book.figure("A_reads_fox", percent(fox[0]))
+    book.figure("B_reads_cat", percent(cat[1]))
+    book.claim(
+        "5: A and B read left most", min(left[:2]) == float(shares[:2, 1:-1].max(1)[0].min())
+    )
+    book.claim("5: A reads fox, and the others do not", fox[0] > 0.1 > 0.01 > max(fox[1:]))
+    book.claim("5: C reads neither animal", max(fox[2], cat[2]) < 0.01)
     sheet.matrix(
         shares, side + 56, top + 112, cell, rows=list(PLACES), columns=names, numbers=True, size=16
     )
