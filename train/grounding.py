@@ -15,6 +15,7 @@ Shapes: B images, T text tokens, G words, N image tokens, h w token grid, H W pi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -84,12 +85,12 @@ def object_marks(
     for row, caption, called, spans in zip(marks, captions, names, tokens.spans, strict=True):
         start = 0
         for column, name in enumerate(called):
-            start = caption.find(name, start)
-            if start < 0:
+            # No part of a word: "die" is not in "gradient". A Chinese name may be part of a piece.
+            found = re.compile(f"(?<![a-z]){re.escape(name)}(?![a-z])").search(caption, start)
+            if found is None:
                 raise ValueError(f"{caption!r} does not say {name!r}")
-            end = start + len(name)
+            begin, start = found.span()
             for span in spans:
-                if span.start < end and start < span.end:
+                if span.start < start and begin < span.end:
                     row[span.positions.start : span.positions.stop, column] = 1
-            start = end
     return marks

@@ -29,6 +29,7 @@ def tokenizer() -> Tokenizer:
         ("红苹果在一个苹果左边", ("红苹果", "苹果")),
         ("苹果在红苹果左边，左边", ("苹果", "红苹果")),
         ("a red apple", ("red apple",)),
+        ("a gradient die", ("die",)),  # and not the letters in "gradient"
         ("", ()),
     ],
 )
