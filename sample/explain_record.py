@@ -8,7 +8,7 @@ Shapes: G columns (start, end with padding, words; then those of the negative pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,10 +153,10 @@ class Recording(MadeAtBegin[WordHeatmaps]):
             self.made.negative = self.negative.made
         return super().at(step)
 
-    def on_guess(self, step: Step, clean: Tensor) -> None:
+    def on_guess(self, step: Step, guess: Callable[[], Tensor]) -> None:
         window = step.index * self.most // step.count
         self.steps[window] = self.steps.get(window, 0) + 1
-        self.expected[window] = clean
+        self.expected[window] = guess()
 
 
 def check_words(text: str, pipe: TextToImage, dialect: str, negative: bool) -> None:

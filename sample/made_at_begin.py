@@ -47,8 +47,8 @@ class MadeAtBegin(RunControl, Generic[T]):
     def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
         return self.made.before_step(step, latents, predict)
 
-    def on_guess(self, step: Step, clean: Tensor) -> None:
-        self.made.on_guess(step, clean)
+    def on_guess(self, step: Step, guess: Callable[[], Tensor]) -> None:
+        self.made.on_guess(step, guess)
 
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         return self.made.after_step(step, latents)

@@ -87,9 +87,9 @@ class Chain(RunControl):
             latents = control.before_step(step, latents, predict)
         return latents
 
-    def on_guess(self, step: Step, clean: Tensor) -> None:
+    def on_guess(self, step: Step, guess: Callable[[], Tensor]) -> None:
         for control in self.controls:
-            control.on_guess(step, clean)
+            control.on_guess(step, guess)
 
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         for control in self.controls:
@@ -160,8 +160,8 @@ class _Wrapper(RunControl):
     def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
         return self.control.before_step(step, latents, predict)
 
-    def on_guess(self, step: Step, clean: Tensor) -> None:
-        self.control.on_guess(step, clean)
+    def on_guess(self, step: Step, guess: Callable[[], Tensor]) -> None:
+        self.control.on_guess(step, guess)
 
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         return self.control.after_step(step, latents)
@@ -185,9 +185,9 @@ class _During(_Wrapper):
             return latents
         return self.control.before_step(step, latents, predict)
 
-    def on_guess(self, step: Step, clean: Tensor) -> None:
+    def on_guess(self, step: Step, guess: Callable[[], Tensor]) -> None:
         if inside(step, self.window):
-            self.control.on_guess(step, clean)
+            self.control.on_guess(step, guess)
 
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         return self.control.after_step(step, latents) if inside(step, self.window) else latents

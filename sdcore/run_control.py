@@ -73,8 +73,11 @@ class RunControl:
         """
         return latents
 
-    def on_guess(self, step: Step, clean: Tensor) -> None:
-        """Told the clean latents (B, C, h, w) that the model expects at this step."""
+    def on_guess(self, step: Step, guess: Callable[[], Tensor]) -> None:
+        """`guess()` is the clean latents (B, C, h, w) that the model expects at this step.
+
+        It is worked out when it is called, and right until this method returns.
+        """
 
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         """The latents (B, C, h, w) that the step is to end with."""

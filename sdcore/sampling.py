@@ -189,7 +189,7 @@ def denoise(
         conditional = partial(predict, time=time, told=alone, guidance=Guidance(1.0))
         latents = control.before_step(step, latents, conditional)
         prediction = predict(latents, control.at(step), time, told, guidance)
-        control.on_guess(step, guess_clean(scheduler, prediction, time, latents))
+        control.on_guess(step, partial(guess_clean, scheduler, prediction, time, latents))
         latents = take_step(scheduler, prediction, time, latents, sampler.generators)
         _check_finite(latents, prediction, step)
         latents = control.after_step(step, latents)

@@ -154,13 +154,13 @@ def test_a_window_also_bounds_what_is_done_to_latents():
         def after_step(self, step, latents):
             return latents + 1
 
-        def on_guess(self, step, clean):
-            guesses.append((step.index, clean))
+        def on_guess(self, step, guess):
+            guesses.append((step.index, guess()))
 
     one, guesses = torch.ones(1), []
     control = chain(during(Doubles(), 0.5, 1), Doubles())
-    control.on_guess(Step(0, 2, 0), "first")
-    at_sites(control, lambda site: True).on_guess(Step(1, 2, 0), "second")
+    control.on_guess(Step(0, 2, 0), lambda: "first")
+    at_sites(control, lambda site: True).on_guess(Step(1, 2, 0), lambda: "second")
     assert guesses == [(0, "first"), (1, "second"), (1, "second")]
     assert control.before_step(Step(0, 2, 0), one, None) == 2
     assert control.before_step(Step(1, 2, 0), one, None) == 4
