@@ -16,22 +16,18 @@ from pathlib import Path
 
 from sdcore.checkpoint.jsonfile import read_json
 from sdcore.errors import FileError
+from sdcore.tokenizer import UNSPACED
 
 FILE_NAME = "words.json"
 _KEYS = ("names", "other")
 
-# Writing without spaces between words: Chinese characters and Japanese kana.
-_NO_SPACES = (
-    "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff"
-)
 _SIGNS = (  # what stands between words: spaces and punctuation, but not emoji
     r"\s!-/:-@\[-`{-~\u0080-\u00bf\u2000-\u200c\u200e-\u206f\u3000-\u3004\u3008-\u303f"
     r"\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 )
-_LETTERS = f"[^{_SIGNS}{_NO_SPACES}]+"
+_LETTERS = f"[^{_SIGNS}{UNSPACED}]+"
 _WORD = re.compile(f"{_LETTERS}(?:['\u2019-]{_LETTERS})*")
-_WITHOUT_SPACES = re.compile(f"[{_NO_SPACES}]")
+_WITHOUT_SPACES = re.compile(f"[{UNSPACED}]")
 _UNIT = re.compile(f"{_WORD.pattern}|{_WITHOUT_SPACES.pattern}")
 _RUN = re.compile(f"[^{_SIGNS}]+(?:['\u2019-][^{_SIGNS}]+)*")
 # Of words, and of Chinese, which says in one sign what takes several letters:

@@ -35,8 +35,12 @@ _PIECES = (
 )
 # What a person calls a word: letters, marks and digits, joined by - or ' ; or a run of other signs.
 _WORDS = r"[\p{L}\p{M}\p{N}_]+(?:['\u2019-][\p{L}\p{M}\p{N}_]+)*|[^\s\p{L}\p{M}\p{N}_]+"
-# Kana and Chinese letters, which are written without spaces between words.
-_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+# Chinese letters and Japanese kana, which are written without spaces between words; for a [...].
+UNSPACED = (
+    "\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _SHOWN_CUT = 500
 _RESTORE = "vocabulary, merges and added tokens must come from the same tokenizer"
 

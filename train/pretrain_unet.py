@@ -31,7 +31,7 @@ from sdcore.pipeline import TextToImage
 from sdcore.recurrent import RecurrentTextEncoder, load_text_encoder
 from sdcore.schedulers import make_scheduler
 from sdcore.text_encoder import CLIPTextEncoder
-from sdcore.tokenizer import Tokenizer
+from sdcore.tokenizer import Tokenizer, Tokens
 from sdcore.unet import UNet, UNetConfig
 from train.data.captions import PLACE_WORDS
 from train.data.scenes import PLACES, Drawn, Scene, Scenes
@@ -123,15 +123,13 @@ class Network(nn.Module):
 class Batch:
     """Scenes as the networks see them.
 
-    latents: (B, C, h, w); ids: (B, T).
-    marks:   (B, T, G), which tokens name each object; none of a caption that was dropped.
-    masks:   (B, G, H, W), what each object covers.
+    scenes: as they are told; of some, nothing is.
+    tokens: of their captions, ids (B, T); latents (B, C, h, w).
     """
 
+    scenes: list[Scene]
+    tokens: Tokens
     latents: Tensor
-    ids: Tensor
-    marks: Tensor
-    masks: Tensor
 
 
 class Source:
@@ -160,11 +158,13 @@ class Source:
             replace(s, caption="", names=()) if d < self.dropout else s
             for d, s in zip(draws, chosen, strict=True)
         ]
-        captions = [s.caption for s in told]
-        tokens = self.tokenizer(captions)
-        marks = object_marks(tokens, captions, [s.names for s in told]).to(self.device)
-        ids, masks = tokens.ids.to(self.device), self.scenes.masks(chosen)
-        return Batch(self.latents(chosen), ids, marks, masks)
+        return Batch(told, self.tokenizer([s.caption for s in told]), self.latents(chosen))
+
+    def grounding(self, batch: Batch) -> Grounding:
+        """The control that ties the words of a batch to its objects."""
+        captions, names = zip(*((s.caption, s.names) for s in batch.scenes), strict=True)
+        marks = object_marks(batch.tokens, captions, names).to(self.device)
+        return Grounding(marks, self.scenes.masks(batch.scenes))
 
     def ids(self, captions: list[str]) -> Tensor:
         return self.tokenizer(captions).ids.to(self.device)
@@ -224,9 +224,9 @@ def train(settings: UNetSettings) -> None:
         )
         noisy = add_noise(batch.latents, noise, times, alphas)
         target = prediction_target("v_prediction", batch.latents, noise, times, alphas)
-        grounding = Grounding(batch.marks, batch.masks) if settings.grounding else None
+        grounding = source.grounding(batch) if settings.grounding else None
         with run.accelerator.autocast():
-            output = network(noisy, times, batch.ids, grounding)
+            output = network(noisy, times, batch.tokens.ids.to(device), grounding)
         loss = (output.float() - target).square().mean()
         grounded = grounding.loss() if grounding else torch.zeros(())
         norm = run.update(loss + settings.grounding * grounded)
