@@ -3,7 +3,9 @@
     python -m train.extend_vocabulary
 
 Learns the vocabulary of the captions of `data`. A token that the old vocabulary has keeps its
-vector; a new one begins as the mean of the old tokens that spelled it.
+vector; a new one begins in the direction of the mean of the old tokens that spelled it, as long as
+the vectors of known words are. Bytes are seldom seen and stay short: names that began as their mean
+lay six times closer together than names that had been learned, and were hardly told apart.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from sdcore.text_encoder import CLIPTextEncoder
 from sdcore.tokenizer import END, START, WORD_END, Tokenizer
@@ -22,6 +26,7 @@ from train.data.settings import DataSettings, SceneSettings
 from train.data.vocabulary import learn_vocabulary
 from train.run import main
 
+_SHORT = len("a" + WORD_END)  # what is longer was learned as a part of words, not as a single byte
 CAPTIONS = 40_000  # from which the vocabulary is learned
 
 
@@ -63,8 +68,16 @@ def with_vocabulary(
     )
     new, state = CLIPTextEncoder(config), old.state_dict()
     name = next(key for key in state if key.endswith("token_embedding.weight"))
-    spellings = [_spelling(token, known) for token in vocabulary]
-    state[name] = torch.stack([state[name][ids].mean(0) for ids in spellings])
+    old_vectors = state[name]
+    words = [i for token, i in known.items() if token in vocabulary and len(token) > _SHORT]
+    length = old_vectors[words].norm(dim=-1).mean()
+
+    def vector(token: str) -> Tensor:
+        if token in known:
+            return old_vectors[known[token]]
+        return F.normalize(old_vectors[_spelling(token, known)].mean(0), dim=0) * length
+
+    state[name] = torch.stack([vector(token) for token in vocabulary])
     new.load_state_dict(state)
     return new
 

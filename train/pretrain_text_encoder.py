@@ -11,6 +11,7 @@ answers nearly every question. The image tower is dropped afterwards.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,8 @@ from train.run import Run, RunSettings, main
 
 
 class TextSettings(SceneSettings):
-    vocabulary: int = 1024  # at most so many tokens
+    start_from: str = ""  # holds tokenizer/ and text_encoder/ to begin with; empty: new ones
+    vocabulary: int = 1024  # of new ones, at most so many tokens; as are the next four
     max_tokens: int = 32
     width: int = 256
     layers: int = 4
@@ -89,16 +91,15 @@ def batch(
     return ids[:, :longest], scenes.images(chosen)
 
 
-def train(settings: TextSettings) -> None:
-    settings = settings.with_data()
-    data = settings.data
-    assert isinstance(data, DataSettings)
-    scenes, unseen = Scenes(data), Scenes(data, held_out=True)
+def begin(settings: TextSettings, scenes: Scenes) -> tuple[Tokenizer, CLIPTextEncoder]:
+    """Tokenizer and text encoder before the first step."""
+    if settings.start_from:
+        folder = Path(settings.start_from)
+        text_encoder = CLIPTextEncoder.from_pretrained(folder / "text_encoder")
+        return Tokenizer.from_pretrained(folder / "tokenizer"), text_encoder
     vocabulary, merges = learn_vocabulary(
         (scenes.scene(settings.run.seed, i).caption for i in range(20_000)), settings.vocabulary
     )
-    tokenizer = Tokenizer.from_vocab(vocabulary, merges, max_length=settings.max_tokens)
-    torch.manual_seed(settings.run.seed)
     config = CLIPTextConfig(
         vocab_size=len(vocabulary),
         hidden_size=settings.width,
@@ -111,7 +112,18 @@ def train(settings: TextSettings) -> None:
         bos_token_id=vocabulary[START],
         eos_token_id=vocabulary[END],
     )
-    model = Contrast(CLIPTextEncoder(config), settings, data.image_size)
+    tokenizer = Tokenizer.from_vocab(vocabulary, merges, max_length=settings.max_tokens)
+    return tokenizer, CLIPTextEncoder(config)
+
+
+def train(settings: TextSettings) -> None:
+    settings = settings.with_data()
+    data = settings.data
+    assert isinstance(data, DataSettings)
+    scenes, unseen = Scenes(data), Scenes(data, held_out=True)
+    torch.manual_seed(settings.run.seed)
+    tokenizer, text_encoder = begin(settings, scenes)
+    model = Contrast(text_encoder, settings, data.image_size)
     run = Run(settings, settings.run, model)
     size, device = settings.run.batch_size, run.accelerator.device
 

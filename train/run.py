@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sdcore.errors import NonFiniteError, UsageError, exit_on_error
+from train.muon import Muon, weight_matrices
 from train.settings import AnySettings, Settings, load_settings, read_yaml, save_settings
 from train.state import (
     Average,
@@ -38,6 +39,7 @@ class RunSettings(Settings):
     steps: int
     batch_size: int
     learning_rate: float
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: of weight matrices; see muon.py
     warmup_steps: int = 200
     decay_share: float = 0.3  # the last share of the steps, over which the rate falls to zero
     weight_decay: float = 0.01
@@ -95,12 +97,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.module = module.to(self.accelerator.device)
         self.average = Average(self.module, loop.ema_decay) if loop.ema_decay else None
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(module, loop.weight_decay),
-            lr=loop.learning_rate,
-            betas=(0.9, 0.99),
-            fused=True,  # one pass over the weights: a twelfth of a step on two cores
-        )
+        self.optimizers = make_optimizers(self.module, loop)
         self.step = self._resume(settings)
         save_settings(settings, self.folder / "resolved.yaml")
         self._started, self._first = time.monotonic(), self.step
@@ -109,8 +106,9 @@ class Run:
         """The steps left; the learning rate is set before each, a checkpoint kept after some."""
         bar = tqdm(total=self.loop.steps, initial=self.step, disable=None, desc=self.folder.name)
         while self.step < self.loop.steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.loop, self.step)
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(self.loop, self.step)
             yield self.step
             self.step += 1
             bar.update()
@@ -127,8 +125,9 @@ class Run:
                 "the loss or its gradient is not finite",
                 "lower the learning rate, or resume with precision: 'no'",
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        self.module.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.module, self.step)
         return float(norm)
@@ -156,7 +155,8 @@ class Run:
         tqdm.write(" ".join(f"{key} {value:.6g}" for key, value in row.items()))
 
     def checkpoint(self) -> None:
-        parts = {"model": self.module.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
+        parts = {"model": self.module.state_dict()}
+        parts |= {name: optimizer_tensors(one) for name, one in self.optimizers.items()}
         if self.average:
             parts["average"] = self.average.tensors
         save_checkpoint(self.folder / "checkpoints", self.step, parts, self.loop.keep)
@@ -172,7 +172,8 @@ class Run:
         self._check_unchanged(settings)
         step, parts = load_checkpoint(checkpoint)
         self.module.load_state_dict(parts["model"])
-        restore_optimizer(self.optimizer, parts["optimizer"])
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, parts[name])
         if self.average:
             self.average.tensors = {
                 k: v.to(self.accelerator.device) for k, v in parts["average"].items()
@@ -230,13 +231,29 @@ def flat(values: dict, path: str = "") -> dict[str, object]:
     return result
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Matrices decay; biases, norms and other vectors do not."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+def make_optimizers(module: nn.Module, loop: RunSettings) -> dict[str, torch.optim.Optimizer]:
+    """Name in a checkpoint -> optimizer; each trained parameter belongs to one of them.
+
+    Of AdamW's, matrices decay; biases, norms and other vectors do not.
+    """
+    matrices = weight_matrices(module) if loop.optimizer == "muon" else []
+    taken = {id(weight) for weight in matrices}
+    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": loop.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "optimizer": torch.optim.AdamW(
+            groups,
+            lr=loop.learning_rate,
+            betas=(0.9, 0.99),
+            fused=True,  # one pass over the weights: a twelfth of a step on two cores
+        )
+    }
+    if matrices:
+        optimizers["muon"] = Muon(matrices, loop.learning_rate, loop.weight_decay)
+    return optimizers
 
 
 def main(

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from sdcore.errors import NonFiniteError, UsageError
-from train.run import Run, RunSettings, learning_rate, main, parameter_groups
+from train.run import Run, RunSettings, learning_rate, main, make_optimizers
 from train.settings import Settings, load_settings
 from train.state import generator, optimizer_tensors
 
@@ -31,7 +31,7 @@ def fresh_accelerator() -> Iterator[None]:
 
 
 class Recipe(Settings):
-    width: int = 6
+    width: int = 32
     run: RunSettings
 
 
@@ -43,7 +43,10 @@ def recipe(folder: Path, **changes: object) -> Recipe:
 
 def network(width: int) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, 2))
+    return nn.Sequential(
+        *(nn.Linear(4, width), nn.LayerNorm(width), nn.GELU()),
+        *(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2)),
+    )
 
 
 @dataclass
@@ -80,7 +83,12 @@ def train(settings: Recipe, until: int | None = None) -> End:
         row = json.loads(line)
         logged[row["step"]] = (row["loss"], row["grad_norm"], row["lr"])
     AcceleratorState._reset_state(reset_partial_state=True)
-    return End(run.module.state_dict(), average, optimizer_tensors(run.optimizer), losses, logged)
+    states = {
+        f"{name}.{key}": tensor
+        for name, optimizer in run.optimizers.items()
+        for key, tensor in optimizer_tensors(optimizer).items()
+    }
+    return End(run.module.state_dict(), average, states, losses, logged)
 
 
 def assert_equal_to_the_bit(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -90,12 +98,13 @@ def assert_equal_to_the_bit(ours: dict[str, Tensor], theirs: dict[str, Tensor]) 
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("killed", [(1,), (4,), (5,), (9,), (3, 6, 9), (5, 5, 8)])
 def test_resumed_is_straight_to_the_bit(
-    killed: tuple[int, ...], precision: str, tmp_path: Path
+    killed: tuple[int, ...], optimizer: str, precision: str, tmp_path: Path
 ) -> None:
-    straight = train(recipe(tmp_path / "straight", precision=precision))
-    settings = recipe(tmp_path / "resumed", precision=precision)
+    straight = train(recipe(tmp_path / "straight", precision=precision, optimizer=optimizer))
+    settings = recipe(tmp_path / "resumed", precision=precision, optimizer=optimizer)
     losses: dict[int, float] = {}
     for step in killed:
         losses |= train(settings, until=step).losses
@@ -162,7 +171,7 @@ def test_average_switched_on_midway_is_refused(tmp_path: Path) -> None:
 def test_another_network_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     train(recipe(tmp_path), until=5)
     before = (tmp_path / "resolved.yaml").read_text("utf-8")
-    with pytest.raises(UsageError, match="width was 6, is 7"):
+    with pytest.raises(UsageError, match="width was 32, is 7"):
         train(recipe(tmp_path).model_copy(update={"width": 7}))
     assert (tmp_path / "resolved.yaml").read_text("utf-8") == before
 
@@ -206,7 +215,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path: Path) -> None:
     settings = recipe(tmp_path, max_grad_norm=0.5)
     run = Run(settings, settings.run, network(settings.width))
     seen = []
-    run.optimizer.register_step_pre_hook(
+    run.optimizers["optimizer"].register_step_pre_hook(
         lambda *_: seen.append(
             torch.cat([p.grad.flatten() for p in run.module.parameters()]).norm()
         )
@@ -230,13 +239,14 @@ def test_averaged_weights_are_swapped_in_and_out_also_after_an_error(tmp_path: P
     assert_equal_to_the_bit(run.average.tensors, average)
 
 
-def test_only_matrices_decay() -> None:
+def test_only_matrices_decay(tmp_path: Path) -> None:
     module = network(6)
     module[3].bias.requires_grad_(False)
-    decayed, plain = parameter_groups(module, 0.1)
+    loop = recipe(tmp_path, weight_decay=0.1).run
+    decayed, plain = make_optimizers(module, loop)["optimizer"].param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     assert {p.ndim for p in decayed["params"]} == {2} and {p.ndim for p in plain["params"]} == {1}
-    assert len(decayed["params"]) + len(plain["params"]) == 5  # the frozen bias is in neither
+    assert len(decayed["params"]) + len(plain["params"]) == 7  # the frozen bias is in neither
 
 
 @pytest.mark.parametrize(("warmup", "share", "steps"), [(10, 0.25, 80), (1, 1.0, 40), (0, 0.0, 20)])
@@ -260,12 +270,13 @@ def test_learning_rate_against_its_closed_form(warmup: int, share: float, steps:
         assert abs(learning_rate(settings, step) - expected) <= 1e-12
 
 
-def test_learning_rate_reaches_the_optimizer(tmp_path: Path) -> None:
-    settings = recipe(tmp_path)
+def test_learning_rate_reaches_every_optimizer(tmp_path: Path) -> None:
+    settings = recipe(tmp_path, optimizer="muon")
     run = Run(settings, settings.run, network(settings.width))
     seen = []
     for _ in run.steps():
-        seen.append({group["lr"] for group in run.optimizer.param_groups})
+        optimizers = run.optimizers.values()
+        seen.append({group["lr"] for one in optimizers for group in one.param_groups})
         run.update(run.module(torch.ones(1, 4)).sum())
     assert seen == [{learning_rate(settings.run, step)} for step in range(STEPS)]
 
