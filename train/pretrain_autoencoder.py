@@ -28,6 +28,7 @@ class AutoencoderSettings(SceneSettings):
     block_out_channels: list[int] = [32, 64, 128]
     latent_channels: int = 4
     kl_weight: float = 5e-4
+    squared_weight: float = 0.0  # of the mean squared error, which PSNR counts
     start_from: str = ""  # folder of an autoencoder whose weights to begin with; empty: random ones
     decoder_only: bool = False  # leave the encoder, and so the latents, as they are
     run: RunSettings
@@ -94,8 +95,11 @@ def train(settings: AutoencoderSettings) -> None:
         with run.accelerator.autocast():
             output, kl = encode_and_decode(model, image, noise.to(image.device))
         reconstruction = reconstruction_loss(output.float(), image)
-        norm = run.update(reconstruction + settings.kl_weight * kl)
-        run.log(loss=reconstruction, kl=kl, grad_norm=norm)
+        squared = F.mse_loss(output.float(), image)
+        norm = run.update(
+            reconstruction + settings.squared_weight * squared + settings.kl_weight * kl
+        )
+        run.log(loss=reconstruction, squared=squared, kl=kl, grad_norm=norm)
         if (step + 1) % settings.run.sample_every == 0:
             evaluate(run, model, check)
 

@@ -6,6 +6,7 @@ drawn from the scene's own random generator. With it comes what it calls each ob
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ import numpy as np
 
 if TYPE_CHECKING:
     from train.data.scenes import Drawn
-    from train.data.settings import Words
+    from train.data.settings import DataSettings, Words
 
 STYLE_SAID = 0.9  # share of the captions that name the style
 ANOTHER_NAME = 0.2  # of the names that have synonyms
+ARTICLE = 0.85  # of the names that take one
 
 PLACE_WORDS = {
     "center": ("in the center", "in the middle"),
@@ -33,6 +35,14 @@ _EACH_AT_A_SIDE = {  # relation -> where the first and the second object are
     "above": ("top", "bottom"),
     "below": ("bottom", "top"),
 }
+
+_PLURAL_ENDINGS = (  # the first that fits
+    (r"fish$", "fish"),
+    (r"(?<=[^aeiou])y$", "ies"),
+    (r"(?<=[^f])fe?$", "ves"),  # wolf, knife; not cliff
+    (r"(s|x|z|ch|sh)$", r"\1es"),
+    (r"$", "s"),
+)
 
 CHINESE_BACKGROUNDS = {
     "white": "白色",
@@ -75,16 +85,32 @@ def chinese_words(words: Mapping[str, Words], styles: Iterable[str]) -> list[str
     return list(dict.fromkeys(found))
 
 
+def plural(name: str, irregular: Mapping[str, str]) -> str:
+    """The plural of an English name: as `irregular` has it, or else by rule ("loaf of bread", too).
+
+    What is plural already ("grapes") stays as it is.
+    """
+    if name in irregular:
+        return irregular[name]
+    thing, of, what = name.partition(" of ")
+    if of:
+        return plural(thing, irregular) + of + what
+    if _is_plural(name):
+        return name
+    ending, several = next(pair for pair in _PLURAL_ENDINGS if re.search(pair[0], name))
+    return re.sub(ending, several, name, count=1)
+
+
 class Captions:
     """Writes captions.
 
     Args:
-        words: concept -> its other names; a concept without them has no Chinese caption.
-        chinese_share: of the captions whose concepts all have a Chinese name.
+        settings: of the scenes; a concept without `words` has no Chinese caption.
     """
 
-    def __init__(self, words: Mapping[str, Words], chinese_share: float) -> None:
-        self.words, self.chinese_share = words, chinese_share
+    def __init__(self, settings: DataSettings) -> None:
+        self.words, self.chinese_share = settings.words, settings.chinese_share
+        self.plurals, self.plural_share = settings.plurals, settings.plural_share
 
     def one(
         self, random: np.random.Generator, drawn: Drawn, background: str
@@ -96,8 +122,12 @@ class Captions:
         say_style = random.random() < STYLE_SAID
         before = say_style and random.random() < 0.2
         name = self._name(random, drawn.concept)
+        article = random.random()
+        several = article >= 1 - self.plural_share  # of those that would have had no article
+        if several:
+            name = plural(name, self.plurals)
         thing = " ".join(w for w in (adjective, drawn.style if before else "", name) if w)
-        parts = [_with_article(random, thing)]
+        parts = [thing if several else _with_article(thing, article)]
         if say_style and not before:
             parts.append(_choose(random, _STYLE_WORDS).format(drawn.style))
         if random.random() < (0.25 if drawn.place == "center" else 0.9):
@@ -119,7 +149,7 @@ class Captions:
         names, things = [], []
         for drawn in objects:
             names.append(self._name(random, drawn.concept))
-            things.append(_with_article(random, names[-1]))
+            things.append(_with_article(names[-1], random.random()))
         first, second = things
         if random.random() < 0.7:
             text = f"{first} {relation} {second}"
@@ -181,10 +211,15 @@ class Captions:
         return _choose(random, others) if others and random.random() < ANOTHER_NAME else first
 
 
-def _with_article(random: np.random.Generator, thing: str) -> str:
-    several = thing.endswith("s") and not thing.endswith(("ss", "us"))  # scissors, grapes
-    article = "" if several else "an " if thing[0] in "aeiou" else "a "
-    return article + thing if random.random() < 0.85 else thing
+def _with_article(thing: str, article: float) -> str:
+    """An article before most things; `article` is drawn from 0 to 1."""
+    if _is_plural(thing) or article >= ARTICLE:
+        return thing
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+
+
+def _is_plural(thing: str) -> bool:
+    return thing.endswith("s") and not thing.endswith(("ss", "us", "os"))  # scissors, grapes
 
 
 def _with_background(random: np.random.Generator, text: str, background: str) -> str:

@@ -75,7 +75,7 @@ class Scenes:
         self._pairs = [pair for pair in self._drawings if (pair in kept_back) == held_out]
         self._combinations = {frozenset(pair) for pair in settings.held_out_combinations}
         self._held_out = held_out
-        self._captions = Captions(settings.words, settings.chinese_share)
+        self._captions = Captions(settings)
 
     def scene(self, seed: int, index: int, stage: int | None = None) -> Scene:
         """The scene number `index` of the series `seed`, without its picture.

@@ -40,6 +40,8 @@ class DataSettings(Settings):
     backgrounds: dict[str, tuple[int, int, int]] = BACKGROUNDS  # name -> RGB, 0-255
     words: dict[str, Words] = {}  # concept name -> its other names
     chinese_share: float = 0.0  # of the captions
+    plurals: dict[str, str] = {}  # name -> its plural, where the rule does not give it
+    plural_share: float = 0.0  # of the English captions of one object, at most 0.15
     held_out_pairs_share: float = 0.1  # of the (style, concept) pairs, never shown in training
     held_out_combinations: list[tuple[str, str]] = []  # two-object scenes never shown in training
     image_size: int = 64  # pixels, square

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sdcore.errors import FileError, exit_on_error
 from sdcore.known_words import FILE_NAME, KnownWords
-from train.data.captions import CHINESE_BACKGROUNDS, chinese_words
+from train.data.captions import CHINESE_BACKGROUNDS, chinese_words, plural
 from train.data.scenes import PLACES, Scenes
 from train.data.settings import DataSettings
 from train.settings import load_settings
@@ -34,9 +34,12 @@ def known_words(scenes: Scenes, count: int = CAPTIONS) -> KnownWords:
 def _told(settings: DataSettings) -> tuple[set[str], set[str]]:
     """What captions are about, in the languages that they are in, and the other Chinese words."""
     words = {name: settings.words[name] for name in settings.concepts if name in settings.words}
-    names = {*settings.concepts, *settings.styles, *settings.backgrounds, *PLACES}
+    names = {*settings.styles, *settings.backgrounds, *PLACES}
     names |= {size for size, share in settings.size_shares.items() if share and size != "medium"}
-    names |= {name for entry in words.values() for name in entry.also}
+    called = {*settings.concepts, *(name for entry in words.values() for name in entry.also)}
+    names |= called
+    if settings.plural_share:
+        names |= {plural(name, settings.plurals) for name in called}
     if not settings.chinese_share:
         return names, set()
     names |= {name for entry in words.values() for name in entry.zh}
