@@ -232,7 +232,10 @@ def test_half_of_every_kind_is_in_chinese(bilingual: DataSettings) -> None:
 
 
 def test_the_texts_are_captions_that_training_may_write(bilingual: DataSettings) -> None:
-    writers = {"English": Captions(bilingual.words, 0.0), "Chinese": Captions(bilingual.words, 1.0)}
+    writers = {
+        language: Captions(bilingual.model_copy(update={"chinese_share": share}))
+        for language, share in (("English", 0.0), ("Chinese", 1.0))
+    }
     random = np.random.default_rng(0)
     for prompt in compose(bilingual, 30, seed=1):
         writer = writers[prompt.language]

@@ -21,7 +21,7 @@ LEAST_CHANNELS = 32  # of either side; the convolution that reads latents is no 
 
 
 class Muon(torch.optim.Muon):
-    """Torch's Muon, which knows matrices only, for convolutions too: (out, in, k, k) as (out, in k k)."""
+    """Torch's Muon, which knows matrices only, also for convolutions (out, in, k, k)."""
 
     def __init__(self, weights: Sequence[nn.Parameter], lr: float, weight_decay: float) -> None:
         self._weights = weights
@@ -36,7 +36,7 @@ class Muon(torch.optim.Muon):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # noqa: ANN401 (torch's)
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         for matrix, weight in zip(self.param_groups[0]["params"], self._weights, strict=True):
             matrix.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
         return super().step(closure)

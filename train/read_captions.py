@@ -86,8 +86,12 @@ def possible_answers(data: DataSettings) -> dict[str, list[str]]:
 def answers(scene: Scene) -> dict[str, str]:
     """What is in a scene; captions may leave some of it out."""
     first = scene.objects[0]
-    place = scene.relation or first.place
-    return dict(style=first.style, background=scene.background, size=first.size, place=place)
+    return {
+        "style": first.style,
+        "background": scene.background,
+        "size": first.size,
+        "place": scene.relation or first.place,
+    }
 
 
 def train(settings: ReadingSettings) -> None:

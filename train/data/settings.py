@@ -41,7 +41,7 @@ class DataSettings(Settings):
     words: dict[str, Words] = {}  # concept name -> its other names
     chinese_share: float = 0.0  # of the captions
     plurals: dict[str, str] = {}  # name -> its plural, where the rule does not give it
-    plural_share: float = 0.0  # of the English captions of one object, at most 0.15
+    plural_share: float = 0.0  # of the English captions of one object
     held_out_pairs_share: float = 0.1  # of the (style, concept) pairs, never shown in training
     held_out_combinations: list[tuple[str, str]] = []  # two-object scenes never shown in training
     image_size: int = 64  # pixels, square
