@@ -46,13 +46,22 @@ def extend(settings: VocabularySettings) -> None:
     old = CLIPTextEncoder.from_pretrained(source / "text_encoder")
     scenes = Scenes(settings.data.model_copy(update={"chinese_share": 0.0}))
     captions = [scenes.scene(settings.seed, index).caption for index in range(CAPTIONS)]
-    chinese = chinese_words(settings.data.words, settings.data.styles)
-    vocabulary, merges = learn_vocabulary(captions + chinese, settings.vocabulary)
+    texts = captions + chinese_texts(settings.data)
+    vocabulary, merges = learn_vocabulary(texts, settings.vocabulary)
     tokenizer = Tokenizer.from_vocab(vocabulary, merges, max_length=settings.max_tokens)
     extended = with_vocabulary(old, known, vocabulary)
     tokenizer.save_pretrained(folder / "tokenizer")
     extended.save_pretrained(folder / "text_encoder")
     print(f"{len(known)} tokens before, {len(vocabulary)} now: {folder}")
+
+
+def chinese_texts(settings: DataSettings) -> list[str]:
+    """The Chinese words, and all letters, so often that each is whole before two are joined.
+
+    Else a merge could join the end of one letter and the beginning of the next, across two words.
+    """
+    words = chinese_words(settings.words, settings.styles)
+    return words + sorted(set("".join(words))) * len(words)
 
 
 def with_vocabulary(
