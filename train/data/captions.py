@@ -252,4 +252,4 @@ def _chinese_rest(
 
 
 def _choose(random: np.random.Generator, options: Sequence[str]) -> str:
-    return options[random.integers(len(options))]
+    return options[int(random.integers(len(options)))]
