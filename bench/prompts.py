@@ -5,10 +5,13 @@ background, or two objects and how they stand to each other. A share asks for wh
 showed: held-out (style, concept) pairs, and held-out combinations of two objects. Where the
 concepts have Chinese names, half of the prompts of each kind are in Chinese; where a concept has
 other names in the prompt's language, half of its prompts use one of those.
+
+    python -m bench.prompts --first 24 > docs/embedded_model.txt       # those of the README's grid
 """
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from sdcore.errors import exit_on_error
 from train.data.captions import (
     CHINESE_BACKGROUNDS,
     CHINESE_PLACES,
@@ -26,6 +30,7 @@ from train.data.captions import (
 )
 from train.data.scenes import MARGIN, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
 from train.data.settings import DataSettings
+from train.settings import load_settings
 
 TWO_OBJECTS_SHARE = 0.2  # of the prompts
 HELD_OUT_OF_ONE = 0.25  # of the prompts with one object: a (style, concept) pair never shown
@@ -256,3 +261,24 @@ def offset(place: str, size: str, side: int) -> tuple[float, float]:
     x = {"left": -reach, "right": reach}.get(place, 0.0)
     y = {"top": -reach, "bottom": reach}.get(place, 0.0)
     return x, y
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    data = "configs/train/emoji_data.yaml"
+    add("--data", default=data, help="settings of the scenes (default: %(default)s)")
+    add("--prompts", type=int, default=600, help="how many (default: %(default)s)")
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add("--first", type=int, metavar="N", help="only the first of them (default: all)")
+    arguments = parser.parse_args()
+    with exit_on_error():
+        settings = load_settings(DataSettings, arguments.data)
+        prompts = compose(settings, arguments.prompts, arguments.seed)
+        print("\n".join(prompt.text for prompt in prompts[: arguments.first]))
+
+
+if __name__ == "__main__":
+    main()

@@ -31,6 +31,7 @@ from bench.prompt_control import (
     table,
 )
 from bench.prompts import PerfectPainter, Prompt, compose
+from bench.prompts import main as print_prompts
 from bench.shares import difference, wilson
 from bench.verdict import MEASURES, score, verdict
 from sdcore import TextToImage
@@ -354,3 +355,13 @@ def test_help_needs_no_torch() -> None:
     code = "import sys, bench.prompt_control as p; p._parser(); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_the_grid_in_the_readme_is_of_the_first_prompts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[1]
+    data = str(root / "configs" / "train" / "emoji_data.yaml")
+    monkeypatch.setattr("sys.argv", ["prompts", "--data", data, "--first", "24"])
+    print_prompts()
+    assert capsys.readouterr().out == (root / "docs" / "embedded_model.txt").read_text("utf-8")

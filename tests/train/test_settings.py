@@ -10,6 +10,8 @@ from sdcore.errors import FileError, UsageError
 from train.data.settings import DataSettings
 from train.pretrain_autoencoder import AutoencoderSettings
 from train.pretrain_text_encoder import TextSettings
+from train.pretrain_unet import UNetSettings
+from train.read_captions import ReadingSettings
 from train.run import RunSettings
 from train.settings import Settings, load_settings, save_settings
 
@@ -135,6 +137,8 @@ def test_resolved_settings_hold_every_key_and_repeat_the_run(tmp_path: Path) -> 
         ("emoji_data.yaml", DataSettings),
         ("emoji_autoencoder.yaml", AutoencoderSettings),
         ("emoji_text_encoder.yaml", TextSettings),
+        ("emoji_reading.yaml", ReadingSettings),
+        ("emoji_unet.yaml", UNetSettings),
     ],
 )
 def test_every_recipe_s_settings_load_and_repeat(
