@@ -39,7 +39,9 @@ class Muon(torch.optim.Muon):
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         for matrix, weight in zip(self.param_groups[0]["params"], self._weights, strict=True):
             matrix.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
-        return super().step(closure)
+        loss = super().step(closure)
+        self.zero_grad()  # else the gradients would stay in memory through the next backward pass
+        return loss
 
 
 def _as_matrix(tensor: Tensor, weight: Tensor) -> Tensor:
