@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -137,7 +138,9 @@ def _files(name: str, tensors: Tensors) -> Iterator[tuple[str, dict[str, Tensor]
 def _prune(runs: Path, newest: Path, keep: int) -> None:
     """Remove all but `newest`, which was just published, and the `keep - 1` good ones before it."""
     older = [path for path in _checkpoints(runs) if path != newest]
-    kept = [path for path in older if verifies(path)][: keep - 1]
+    kept = older
+    if len(older) >= keep:  # else none has to go; to verify is to read every byte of it
+        kept = list(islice(filter(verifies, older), keep - 1))
     drafts = runs.glob(".step-*.tmp*")  # of saves that were killed
     for path in (*drafts, *(path for path in older if path not in kept)):
         shutil.rmtree(path)

@@ -112,6 +112,13 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == ["step-00000006", "step-00000008"]
 
 
+def test_none_is_read_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that keeps forty would else spend its time on verifying them."""
+    monkeypatch.setattr("train.state.verifies", lambda path: pytest.fail(f"{path} was read"))
+    for step in (2, 4, 6):
+        save_checkpoint(tmp_path, step, parts(step), keep=3)
+
+
 def calls_of_a_save(point: str, folder: Path) -> int:
     """How often a save beside two older checkpoints, one of which it prunes, passes `point`."""
     with pytest.MonkeyPatch.context() as monkeypatch:
