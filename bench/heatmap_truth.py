@@ -148,7 +148,7 @@ def generated_cases(pipe: Any, settings: Any, count: int, seed: int, explicit: b
             here = first.get(prompt.relation, "bottom")
             there = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}[here]
             for word, other, half in zip(
-                prompt.concepts, prompt.concepts[::-1], (here, there), strict=True
+                prompt.names, prompt.names[::-1], (here, there), strict=True
             ):
                 row, column, rows, columns = HALVES[half]
                 height, width = 64 // rows, 64 // columns

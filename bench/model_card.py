@@ -98,7 +98,8 @@ def read_result(path: Path) -> tuple[dict[str, Any], Pairs]:
         pairs = []
         for record in result["pictures"]:
             read = record.pop("read")
-            record["concepts"], read["center"] = tuple(record["concepts"]), tuple(read["center"])
+            for row, key in ((record, "concepts"), (record, "names"), (read, "center")):
+                row[key] = tuple(row.get(key, ()))
             pairs.append((Prompt(**record), Reading(**read)))
         if not (result["rows"] and result["settings"] and pairs):
             raise ValueError("it holds no rows, no settings or no pictures")

@@ -54,6 +54,7 @@ class Prompt:
         held_out: training never showed this pair or combination.
         language: of the text, English or Chinese.
         another_name: an object is called by another than its usual name.
+        names: what the objects are called in the text.
     """
 
     text: str
@@ -66,6 +67,7 @@ class Prompt:
     held_out: bool
     language: str = "English"
     another_name: bool = False
+    names: tuple[str, ...] = ()
 
 
 def compose(settings: DataSettings, count: int, seed: int = 0) -> list[Prompt]:
@@ -161,7 +163,8 @@ def _worded(
         language = next(languages[bool(prompt.relation), prompt.held_out])
         usual = [_names(settings, concept, language)[0] for concept in prompt.concepts]
         said = [_name(settings, concept, language, random) for concept in prompt.concepts]
-        prompt = replace(prompt, language=language, another_name=said != usual)
+        names, other = tuple(said), said != usual
+        prompt = replace(prompt, language=language, another_name=other, names=names)
         text = english(prompt, said) if language == "English" else chinese(prompt, said, settings)
         result.append(replace(prompt, text=text))
     return result

@@ -230,6 +230,7 @@ def test_half_of_every_kind_is_in_chinese(bilingual: DataSettings) -> None:
     for p in prompts:
         names = {"English": ("globe", "sphere"), "Chinese": ("又",)}[p.language]
         assert any(name in p.text for name in names) == p.another_name
+        assert len(p.names) == len(p.concepts) and all(name in p.text for name in p.names)
 
 
 def test_the_texts_are_captions_that_training_may_write(bilingual: DataSettings) -> None:
