@@ -217,6 +217,20 @@ def positions(book: Book, pipe: TextToImage) -> None:
     earlier = known.tril(-1)
     book.claim("4: nothing before an exchanged word changes", bool((earlier == 0).all()))
     book.claim("4: the end token learns of every word", bool((known[1:-1, -1] > 0).all()))
+    half = len(learned) // 2
+    early, late = near[:half, :half].diagonal(1).mean(), near[half:, half:].diagonal(1).mean()
+    book.figure("half", str(half))
+    book.figure("neighbours_early", f"{float(early):.2f}")
+    book.figure("neighbours_late", f"{float(late):.2f}")
+    book.claim("4: early places are more like their neighbours", bool(early > late + 0.2))
+    book.claim("4: the first a changes no other token much", bool(known[1, 2:].max() < 0.15))
+    told = {names[i] for i in known[:, -1].topk(2)[1].tolist()}
+    book.claim("5: the end token depends on light and blue most", told == {"light", "blue"})
+    before_left = known[: names.index("left"), names.index("left")]
+    book.claim(
+        "5: left depends on to most, of the words before it",
+        names[int(before_left.argmax())] == "to",
+    )
 
 
 def knowledge(pipe: TextToImage, tokens: int) -> Tensor:

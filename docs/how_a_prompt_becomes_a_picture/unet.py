@@ -44,12 +44,16 @@ def rows_of_attention(book: Book, run: Painted) -> None:
         book.figure(f"place_{name}_end", percent(float(rows[-1][-1])))
     shares = torch.stack(rows)  # (3, columns)
     fox, cat, left = (shares[:, names.index(word)].tolist() for word in ("fox", "cat", "left"))
-    book.figure("A_reads_fox", percent(fox[0]))
-    book.figure("B_reads_cat", percent(cat[1]))
-    book.claim(
-        "5: A and B read left most", min(left[:2]) == float(shares[:2, 1:-1].max(1)[0].min())
-    )
+    words = shares[:, 1:-1]
+    book.figure("A_reads_left", percent(left[0]))
+    book.figure("B_reads_left", percent(left[1]))
+    book.figure("place_C_start", percent(float(shares[2, 0])))
+    own = fox[0] == float(words[0].max()) and cat[1] == float(words[1].max())
+    book.claim("5: of the words, A reads fox most, B cat", own)
     book.claim("5: A reads fox, and the others do not", fox[0] > 0.1 > 0.01 > max(fox[1:]))
+    book.claim("5: B reads cat, and the others do not", cat[1] > 0.1 > 0.01 > max(cat[0], cat[2]))
+    second = all(float(words[i].topk(2)[0][1]) == left[i] > 0.15 for i in range(2))
+    book.claim("5: left is what A and B read next", second and left[2] < 0.01)
     book.claim("5: C reads neither animal", max(fox[2], cat[2]) < 0.01)
     sheet.matrix(
         shares, side + 56, top + 112, cell, rows=list(PLACES), columns=names, numbers=True, size=16
@@ -60,7 +64,13 @@ def rows_of_attention(book: Book, run: Painted) -> None:
     book.figure("text_tokens", str(run.heatmaps.marks.shape[1]))
     ones = torch.ones(len(PLACES))
     book.claim("5: each row adds up to one", torch.allclose(shares.sum(1), ones, atol=1e-4))
-    book.claim("5: end and padding are large everywhere", bool(shares[:, -1].min() > 0.15))
+    ends, blue = shares[:, -1], float(shares[2, names.index("blue")])
+    apart = bool(ends[2] > 0.5 and ends[:2].max() < 0.1)
+    book.claim("5: end and padding are most of what C reads, little of what A and B read", apart)
+    book.claim(
+        "5: C reads hardly a word, blue neither", bool(words[2].sum() < 0.05) and blue < 0.01
+    )
+    book.claim("5: every place gives some to the start token", bool(shares[:, 0].min() > 0.1))
     book.claim("5: places read differently", bool(torch.pdist(shares).min() > 0.01))
 
 
@@ -145,11 +155,18 @@ def spatial_transformer(book: Book, pipe: TextToImage, run: Painted) -> None:
     book.claim("6: to a sequence and back changes nothing", same)
     others = look.row.flatten().clone()
     others[row * width + column] = 0
-    places = torch.arange(width).expand(height, width)
-    far = look.row[(places - column).abs() >= width // 2]
-    book.claim("6: a place far across is read", bool(far.max() > 1 / (height * width)))
+    beyond = look.row.clone()
+    beyond[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = 0
+    other_half = float(look.row[:, width // 2 :].sum())
+    most = int(others.argmax())
+    book.claim("6: one neighbour is read most", float(beyond.flatten()[most]) == 0)
+    book.claim("6: places beyond the neighbours are read", bool(beyond.sum() > 0.1))
+    book.claim(
+        "6: the other half of the picture is read", column < width // 2 and other_half > 0.05
+    )
     book.figure("self_share", percent(float(look.row[row, column])))
-    book.figure("others_share", percent(float(others.sum())))
+    book.figure("beyond_share", percent(float(beyond.sum())))
+    book.figure("other_half_share", percent(other_half))
 
 
 # --- page 7: all of the UNet -------------------------------------------------------------------
