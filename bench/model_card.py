@@ -99,7 +99,8 @@ def read_result(path: Path) -> tuple[dict[str, Any], Pairs]:
         for record in result["pictures"]:
             read = record.pop("read")
             for row, key in ((record, "concepts"), (record, "names"), (read, "center")):
-                row[key] = tuple(row.get(key, ()))
+                if key in row:  # else Prompt or Reading says what is missing
+                    row[key] = tuple(row[key])
             pairs.append((Prompt(**record), Reading(**read)))
         if not (result["rows"] and result["settings"] and pairs):
             raise ValueError("it holds no rows, no settings or no pictures")
