@@ -6,7 +6,7 @@
 A card's figures stand between the lines `<!-- figures -->` and `<!-- end of figures -->`; what is
 between them is replaced. They are the main table, figures by style, and the twenty concepts that
 the model paints worst. How sure a concept's figure is depends on how often it was asked for:
-`--prompts 2700` asks for each of 360 about six times.
+`--prompts 2430` asks for each of 324 about six times.
 
 With `--run FOLDER ...`, the folders of the training runs that led to the model, they end with time
 and energy: hours by the runs' own rates, energy by watts that are assumed, not measured.

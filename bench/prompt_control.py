@@ -2,8 +2,8 @@
 
     python -m bench.prompt_control                      the embedded model
     python -m bench.prompt_control --model folder       another model of the same drawings
-    python -m bench.prompt_control --data configs/train/emoji360_data.yaml --prompts 2700
-                                                        each of 2160 drawings about once
+    python -m bench.prompt_control --data configs/train/emoji_next_data.yaml --prompts 2430
+                                                        each of 1944 drawings about once
 
 Needs the drawings (`python -m train.data.drawings`). Prints a markdown table with a row for the
 model, one for each part of its prompts (seen in training or held out; by language, and where an

@@ -196,7 +196,7 @@ def english(prompt: Prompt, names: Sequence[str]) -> str:
 
 
 def chinese(prompt: Prompt, names: Sequence[str], settings: DataSettings) -> str:
-    """The same in Chinese: "一只小狐狸在左边，noto风格，浅蓝色背景"."""
+    """The same in Chinese: "一只小狐狸在左边，霓虹风格，浅蓝色背景"."""
     size = "" if prompt.relation else CHINESE_SIZES[prompt.size]
     things = [
         f"一{settings.words[concept].measure}{size}{name}"
@@ -207,7 +207,8 @@ def chinese(prompt: Prompt, names: Sequence[str], settings: DataSettings) -> str
         text += f"在{things[1]}{CHINESE_RELATIONS[prompt.relation]}"
     elif prompt.place:
         text += f"在{CHINESE_PLACES[prompt.place][0]}"
-    return f"{text}，{prompt.style}风格，{CHINESE_BACKGROUNDS[prompt.background]}背景"
+    style = settings.chinese_styles()[prompt.style]
+    return f"{text}，{style}风格，{CHINESE_BACKGROUNDS[prompt.background]}背景"
 
 
 def _article(words: str) -> str:

@@ -31,7 +31,7 @@ OTHER += ["风格", "的", "大", "小", "，"]
 KNOWN = KnownWords.of(NAMES, OTHER)
 
 
-@pytest.fixture(scope="module", params=["emoji_data.yaml", "emoji360_data.yaml"])
+@pytest.fixture(scope="module", params=["emoji_data.yaml", "emoji_next_data.yaml"])
 def scenes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scenes:
     """The scenes of a data file, with dots for drawings: captions do not depend on them."""
     settings = load_settings(DataSettings, ROOT / "configs" / "train" / request.param)

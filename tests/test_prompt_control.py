@@ -130,11 +130,12 @@ def test_judge_reads_scenes_of_the_built_drawings() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("blur", [0.0, 1.0])
-def test_judge_reads_scenes_of_2160_drawings(blur: float) -> None:
-    settings = built("emoji360_data.yaml")
+def test_judge_reads_scenes_of_1944_drawings(blur: float) -> None:
+    settings = built("emoji_next_data.yaml")
     judge = Judge(load(settings), settings.backgrounds, settings.image_size)
     right = shares(settings, judge, 300, blur)
-    assert min(right[measure] for measure in MEASURES) >= 0.95
+    assert min(right[measure] for measure in MEASURES) >= 0.9
+    assert min(right["concept"], right["style"], right["background"]) >= 0.97
 
 
 def test_a_drawing_is_found_where_it_lies_though_half_of_it_cannot_be_seen() -> None:

@@ -60,7 +60,7 @@ def chinese_texts(settings: DataSettings) -> list[str]:
 
     Else a merge could join the end of one letter and the beginning of the next, across two words.
     """
-    words = chinese_words(settings.words, settings.styles)
+    words = chinese_words(settings.words, settings.chinese_styles().values())
     return words + sorted(set("".join(words))) * len(words)
 
 

@@ -19,8 +19,10 @@ from train.extend_vocabulary import chinese_texts
 from train.grounding import object_marks
 from train.settings import load_settings
 
-CONFIG = Path(__file__).parents[2] / "configs" / "train" / "emoji360_data.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "train" / "emoji_next_data.yaml"
 COUNT = 2000  # scenes looked at
+STYLES = {"扁平": "flat", "立体": "shaded", "怀旧": "sepia", "线稿": "line art"}
+STYLES |= {"蓝图": "blueprint", "霓虹": "neon"}
 # What a size before a name makes of another name, as people write it: a small chicken is a chick.
 SIZED = {"小鸡"}
 # A known name is read first, in these: 小猫 in 小猫头鹰.
@@ -133,8 +135,19 @@ def test_nothing_else_in_a_caption_says_a_name(settings: DataSettings) -> None:
         told.add(captions.two(random, (a, b), tuple(RELATIONS)[index % 4], background)[0])
     text = "\n".join(told)
     assert "@1" in text and "一" in text and "style" in text
-    found = [name for name in names if name in text]  # "die" is in "gradient", as no word
+    found = [name for name in names if name in text]  # "ring" is in "string", as no word
     assert not [n for n in found if re.search(f"(?<![a-z]){re.escape(n)}(?![a-z])", text)]
+
+
+def test_chinese_captions_call_a_style_by_its_chinese_name(settings: DataSettings) -> None:
+    assert all(style.zh for style in settings.styles.values())
+    scenes = Scenes(settings.model_copy(update={"chinese_share": 1.0}))
+    many = [scenes.scene(0, index) for index in range(500)]
+    said = [next((s for s in STYLES if s in one.caption), "") for one in many]
+    assert set(said) == {*STYLES, ""}
+    assert all(STYLES.get(s, one.objects[0].style) == one.objects[0].style
+               for s, one in zip(said, many, strict=True))  # fmt: skip
+    assert not [one.caption for one in many if re.search("[a-z]", one.caption)]
 
 
 def test_chinese_names_are_read_whole_after_measure_words_and_sizes(settings: DataSettings) -> None:

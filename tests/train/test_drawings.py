@@ -10,7 +10,7 @@ import pytest
 
 import train.data.drawings as drawings
 from sdcore.errors import FileError
-from train.data.settings import DataSettings
+from train.data.settings import DataSettings, Style
 from train.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +58,43 @@ def test_icon_that_is_not_there_is_named() -> None:
         drawings.render(PACK, "circle")
 
 
+def ring(size: int = 128) -> np.ndarray:
+    """A black line that encloses the middle, on clear ground, with a gap of 4 pixels in it."""
+    y, x = np.mgrid[:size, :size] - size / 2
+    radius = np.hypot(x, y)
+    line = (radius > 36) & (radius < 44) & ~((abs(x) < 2) & (y < 0))
+    picture = np.zeros((size, size, 4), np.uint8)
+    picture[line, 3] = 255
+    return picture
+
+
+def test_a_tint_takes_the_place_of_black_and_white_and_of_what_is_between() -> None:
+    picture = np.zeros((1, 4, 4), np.uint8)
+    picture[0, :, 0] = picture[0, :, 1] = picture[0, :, 2] = [0, 255, 51, 9]
+    picture[0, :, 3] = [255, 255, 100, 0]
+    style = Style(pack="noto", tint=((70, 40, 20), (170, 240, 220)))
+    tinted = drawings.restyle(picture, style)
+    assert tinted[0, :3].tolist() == [[70, 40, 20, 255], [170, 240, 220, 255], [90, 80, 60, 100]]
+    assert tinted[0, 3, 3] == 0
+
+
+def test_paper_lies_behind_what_the_lines_enclose_and_a_rim_around_them() -> None:
+    picture = ring()
+    laid = drawings.restyle(picture, Style(pack="noto", paper=(250, 240, 230)))
+    assert laid[64, 64].tolist() == [250, 240, 230, 255], "though the line has a gap"
+    assert laid[64, 24].tolist() == [0, 0, 0, 255], "the line is on it"
+    rim = laid[64, 64 - 46]
+    assert rim[:3].tolist() == [250, 240, 230] and rim[3] > 0
+    assert (laid[[0, 64, 64 - 52], [0, 64 - 52, 64], 3] == 0).all(), "no further than the rim"
+
+
+def test_as_drawn_is_as_drawn_and_a_pack_s_name_alone_says_so() -> None:
+    picture = ring()
+    settings = DataSettings(concepts={}, styles={"noto": "noto", "pale": {"pack": "noto"}})
+    assert settings.styles["noto"] == settings.styles["pale"] == Style(pack="noto")
+    assert np.array_equal(drawings.restyle(picture, settings.styles["noto"]), picture)
+
+
 def test_built_set_is_what_scenes_load_and_its_manifest_tells_origin_and_licence(
     packs: Path,
 ) -> None:
@@ -95,8 +132,9 @@ def test_lock_file_pins_every_pack_by_version_and_hash_and_names_no_host() -> No
 def test_the_embedded_model_s_packs_are_locked_and_none_is_share_alike() -> None:
     settings = load_settings(DataSettings, ROOT / "configs" / "train" / "emoji_data.yaml")
     lock = json.loads((ROOT / "train" / "data" / "package-lock.json").read_text("utf-8"))
-    assert "openmoji" not in settings.styles.values()
-    for pack in settings.styles.values():
+    packs = {style.pack for style in settings.styles.values()}
+    assert "openmoji" not in packs
+    for pack in packs:
         assert f"node_modules/@iconify-json/{pack}" in lock["packages"]
     for pair in settings.held_out_combinations:
         assert set(pair) <= set(settings.concepts)

@@ -38,7 +38,8 @@ def fresh_accelerator() -> Iterator[None]:
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """All that makes it small: networks of a few weights, drawings of one pixel, few steps."""
     folder = tmp_path_factory.mktemp("gpu")
-    values = yaml.safe_load((ROOT / "configs" / "train" / "emoji360_data.yaml").read_text("utf-8"))
+    data_file = ROOT / "configs" / "train" / "emoji_next_data.yaml"
+    values = yaml.safe_load(data_file.read_text("utf-8"))
     (folder / "data.yaml").write_text(yaml.safe_dump(values | {"folder": str(folder)}), "utf-8")
     data = load_settings(DataSettings, folder / "data.yaml")
     write_drawings(data)

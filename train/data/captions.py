@@ -75,13 +75,16 @@ CHINESE_RELATIONS = {
 
 
 def chinese_words(words: Mapping[str, Words], styles: Iterable[str]) -> list[str]:
-    """The words of which Chinese captions are made: Chinese is written without spaces."""
+    """The words of which Chinese captions are made: Chinese is written without spaces.
+
+    styles: as Chinese captions call them.
+    """
     found = ["，", "在", "有", "是", "风格", "风格的", "背景"]
     found += [f"一{entry.measure}" for entry in words.values()]
     found += [name for entry in words.values() for name in entry.zh]
     found += [*CHINESE_BACKGROUNDS.values(), *filter(None, CHINESE_SIZES.values())]
     found += [place for names in CHINESE_PLACES.values() for place in names]
-    found += [style.split()[-1] for style in styles]  # "noto风格" is written together
+    found += [style.split()[-1] for style in styles]  # "霓虹风格" is written together
     return list(dict.fromkeys(found))
 
 
@@ -110,6 +113,7 @@ class Captions:
 
     def __init__(self, settings: DataSettings) -> None:
         self.words, self.chinese_share = settings.words, settings.chinese_share
+        self.chinese_styles = settings.chinese_styles()
         self.plurals, self.plural_share = settings.plurals, settings.plural_share
 
     def one(
@@ -181,7 +185,8 @@ class Captions:
         text = _choose(random, (counted, thing))
         if place:
             text = _choose(random, (f"{text}在{place}", f"{place}有{counted}"))
-        text = _chinese_rest(random, text, drawn.style, background, can_lead=not place)
+        style = self.chinese_styles[drawn.style]
+        text = _chinese_rest(random, text, style, background, can_lead=not place)
         return text, (name,)
 
     def _chinese_two(
@@ -203,7 +208,8 @@ class Captions:
         else:
             here, there = (CHINESE_PLACES[place][0] for place in _EACH_AT_A_SIDE[relation])
             text = f"{here}是{first}，{there}是{second}"
-        text = _chinese_rest(random, text, objects[0].style, background, can_lead=False)
+        style = self.chinese_styles[objects[0].style]
+        text = _chinese_rest(random, text, style, background, can_lead=False)
         return text, names
 
     def _chinese_name(self, random: np.random.Generator, concept: str) -> str:
@@ -235,7 +241,7 @@ def _with_background(random: np.random.Generator, text: str, background: str) ->
 def _chinese_rest(
     random: np.random.Generator, text: str, style: str, background: str, can_lead: bool
 ) -> str:
-    """Style and background around what is drawn; `can_lead`: "noto风格的狐狸" is good Chinese."""
+    """Style and background around what is drawn; `can_lead`: "霓虹风格的狐狸" is good Chinese."""
     parts = [text]
     if random.random() < STYLE_SAID:
         if can_lead and random.random() < 0.3:

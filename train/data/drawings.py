@@ -1,4 +1,4 @@
-"""The drawings: SVG emoji of one concept in several art styles, rendered once to RGBA pictures.
+"""The drawings: SVG emoji of one concept in several styles, rendered once to RGBA pictures.
 
 `python -m train.data.drawings` fetches the pinned drawing packs (npm, `package-lock.json` beside
 this file), renders every (concept, style) of the settings, and writes
@@ -18,15 +18,17 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from safetensors.numpy import load_file, save_file
 
 from sdcore.errors import FileError, exit_on_error
-from train.data.settings import DataSettings
+from train.data.settings import DataSettings, Style
 from train.settings import load_settings
 
 PACKS = Path(__file__).parent / "node_modules" / "@iconify-json"
 SIZE = 128  # pixels; larger than any object in a scene, so that every scene size is a reduction
+RIM = 2  # pixels of 128 by which paper shows around a drawing
+GAP = 4  # pixels of 128: lines that come as near as twice this to each other enclose what is within
 
 
 def fetch_packs() -> None:
@@ -72,6 +74,34 @@ def render(pack: dict, icon: str, size: int = SIZE) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
 
 
+def restyle(picture: np.ndarray, style: Style) -> np.ndarray:
+    """A drawing (S, S, 4), uint8, straight alpha, in the colours of `style`, on its paper."""
+    color, alpha = picture[..., :3].astype(np.float32), picture[..., 3:] / 255
+    if style.tint is not None:
+        dark, light = (np.array(end, np.float32) for end in style.tint)
+        brightness = color @ np.array([0.299, 0.587, 0.114], np.float32)[:, None] / 255
+        color = dark + (light - dark) * brightness
+    if style.paper is not None:
+        paper = _enclosed(picture[..., 3])[..., None] / 255
+        behind = paper * (1 - alpha)
+        paper_color = np.array(style.paper, np.float32)
+        color = (color * alpha + paper_color * behind) / np.maximum(alpha + behind, 1e-6)
+        alpha = alpha + behind
+    whole = np.concatenate([color, alpha * 255], axis=-1)
+    return whole.round().clip(0, 255).astype(np.uint8)
+
+
+def _enclosed(alpha: np.ndarray) -> np.ndarray:
+    """What is drawn or enclosed by it, and a rim around: (S, S), uint8, soft at the edge."""
+    margin = GAP + 1  # so that the outside is one piece
+    lines = Image.fromarray(np.pad(np.where(alpha > 127, 255, 0).astype(np.uint8), margin))
+    closed = lines.filter(ImageFilter.MaxFilter(2 * GAP + 1))
+    ImageDraw.floodfill(closed, (0, 0), 128)  # the outside
+    filled = closed.point([0 if value == 128 else 255 for value in range(256)])
+    filled = filled.filter(ImageFilter.MinFilter(2 * (GAP - RIM) + 1))
+    return np.asarray(filled.filter(ImageFilter.GaussianBlur(0.7)))[margin:-margin, margin:-margin]
+
+
 def _find(pack: dict, name: str | None) -> dict | None:
     while name is not None and name not in pack["icons"]:  # an alias may point to another alias
         name = pack.get("aliases", {}).get(name, {}).get("parent")
@@ -83,17 +113,17 @@ def build(settings: DataSettings) -> None:
     folder = Path(settings.folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures, rows = {}, []
-    for style, pack_name in settings.styles.items():
-        pack = read_pack(pack_name)
+    for style, how in settings.styles.items():
+        pack = read_pack(how.pack)
         licence, author = pack["info"]["license"], pack["info"]["author"]
         for concept, icon in settings.concepts.items():
-            picture = render(pack, icon)
+            picture = restyle(render(pack, icon), how)
             pictures[f"{style}/{concept}"] = picture
             rows.append(
                 {
                     "concept": concept,
                     "style": style,
-                    "icon": f"{pack_name}:{icon}",
+                    "icon": f"{how.pack}:{icon}",
                     "sha256": hashlib.sha256(picture.tobytes()).hexdigest(),
                     "licence": licence["spdx"],
                     "author": author["name"],
@@ -102,7 +132,7 @@ def build(settings: DataSettings) -> None:
             )
     save_file(pictures, folder / "drawings.safetensors")
     lock = json.loads((Path(__file__).parent / "package-lock.json").read_text("utf-8"))["packages"]
-    used = [f"node_modules/@iconify-json/{pack}" for pack in settings.styles.values()]
+    used = [f"node_modules/@iconify-json/{style.pack}" for style in settings.styles.values()]
     packs = {key: {k: lock[key][k] for k in ("version", "integrity", "license")} for key in used}
     manifest = {
         "packs": packs,

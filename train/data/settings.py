@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal, Self
+from typing import Any, Literal, Self
+
+from pydantic import field_validator
 
 from train.settings import Settings, load_settings
 
@@ -31,13 +33,25 @@ class Words(Settings):
     measure: str = "个"  # the measure word that counts it in Chinese
 
 
+Color = tuple[int, int, int]  # red, green, blue, 0-255
+
+
+class Style(Settings):
+    """How the things are drawn: by whom, and in which colours."""
+
+    pack: str  # drawing pack
+    tint: tuple[Color, Color] | None = None  # instead of black and of white; between them, a blend
+    paper: Color | None = None  # behind the drawing: what its lines enclose, and a rim around it
+    zh: str = ""  # its Chinese name; empty: Chinese captions call it by the English one
+
+
 class DataSettings(Settings):
     """The set of scenes; a scene is a function of these settings, a seed and an index."""
 
     # Concept name -> icon name in the packs; where packs differ, their names with a space between.
     concepts: dict[str, str]
-    styles: dict[str, str]  # style name -> drawing pack
-    backgrounds: dict[str, tuple[int, int, int]] = BACKGROUNDS  # name -> RGB, 0-255
+    styles: dict[str, Style]  # style name -> how; the name of a pack alone: as it draws them
+    backgrounds: dict[str, Color] = BACKGROUNDS
     words: dict[str, Words] = {}  # concept name -> its other names
     chinese_share: float = 0.0  # of the captions
     plurals: dict[str, str] = {}  # name -> its plural, where the rule does not give it
@@ -54,6 +68,20 @@ class DataSettings(Settings):
     }  # of the scenes with one object
     center_share: float = 0.2  # of the objects that could stand elsewhere; the others anywhere
     folder: str = "runs/data/emoji"  # where the built drawings lie
+
+    @field_validator("styles", mode="before")
+    @classmethod
+    def _as_the_pack_draws(cls, styles: Any) -> Any:
+        if not isinstance(styles, dict):
+            return styles
+        return {
+            name: {"pack": style} if isinstance(style, str) else style
+            for name, style in styles.items()
+        }
+
+    def chinese_styles(self) -> dict[str, str]:
+        """Style name -> what Chinese captions call it."""
+        return {name: style.zh or name for name, style in self.styles.items()}
 
     def held_out_pairs(self) -> set[tuple[str, str]]:
         """(style, concept) pairs kept from training: the lowest hashes, at most one per concept.

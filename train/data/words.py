@@ -34,6 +34,7 @@ def known_words(scenes: Scenes, count: int = CAPTIONS) -> KnownWords:
 def _told(settings: DataSettings) -> tuple[set[str], set[str]]:
     """What captions are about, in the languages that they are in, and the other Chinese words."""
     words = {name: settings.words[name] for name in settings.concepts if name in settings.words}
+    styles = settings.chinese_styles().values()
     names = {*settings.styles, *settings.backgrounds, *PLACES}
     names |= {size for size, share in settings.size_shares.items() if share and size != "medium"}
     called = {*settings.concepts, *(name for entry in words.values() for name in entry.also)}
@@ -43,8 +44,9 @@ def _told(settings: DataSettings) -> tuple[set[str], set[str]]:
     if not settings.chinese_share:
         return names, set()
     names |= {name for entry in words.values() for name in entry.zh}
+    names |= set(styles)
     names |= {CHINESE_BACKGROUNDS[color] for color in settings.backgrounds}
-    other = {word for word in chinese_words(words, settings.styles) if word.isalnum()}
+    other = {word for word in chinese_words(words, styles) if word.isalnum()}
     return names, other - names
 
 
