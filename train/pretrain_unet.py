@@ -69,22 +69,22 @@ MODEL_INDEX = {
 }
 SAMPLING = {"steps": 25, "guidance_scale": 2.0, "scheduler": "dpm++ 2m"}  # how it is best run
 GRID_PROMPTS = (
-    "a big fox in flat style on light blue",
-    "a big penguin in shaded style on yellow",
-    "a big mushroom in line art style on a pink background",
-    "a big rocket in neon style on a dark blue background",
-    "a big red apple in sepia style on light green",
-    "a panda in blueprint style on a white background",
-    "a house in shaded style on light blue",
-    "a cactus in flat style on orange",
-    "an owl in neon style on purple",
-    "a frog in line art style on white",
-    "a car on the left in blueprint style, gray background",
-    "a star at the top in flat style on dark blue",
-    "a small whale at the bottom in shaded style on pink",
-    "a small umbrella on the right in sepia style on yellow",
-    "a cat to the left of a tree in flat style on light green",
-    "a robot above a pizza in line art style on white",
+    "a big fox in noto style on light blue",
+    "a big penguin in twemoji style on yellow",
+    "a big mushroom in fluent style on a white background",
+    "a big rocket in twemoji style on a dark blue background",
+    "a big red apple in noto style on light green",
+    "a panda in noto style on a pink background",
+    "a house in fluent style on light blue",
+    "a cactus in twemoji style on orange",
+    "an owl in noto style on purple",
+    "a frog in fluent style on white",
+    "a car on the left in noto style, gray background",
+    "a star at the top in twemoji style on dark blue",
+    "a small whale at the bottom in noto style on light blue",
+    "a small umbrella on the right in fluent style on yellow",
+    "a cat to the left of a tree in noto style on light green",
+    "a robot above a pizza in fluent style on white",
 )
 
 
