@@ -70,9 +70,9 @@ def open_checkpoint(run: Path, settings: UNetSettings, checkpoint: Path) -> Text
         autoencoder = Autoencoder.from_pretrained(settings.autoencoder)
         tokenizer = Tokenizer.from_pretrained(Path(settings.text_encoder) / "tokenizer")
         network = build(settings, autoencoder).eval()
-        scheduler, defaults = make_scheduler("ddim", SCHEDULER), ModelDefaults(**SAMPLING)
+        kind, defaults = {"prediction_type": settings.prediction_type}, ModelDefaults(**SAMPLING)
         parts = tokenizer, network.text_encoder, network.unet, autoencoder
-        pipe = TextToImage(*parts, scheduler, defaults=defaults)
+        pipe = TextToImage(*parts, make_scheduler("ddim", SCHEDULER | kind), defaults=defaults)
     tensors = load_checkpoint(checkpoint)[1]
     weights = tensors.get("average", tensors["model"])
     ours = dict(network.named_parameters())

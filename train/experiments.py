@@ -44,6 +44,7 @@ class Experiment(Settings):
 
     why: str  # what it may tell
     unet: dict[str, Any] = {}  # key.path -> value, of train.pretrain_unet
+    first: dict[str, Any] = {}  # beyond these, of a run before it, with whose weights it begins
     autoencoder: dict[str, Any] | None = None  # a new one first: of train.pretrain_autoencoder
     guidance_scale: float | None = None  # paint so with the base's model; nothing is trained
 
@@ -89,8 +90,9 @@ def _check(settings: Experiments, out: Path) -> None:
     _write(out / "unet.yaml", settings.unet)
     for one in (Experiment(why=""), *settings.experiments.values()):
         load_settings(AutoencoderSettings, out / "autoencoder.yaml", _set(one.autoencoder or {}))
-        load_settings(UNetSettings, out / "unet.yaml", _set(one.unet))
-        if one.guidance_scale is not None and (one.unet or one.autoencoder):
+        for changes in (one.unet, one.unet | one.first):
+            load_settings(UNetSettings, out / "unet.yaml", _set(changes))
+        if one.guidance_scale is not None and (one.unet or one.first or one.autoencoder):
             why = "with guidance_scale the base's model is painted with"
             raise UsageError("an experiment changes two things", why, "make two of it")
 
@@ -103,6 +105,7 @@ def _said(settings: Experiments, name: str) -> Row:
         "scenes": settings.scenes,
         "base": settings.unet,
         "unet": one.unet,
+        "first": one.first,
         "guidance_scale": one.guidance_scale,
         "autoencoder": None if one.autoencoder is None else settings.autoencoder | one.autoencoder,
     }
@@ -114,12 +117,17 @@ def _one(settings: Experiments, name: str, out: Path) -> Row:
     if one.autoencoder is not None:
         _train("autoencoder", out, folder / "autoencoder", one.autoencoder)
         changes["autoencoder"] = str(folder / "autoencoder" / "vae")
+    if one.first:
+        _train("unet", out, folder / "first", changes | one.first)
+        model = folder / "first" / "model"
+        changes |= {"start_from": str(model / "unet"), "text_encoder": str(model)}
     if one.guidance_scale is None:
         _train("unet", out, folder, changes)
     model = (out / BASE if one.guidance_scale is not None else folder) / "model"
-    resolved = load_settings(UNetSettings, model.parent / "resolved.yaml")
+    runs = [model.parent, *([folder / "first"] if one.first else [])]
+    resolved = [load_settings(UNetSettings, run / "resolved.yaml").run for run in runs]
     minutes = (time.monotonic() - started) / 60  # of this process: a resumed run's rest
-    torch.set_num_threads(max(1, resolved.run.threads))
+    torch.set_num_threads(max(1, resolved[0].threads))
     data = load_settings(UNetSettings, out / "unet.yaml").with_data().data
     assert isinstance(data, DataSettings)
     validation = Validation(data, settings.prompts, settings.scenes)
@@ -127,10 +135,11 @@ def _one(settings: Experiments, name: str, out: Path) -> Row:
         "asked": validation.digest,
         "losses": validation.losses(model),
         "verdicts": validation.verdicts(model, one.guidance_scale),
-        "images": resolved.run.steps * resolved.run.batch_size,
+        "images": sum(r.steps * r.batch_size for r in resolved),
         "minutes": round(minutes, 1),
     }
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # three times the model's size
+    for run in runs:  # three times the model's size
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return row
 
 
@@ -207,7 +216,8 @@ def _share(row: Row, measure: str) -> str:
 
 
 def _change(said: Row) -> str:
-    parts = [f"{key} {value}" for key, value in said["unet"].items()]
+    parts = [f"first {key} {value}" for key, value in said["first"].items()]
+    parts += [f"{key} {value}" for key, value in said["unet"].items()]
     if said["guidance_scale"] is not None:
         parts.append(f"guidance {said['guidance_scale']:g} at sampling")
     if said["autoencoder"] is not None:

@@ -29,6 +29,7 @@ class AutoencoderSettings(SceneSettings):
     latent_channels: int = 4
     kl_weight: float = 5e-4
     squared_weight: float = 0.0  # of the mean squared error, which PSNR counts
+    equivariance_weight: float = 0.0  # of turned and halved latents; see `turned_and_halved`
     start_from: str = ""  # folder of an autoencoder whose weights to begin with; empty: random ones
     decoder_only: bool = False  # leave the encoder, and so the latents, as they are
     run: RunSettings
@@ -56,12 +57,20 @@ def images(scenes: Scenes, seed: int, step: int, count: int) -> Tensor:
     return scenes.images([scenes.scene(seed, step * count + i) for i in range(count)])
 
 
-def encode_and_decode(model: AutoencoderKL, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Picture -> (decoded picture, mean KL per latent value); noise (B, C, h, w) picks latents."""
+def draw_latents(model: AutoencoderKL, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Picture -> (latents that `noise` (B, C, h, w) picks, mean KL per latent value)."""
     with torch.set_grad_enabled(model.quant_conv.weight.requires_grad):
         posterior = model.encode(image).latent_dist
-    kl = posterior.kl().mean() / noise[0].numel()
-    return model.decode(posterior.mean + posterior.std * noise).sample, kl
+    return posterior.mean + posterior.std * noise, posterior.kl().mean() / noise[0].numel()
+
+
+def turned_and_halved(x: Tensor, turns: int) -> Tensor:
+    """Pictures or latents (B, C, h, w) at half their size, turned by quarters: (B, C, h/2, w/2).
+
+    Latents that mean the same when they are turned or shrunk as pictures do are smooth, and a UNet
+    learns them sooner (EQ-VAE, Kouzelis et al. 2025, arXiv:2502.09509; there other sizes as well).
+    """
+    return F.avg_pool2d(torch.rot90(x, turns, (2, 3)), 2)
 
 
 def reconstruction_loss(output: Tensor, image: Tensor) -> Tensor:
@@ -92,14 +101,23 @@ def train(settings: AutoencoderSettings) -> None:
         image = image.to(run.accelerator.device, memory_format=torch.channels_last)
         draws = [generator(settings.run.seed, "latent", step, i) for i in range(len(image))]
         noise = torch.stack([torch.randn(shape, generator=draw) for draw in draws])
+        turns, moved = step % 4, None
         with run.accelerator.autocast():
-            output, kl = encode_and_decode(model, image, noise.to(image.device))
-        reconstruction = reconstruction_loss(output.float(), image)
-        squared = F.mse_loss(output.float(), image)
-        norm = run.update(
-            reconstruction + settings.squared_weight * squared + settings.kl_weight * kl
-        )
-        run.log(loss=reconstruction, squared=squared, kl=kl, grad_norm=norm)
+            latents, kl = draw_latents(model, image, noise.to(image.device))
+            output = model.decode(latents).sample
+            if settings.equivariance_weight:
+                moved = model.decode(turned_and_halved(latents, turns)).sample
+        losses = {
+            "loss": reconstruction_loss(output.float(), image),
+            "squared": F.mse_loss(output.float(), image),
+            "kl": kl,
+        }
+        total = losses["loss"] + settings.squared_weight * losses["squared"]
+        total += settings.kl_weight * kl
+        if moved is not None:
+            losses["moved"] = reconstruction_loss(moved.float(), turned_and_halved(image, turns))
+            total += settings.equivariance_weight * losses["moved"]
+        run.log(**losses, grad_norm=run.update(total))
         if (step + 1) % settings.run.sample_every == 0:
             evaluate(run, model, check)
 

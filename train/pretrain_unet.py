@@ -26,7 +26,12 @@ from torch import Tensor, nn
 from sdcore.attention import Control, use_attention
 from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint import save_component
-from sdcore.noise import add_noise, alphas_cumprod_from_config, prediction_target
+from sdcore.noise import (
+    add_noise,
+    alphas_cumprod_from_config,
+    loss_weight,
+    prediction_target,
+)
 from sdcore.pipeline import TextToImage
 from sdcore.recurrent import RecurrentTextEncoder, load_text_encoder
 from sdcore.schedulers import make_scheduler
@@ -42,7 +47,7 @@ from train.imitate_text_encoder import TextNetwork, fresh_text_encoder
 from train.run import Run, RunSettings, main
 from train.state import generator
 
-SCHEDULER = {  # scheduler_config.json of the embedded model
+SCHEDULER = {  # scheduler_config.json of the embedded model, with the prediction type
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -50,7 +55,6 @@ SCHEDULER = {  # scheduler_config.json of the embedded model
     # Stable Diffusion stops at 0.012, where a 16x16 grid still shows the background colour through
     # the noise; pictures would then start from a colour that no caption asked for.
     "beta_end": 0.02,
-    "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
     "steps_offset": 1,
     "clip_sample": False,
@@ -68,24 +72,7 @@ MODEL_INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 SAMPLING = {"steps": 25, "guidance_scale": 2.0, "scheduler": "dpm++ 2m"}  # how it is best run
-GRID_PROMPTS = (
-    "a big fox in noto style on light blue",
-    "a big penguin in twemoji style on yellow",
-    "a big mushroom in fluent style on a white background",
-    "a big rocket in twemoji style on a dark blue background",
-    "a big red apple in noto style on light green",
-    "a panda in noto style on a pink background",
-    "a house in fluent style on light blue",
-    "a cactus in twemoji style on orange",
-    "an owl in noto style on purple",
-    "a frog in fluent style on white",
-    "a car on the left in noto style, gray background",
-    "a star at the top in twemoji style on dark blue",
-    "a small whale at the bottom in noto style on light blue",
-    "a small umbrella on the right in fluent style on yellow",
-    "a cat to the left of a tree in noto style on light green",
-    "a robot above a pizza in fluent style on white",
-)
+SAMPLES = 16  # pictures of the grid that is painted now and then
 
 
 class UNetSettings(SceneSettings):
@@ -99,6 +86,9 @@ class UNetSettings(SceneSettings):
     layers_per_block: int = 1
     heads: int = 4
     start_from: str = ""  # folder of a UNet whose weights to begin with; empty: random ones
+    train_text_encoder: bool = True  # False: leave it as recipes (a) and (b) made it
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+    weighting: Literal["plain", "min_snr", "soft_min_snr", "p2"] = "plain"  # noise.loss_weight
     time_power: float = 0.6  # time = 1000 u^power, u uniform; below 1 noisy times come more often
     caption_dropout: float = 0.1
     grounding: float = 0.0  # weight of the loss that ties words to their objects; see grounding.py
@@ -141,6 +131,7 @@ class Source:
     def __init__(self, settings: UNetSettings, scenes: Scenes) -> None:
         self.seed, self.scenes, self.device = settings.run.seed, scenes, torch.device("cpu")
         self.dropout = settings.caption_dropout
+        self.scheduler = SCHEDULER | {"prediction_type": settings.prediction_type}
         self.autoencoder = Autoencoder.from_pretrained(settings.autoencoder)
         self.tokenizer = Tokenizer.from_pretrained(Path(settings.text_encoder) / "tokenizer")
         self._kept: dict[Scene, Tensor] = {}
@@ -212,6 +203,7 @@ def train(settings: UNetSettings) -> None:
     device = run.accelerator.device
     source.to(device)
     alphas = alphas_cumprod_from_config(SCHEDULER).to(device)
+    kind = settings.prediction_type
     check = Check(source, alphas)
 
     for step in run.steps():
@@ -223,11 +215,12 @@ def train(settings: UNetSettings) -> None:
             for t in noise_and_times(settings.run.seed, step, shape, settings.time_power)
         )
         noisy = add_noise(batch.latents, noise, times, alphas)
-        target = prediction_target("v_prediction", batch.latents, noise, times, alphas)
+        target = prediction_target(kind, batch.latents, noise, times, alphas)
         grounding = source.grounding(batch) if settings.grounding else None
         with run.accelerator.autocast():
             output = network(noisy, times, batch.tokens.ids.to(device), grounding)
-        loss = (output.float() - target).square().mean()
+        each = (output.float() - target).square().mean((1, 2, 3))
+        loss = (loss_weight(kind, times, alphas, settings.weighting) * each).mean()
         grounded = grounding.loss() if grounding else torch.zeros(())
         norm = run.update(loss + settings.grounding * grounded)
         run.log(loss=loss, grounding=grounded, grad_norm=norm)
@@ -242,6 +235,7 @@ def train(settings: UNetSettings) -> None:
 
 def build(settings: UNetSettings, autoencoder: Autoencoder) -> Network:
     text_encoder = make_text_encoder(settings)
+    text_encoder.requires_grad_(settings.train_text_encoder)
     if settings.start_from:
         unet = UNet.from_pretrained(settings.start_from)
     else:
@@ -281,6 +275,7 @@ class Check:
         found = (source.scenes.scene(7, i) for i in range(300))
         chosen = [scene for scene in found if not scene.relation and scene.objects[0].size != "big"]
         self.alphas, self.latents = alphas, source.latents(chosen[:64])
+        self.kind = source.scheduler["prediction_type"]
         drawn = [(scene.objects[0], scene.background) for scene in chosen[:64]]
         concepts = list(source.scenes.settings.concepts)
         other_concept = dict(zip(concepts, concepts[len(concepts) // 2 :] + concepts, strict=False))
@@ -306,7 +301,8 @@ class Check:
         row = {}
         for time in self.TIMES:
             noisy = add_noise(self.latents, self.noise, time, self.alphas)
-            target = prediction_target("v_prediction", self.latents, self.noise, time, self.alphas)
+            kind, latents = self.kind, self.latents
+            target = prediction_target(kind, latents, self.noise, time, self.alphas)
             losses = {}
             for name, ids in self.ids.items():
                 with run.accelerator.autocast():
@@ -319,21 +315,28 @@ class Check:
 
 
 def sample_grid(run: Run, source: Source, step: int) -> None:
-    """Paint `GRID_PROMPTS` into `samples/`, with the weights that would be exported."""
+    """Paint the captions of 16 fixed scenes into `samples/`, each above its scene.
+
+    The weights are those that would be exported; the captions stand in `samples/captions.txt`.
+    """
+    scenes = [source.scenes.scene(8, i) for i in range(SAMPLES)]
+    captions = [scene.caption for scene in scenes]
     with run.accelerator.autocast():
-        images = pipeline(run, source)(
-            list(GRID_PROMPTS), seed=1, steps=20, guidance_scale=2.0
-        ).images
-    side = images[0].width
-    grid = Image.new("RGB", (8 * side, 2 * side))
-    for i, image in enumerate(images):
-        grid.paste(image, (i % 8 * side, i // 8 * side))
-    (run.folder / "samples").mkdir(exist_ok=True)
-    grid.save(run.folder / "samples" / f"step-{step:06d}.png")
+        painted = pipeline(run, source)(captions, seed=1, steps=20, guidance_scale=2.0).images
+    side = painted[0].width
+    grid = Image.new("RGB", (8 * side, SAMPLES // 8 * 2 * side))
+    for i, (image, scene) in enumerate(zip(painted, scenes, strict=True)):
+        x, y = i % 8 * side, i // 8 * 2 * side
+        grid.paste(image, (x, y))
+        grid.paste(Image.fromarray(source.scenes.picture(scene)), (x, y + side))
+    folder = run.folder / "samples"
+    folder.mkdir(exist_ok=True)
+    (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
+    grid.save(folder / f"step-{step:06d}.png")
 
 
 def pipeline(run: Run, source: Source) -> TextToImage:
-    scheduler, network = make_scheduler("ddim", SCHEDULER), run.module
+    scheduler, network = make_scheduler("ddim", source.scheduler), run.module
     assert isinstance(network, Network)
     return TextToImage(
         source.tokenizer, network.text_encoder, network.unet, source.autoencoder, scheduler

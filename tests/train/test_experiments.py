@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from sdcore.errors import UsageError
+from sdcore.text_encoder import CLIPTextEncoder
 from tests.train.tiny_recipe import write_drawings, write_networks
 from train.data.settings import DataSettings
 from train.experiments import BASE, RESULTS, Experiments, _check, read_rows, run, table
@@ -19,7 +21,7 @@ CONFIG = ROOT / "configs" / "train" / "experiments.yaml"
 
 
 def row(name: str, verdicts: list[dict[str, bool]], asked: str = "a", **said: object) -> dict:
-    settings = {"unet": {}, "guidance_scale": None, "autoencoder": None, **said}
+    settings = {"unet": {}, "first": {}, "guidance_scale": None, "autoencoder": None, **said}
     losses = {"right": 0.25, "wrong concept": 0.0015}
     figures = {"asked": asked, "losses": losses, "images": 19200, "minutes": 10.4}
     return {"name": name, "settings": settings, "verdicts": verdicts, **figures}
@@ -82,18 +84,32 @@ def test_trained_scored_and_not_again(tmp_path: Path) -> None:
     values["autoencoder"] |= {"block_out_channels": [8, 8, 8]}
     more: dict = {"guided": {"why": "", "guidance_scale": 4.0}}
     more |= {"rate": {"why": "", "unet": {"run.learning_rate": 1e-5}}}
-    more |= {"long": {"why": "", "autoencoder": {"kl_weight": 0.1}}}
+    more |= {"long": {"why": "", "autoencoder": {"equivariance_weight": 0.1}}}
+    other = {"train_text_encoder": False, "prediction_type": "sample", "weighting": "min_snr"}
+    staged = {"run.steps": 2, "data.two_objects_share": 0.0}
+    more |= {"staged": {"why": "", "first": staged, "unet": other}}
     values |= {"prompts": 8, "scenes": 12, "experiments": more}
     settings, out = Experiments.model_validate(values), tmp_path / "out"
 
     run(settings, [], out)
     rows = read_rows(out)
-    assert [one["name"] for one in rows] == [BASE, "guided", "rate"], "not the long one"
+    names = [BASE, "guided", "rate", "staged"]
+    assert [one["name"] for one in rows] == names, "not the long one"
     assert rows[0]["losses"] == rows[1]["losses"] != rows[2]["losses"], "guidance trains nothing"
-    assert all(len(one["verdicts"]) == 8 and one["images"] == 8 for one in rows)
+    assert all(len(one["verdicts"]) == 8 for one in rows)
+    assert [one["images"] for one in rows] == [8, 8, 8, 12]
     assert {"right", "wrong concept", "wrong background"} <= rows[0]["losses"].keys()
+    model = out / "staged" / "model"
+    config = json.loads((model / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    assert config["prediction_type"] == "sample"
+    frozen = CLIPTextEncoder.from_pretrained(model / "text_encoder").state_dict()
+    for name, weight in (
+        CLIPTextEncoder.from_pretrained(tmp_path / "text_encoder").state_dict().items()
+    ):
+        assert torch.equal(frozen[name], weight.half().float()), name
     assert (out / BASE / "model" / "unet").is_dir() and not (out / BASE / "checkpoints").exists()
     run(settings, ["long", "rate"], out)
-    assert [one["name"] for one in read_rows(out)] == [BASE, "guided", "rate", "long"]
-    assert read_rows(out)[:3] == rows
+    assert [one["name"] for one in read_rows(out)] == [*names, "long"]
+    assert read_rows(out)[:4] == rows
     assert (out / "long" / "autoencoder" / "vae").is_dir()
+    assert '"moved"' in (out / "long" / "autoencoder" / "metrics.jsonl").read_text("utf-8")
