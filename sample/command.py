@@ -167,6 +167,8 @@ def check(options: argparse.Namespace) -> None:
         check_attention(options.attention)
     if options.scheduler is not None:
         canonical_name(options.scheduler)
+    for prompt in options.prompts:
+        adapters.choose(options, prompt)  # LoRAs that it names and that are not here
 
 
 def _check_model_flags(options: argparse.Namespace) -> None:

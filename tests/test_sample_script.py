@@ -121,6 +121,11 @@ def test_errors_have_three_parts_an_exit_code_and_no_traceback(
     assert not list(tmp_path.rglob("*.png"))
 
 
+def test_a_lora_that_is_not_here_is_missed_before_the_model_is_loaded(run) -> None:
+    code, paths, err = run("a cat", "a fox <lora:ink:1>", "--dialect", "a1111")
+    assert code == 2 and not paths and err.startswith("error: There is no LoRA 'ink'")
+
+
 def test_what_the_embedded_model_has_not_is_refused(script, capsys) -> None:
     for flag in (["--variant", "fp16"], ["--revision", "x"], ["--prediction-type", "epsilon"]):
         assert script.main(["a cat", *flag]) == 2
