@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 PLACE = "<!-- table:", "<!-- end of table -->"  # of the table on the page
 
 CASES = (
-    Case("a big fox in noto style on a light blue background", "fox", "light blue"),
-    Case("a car on the left in noto style on a yellow background", "car", "yellow"),
-    Case("a small snowman at the top in fluent style on a pink background", "snowman", "pink"),
-    Case("a fox to the left of a cat in noto style on a gray background", "fox", "gray"),
+    Case("a big fox in flat style on a light blue background", "fox", "light blue"),
+    Case("a car on the left in flat style on a yellow background", "car", "yellow"),
+    Case("a small snowman at the top in flat style on a pink background", "snowman", "pink"),
+    Case("a fox to the left of a cat in flat style on a gray background", "fox", "gray"),
 )
 
 

@@ -2,7 +2,7 @@
 
     python -m bench.prompt_control                      the embedded model
     python -m bench.prompt_control --model folder       another model of the same drawings
-    python -m bench.prompt_control --data configs/train/emoji_next_data.yaml --prompts 2430
+    python -m bench.prompt_control --data configs/train/emoji_data.yaml --prompts 2430
                                                         each of 1944 drawings about once
 
 Needs the drawings (`python -m train.data.drawings`). Prints a markdown table with a row for the

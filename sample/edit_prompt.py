@@ -1,6 +1,6 @@
 """Change words of a prompt and keep the picture: before and after, side by side.
 
-python sample/edit_prompt.py "a fox in noto style" --to "a cat in noto style" --seed 3
+python sample/edit_prompt.py "a fox in flat style" --to "a cat in flat style" --seed 3
 python sample/edit_prompt.py "a red apple" --reweight "red:0" --images 4
 """
 

@@ -1,6 +1,6 @@
 """Show where, when and in which layers a picture reads each word of its prompt: one HTML page.
 
-python sample/explain.py "a fox to the left of a cat in noto style, light blue background" --seed 3
+python sample/explain.py "a fox to the left of a cat in flat style, light blue background" --seed 3
 python sample/explain.py "a fox on grass" --image photo.png
 """
 

@@ -131,7 +131,7 @@ def test_judge_reads_scenes_of_the_built_drawings() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("blur", [0.0, 1.0])
 def test_judge_reads_scenes_of_1944_drawings(blur: float) -> None:
-    settings = built("emoji_next_data.yaml")
+    settings = built("emoji_data.yaml")
     judge = Judge(load(settings), settings.backgrounds, settings.image_size)
     right = shares(settings, judge, 300, blur)
     assert min(right[measure] for measure in MEASURES) >= 0.9

@@ -43,17 +43,20 @@ def rows_of_attention(book: Book, run: Painted) -> None:
         book.figure(f"place_{name}_share", percent(float(rows[-1][most])))
         book.figure(f"place_{name}_end", percent(float(rows[-1][-1])))
     shares = torch.stack(rows)  # (3, columns)
-    fox, cat, left = (shares[:, names.index(word)].tolist() for word in ("fox", "cat", "left"))
+    told = ("fox", "cat", "to", "left")
+    fox, cat, to, left = (shares[:, names.index(word)].tolist() for word in told)
     words = shares[:, 1:-1]
-    book.figure("A_reads_left", percent(left[0]))
-    book.figure("B_reads_left", percent(left[1]))
+    for place, *read in zip("AB", to, left, strict=False):
+        book.figure(f"{place}_reads_to", percent(read[0]))
+        book.figure(f"{place}_reads_left", percent(read[1]))
     book.figure("place_C_start", percent(float(shares[2, 0])))
     own = fox[0] == float(words[0].max()) and cat[1] == float(words[1].max())
     book.claim("5: of the words, A reads fox most, B cat", own)
     book.claim("5: A reads fox, and the others do not", fox[0] > 0.1 > 0.01 > max(fox[1:]))
     book.claim("5: B reads cat, and the others do not", cat[1] > 0.1 > 0.01 > max(cat[0], cat[2]))
-    second = all(float(words[i].topk(2)[0][1]) == left[i] > 0.15 for i in range(2))
-    book.claim("5: left is what A and B read next", second and left[2] < 0.01)
+    next_two = all(words[i].topk(3)[0][1:].tolist() == [to[i], left[i]] for i in range(2))
+    book.claim("5: to and left are what A and B read next", next_two and min(left[:2]) > 0.1)
+    book.claim("5: C reads neither to nor left", max(to[2], left[2]) < 0.01)
     book.claim("5: C reads neither animal", max(fox[2], cat[2]) < 0.01)
     sheet.matrix(
         shares, side + 56, top + 112, cell, rows=list(PLACES), columns=names, numbers=True, size=16
@@ -159,7 +162,7 @@ def spatial_transformer(book: Book, pipe: TextToImage, run: Painted) -> None:
     beyond[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = 0
     other_half = float(look.row[:, width // 2 :].sum())
     most = int(others.argmax())
-    book.claim("6: one neighbour is read most", float(beyond.flatten()[most]) == 0)
+    book.claim("6: a place that is no neighbour is read most", float(beyond.flatten()[most]) > 0)
     book.claim("6: places beyond the neighbours are read", bool(beyond.sum() > 0.1))
     book.claim(
         "6: the other half of the picture is read", column < width // 2 and other_half > 0.05

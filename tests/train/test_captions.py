@@ -19,7 +19,7 @@ from train.extend_vocabulary import chinese_texts
 from train.grounding import object_marks
 from train.settings import load_settings
 
-CONFIG = Path(__file__).parents[2] / "configs" / "train" / "emoji_next_data.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "train" / "emoji_data.yaml"
 COUNT = 2000  # scenes looked at
 STYLES = {"扁平": "flat", "立体": "shaded", "怀旧": "sepia", "线稿": "line art"}
 STYLES |= {"蓝图": "blueprint", "霓虹": "neon"}

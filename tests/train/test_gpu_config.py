@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from sdcore import TextToImage
 from sdcore.unet import UNet
@@ -38,13 +39,13 @@ def fresh_accelerator() -> Iterator[None]:
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """All that makes it small: networks of a few weights, drawings of one pixel, few steps."""
     folder = tmp_path_factory.mktemp("gpu")
-    data_file = ROOT / "configs" / "train" / "emoji_next_data.yaml"
+    data_file = ROOT / "configs" / "train" / "emoji_data.yaml"
     values = yaml.safe_load(data_file.read_text("utf-8"))
     (folder / "data.yaml").write_text(yaml.safe_dump(values | {"folder": str(folder)}), "utf-8")
     data = load_settings(DataSettings, folder / "data.yaml")
     write_drawings(data)
     run = {"steps": STEPS, "batch_size": 4, "warmup_steps": 3, "checkpoint_every": EVERY}
-    run |= {"sample_every": 1000, "log_every": 5, "threads": 1}
+    run |= {"sample_every": STEPS, "log_every": 5, "threads": 1}
     small = {"data": str(folder / "data.yaml"), **write_networks(folder)}
     return [f"{key}={value}" for key, value in small.items()] + [
         f"run.{key}={value}" for key, value in run.items()
@@ -81,4 +82,7 @@ def test_killed_and_resumed_is_straight_to_the_bit(overrides: list[str], tmp_pat
     weight = start.state_dict()["conv_in.weight"]
     assert not torch.equal(weight, at_once["model"]["unet.conv_in.weight"]), "it has trained"
     assert torch.allclose(weight, at_once["model"]["unet.conv_in.weight"], atol=0.05), "from it"
+    samples = tmp_path / "killed" / "samples"
+    assert len((samples / "captions.txt").read_text("utf-8").splitlines()) == 16
+    assert Image.open(samples / f"step-{STEPS:06d}.png").size == (8 * 64, 4 * 64)
     assert TextToImage.from_pretrained(tmp_path / "killed" / "model")("一只狐狸", steps=1).images

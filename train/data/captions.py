@@ -137,7 +137,7 @@ class Captions:
         if random.random() < (0.25 if drawn.place == "center" else 0.9):
             parts.append(_choose(random, PLACE_WORDS[drawn.place]))
             if len(parts) == 3 and random.random() < 0.3:
-                parts[1:] = parts[:0:-1]  # "on the left in noto style"
+                parts[1:] = parts[:0:-1]  # "on the left in flat style"
         return _with_background(random, " ".join(parts), background), (name,)
 
     def two(
