@@ -236,7 +236,7 @@ def main() -> None:
     config = "configs/train/experiments.yaml"
     add("--config", default=config, metavar="FILE", help="(default: %(default)s)")
     add("--out", type=Path, default=Path("runs/experiments"), help="(default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with exit_on_error():
         if arguments.what == "run":
             run(load_settings(Experiments, arguments.config), arguments.names, arguments.out)

@@ -13,7 +13,7 @@ from sdcore.errors import UsageError
 from sdcore.text_encoder import CLIPTextEncoder
 from tests.train.tiny_recipe import write_drawings, write_networks
 from train.data.settings import DataSettings
-from train.experiments import BASE, RESULTS, Experiments, _check, read_rows, run, table
+from train.experiments import BASE, RESULTS, Experiments, _check, main, read_rows, run, table
 from train.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +45,14 @@ def test_every_experiment_of_the_file_fits_the_recipes(tmp_path: Path) -> None:
         _check(Experiments.model_validate(wrong), tmp_path)
     with pytest.raises(UsageError, match="rate-double"):
         run(settings, ["rate-duble"], tmp_path)
+
+
+def test_names_may_follow_the_flags(tmp_path, monkeypatch, capsys) -> None:
+    line = ["experiments", "run", "--config", str(CONFIG), "--out", str(tmp_path), "rate-duble"]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(SystemExit):
+        main()
+    assert "no experiment 'rate-duble'" in capsys.readouterr().err
 
 
 def test_a_row_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
