@@ -190,12 +190,14 @@ def run(arguments: argparse.Namespace) -> None:
     known = read_known(path, settings)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for folder in arguments.runs:
-        checkpoints(folder)
+        scored = known.setdefault(str(folder), {})
+        if all(checkpoint.name in scored for checkpoint in checkpoints(folder)):
+            continue
         data = load_settings(UNetSettings, folder / "resolved.yaml").with_data().data
         assert not isinstance(data, str)
         judge = Judge(load(data), data.backgrounds, data.image_size)
         prompts = compose(data, arguments.prompts, arguments.seed)
-        score_run(folder, prompts, judge, known.setdefault(str(folder), {}), arguments.steps)
+        score_run(folder, prompts, judge, scored, arguments.steps)
         path.write_text(json.dumps({"settings": settings, "runs": known}, indent=1), "utf-8")
     lines = {
         str(folder): scores(folder, arguments.runs, known[str(folder)], arguments.measure)
