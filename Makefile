@@ -1,10 +1,10 @@
-# make sample PROMPT="a small rocket on a dark blue background"
+# make sample PROMPT="a big rocket in neon style on a dark blue background"
 # make test
 # Every target sets up .venv first, with the versions in constraints.txt. `make help` lists them.
 
 PYTHON ?= python3
 ARGS ?=
-PROMPT ?= a red apple on a light blue background
+PROMPT ?= a red apple in flat style on a light blue background
 # The prompt reaches the script as it was typed: neither make nor the shell reads $, quotes or `.
 override export PROMPT := $(value PROMPT)
 

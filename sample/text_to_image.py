@@ -1,6 +1,6 @@
 """Paint prompts.
 
-python sample/text_to_image.py "a red apple on a light blue background"
+python sample/text_to_image.py "a red apple in flat style on a light blue background"
 """
 
 from __future__ import annotations
