@@ -60,7 +60,7 @@ def open_checkpoint(run: Path, settings: UNetSettings, checkpoint: Path) -> Text
     from sdcore import Autoencoder, TextToImage, Tokenizer
     from sdcore.model_defaults import ModelDefaults
     from sdcore.schedulers import make_scheduler
-    from train.pretrain_unet import SAMPLING, SCHEDULER, Network, build
+    from train.pretrain_unet import SAMPLING, Network, build, scheduler_config
     from train.state import load_checkpoint
 
     if (run / "model").is_dir():
@@ -70,9 +70,9 @@ def open_checkpoint(run: Path, settings: UNetSettings, checkpoint: Path) -> Text
         autoencoder = Autoencoder.from_pretrained(settings.autoencoder)
         tokenizer = Tokenizer.from_pretrained(Path(settings.text_encoder) / "tokenizer")
         network = build(settings, autoencoder).eval()
-        kind, defaults = {"prediction_type": settings.prediction_type}, ModelDefaults(**SAMPLING)
+        scheduler = make_scheduler("ddim", scheduler_config(settings))
         parts = tokenizer, network.text_encoder, network.unet, autoencoder
-        pipe = TextToImage(*parts, make_scheduler("ddim", SCHEDULER | kind), defaults=defaults)
+        pipe = TextToImage(*parts, scheduler, defaults=ModelDefaults(**SAMPLING))
     tensors = load_checkpoint(checkpoint)[1]
     weights = tensors.get("average", tensors["model"])
     ours = dict(network.named_parameters())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ from train.imitate_text_encoder import TextNetwork, fresh_text_encoder
 from train.run import Run, RunSettings, main
 from train.state import generator
 
-SCHEDULER = {  # scheduler_config.json of the embedded model, with the prediction type
+SCHEDULER = {  # all of `scheduler_config` but the prediction type
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -86,13 +86,18 @@ class UNetSettings(SceneSettings):
     layers_per_block: int = 1
     heads: int = 4
     start_from: str = ""  # folder of a UNet whose weights to begin with; empty: random ones
-    train_text_encoder: bool = True  # False: leave it as recipes (a) and (b) made it
+    train_text_encoder: bool = True  # False: leave it as recipe (b) made it
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
     weighting: Literal["plain", "min_snr", "soft_min_snr", "p2"] = "plain"  # noise.loss_weight
     time_power: float = 0.6  # time = 1000 u^power, u uniform; below 1 noisy times come more often
     caption_dropout: float = 0.1
     grounding: float = 0.0  # weight of the loss that ties words to their objects; see grounding.py
     run: RunSettings
+
+
+def scheduler_config(settings: UNetSettings) -> dict[str, Any]:
+    """scheduler_config.json of the model that a run exports."""
+    return SCHEDULER | {"prediction_type": settings.prediction_type}
 
 
 class Network(nn.Module):
@@ -131,7 +136,7 @@ class Source:
     def __init__(self, settings: UNetSettings, scenes: Scenes) -> None:
         self.seed, self.scenes, self.device = settings.run.seed, scenes, torch.device("cpu")
         self.dropout = settings.caption_dropout
-        self.scheduler = SCHEDULER | {"prediction_type": settings.prediction_type}
+        self.scheduler = scheduler_config(settings)
         self.autoencoder = Autoencoder.from_pretrained(settings.autoencoder)
         self.tokenizer = Tokenizer.from_pretrained(Path(settings.text_encoder) / "tokenizer")
         self._kept: dict[Scene, Tensor] = {}
