@@ -5,7 +5,8 @@ choice. The background is the median of the border. What differs from it is comp
 drawing, in every size, at every place, composed on that background; the drawing that points in the
 same direction (normalised correlation) names the concept and the style, so a pale or soft picture
 is judged as well as a strong one. All drawings are compared at 16x16, which tells concepts apart;
-the best few of them once more at 32x32, which tells styles apart and says where the drawing lies.
+the best few of them once more at 32x32, which tells styles and small things apart and says where
+the drawing lies. Each half of a picture is read in the same way, as if the other were empty.
 
 Its limits: it always names some drawing, also for a blob, so chance is shown beside its figures;
 and it holds the very drawings that a picture is asked for, those of held-out pairs included. With
@@ -87,11 +88,11 @@ class Judge:
         pixels = torch.stack([self._pixels(image) for image in images])  # (B, 3, side, side)
         background = self._background(pixels)  # (B, 3)
         difference = pixels - background[:, :, None, None]
-        best = _scores(self._coarse, _seen(difference, background, COARSE), background)
-        best = best.topk(min(BEST, len(self.names))).indices  # (B, BEST)
-        seen = _seen(difference, background, FINE)
-        found = [self._nearest(*row) for row in zip(seen, background, best, strict=True)]
-        halves = {name: self._half(difference, background, name) for name in HALVES}
+        found = self._nearest(difference, background, self.side)
+        halves = {
+            name: self._nearest(_half(difference, name), background, SMALL * self.side)
+            for name in HALVES
+        }
         named = torch.cdist(background, self._colors).argmin(1).tolist()
         shown = difference.square().sum(1).amax((1, 2)) > DIFFERENT**2
         return [
@@ -100,38 +101,45 @@ class Judge:
                 style=self.names[drawing][0],
                 background=self.backgrounds[named[i]],
                 center=center if shown[i] else (0.0, 0.0),
-                halves={name: self.names[concepts[i]][1] for name, concepts in halves.items()},
+                halves={name: self.names[half[i][0]][1] for name, half in halves.items()},
             )
             for i, (drawing, center) in enumerate(found)
         ]
 
     def _nearest(
-        self, seen: Tensor, background: Tensor, among: Tensor
+        self, difference: Tensor, background: Tensor, largest: float
+    ) -> list[tuple[int, tuple[float, float]]]:
+        """The nearest drawing of at most `largest` pixels, and the middle of the square it fills.
+
+        difference is (B, 3, side, side), background (B, 3); one answer for each picture.
+        """
+        coarse, fine = (
+            [templates for templates in sizes if templates.size <= largest]
+            for sizes in (self._coarse, self._fine)
+        )
+        best = _scores(coarse, _seen(difference, background, COARSE), background)
+        best = best.topk(min(BEST, len(self.names))).indices  # (B, BEST)
+        seen = _seen(difference, background, FINE)
+        rows = zip(seen, background, best, strict=True)
+        return [self._nearest_among(fine, *row) for row in rows]
+
+    def _nearest_among(
+        self, sizes: Sequence[Templates], seen: Tensor, background: Tensor, among: Tensor
     ) -> tuple[int, tuple[float, float]]:
-        """The nearest of the drawings `among` (indices), and the middle of the square it fills.
+        """The same among the drawings `among` (indices), for one picture.
 
         seen is (4, r, r), background (3,).
         """
         seen, background = seen[None], background[None]
-        fits = [templates.take(among).fits(seen, background) for templates in self._fine]
+        fits = [templates.take(among).fits(seen, background) for templates in sizes]
         score = torch.stack([values[0].amax(1) for values in fits])  # (sizes, BEST)
         size, one = divmod(int(score.argmax()), len(among))
-        width = self._fine[size].size
+        width = sizes[size].size
         free = int(fits[size].shape[2] ** 0.5)  # places along a side
         row, column = divmod(int(fits[size][0, one].argmax()), free)
         cell = self.side / FINE
         x, y = (place * cell + (width - self.side) / 2 for place in (column, row))
         return int(among[one]), (x, y)
-
-    def _half(self, difference: Tensor, background: Tensor, name: str) -> list[int]:
-        """Index of the nearest drawing in one half, as if the other showed background alone."""
-        row, column, rows, columns = HALVES[name]
-        height, width = self.side // rows, self.side // columns
-        y, x = row * height, column * width
-        masked = torch.zeros_like(difference)
-        masked[..., y : y + height, x : x + width] = difference[..., y : y + height, x : x + width]
-        small = [t for t in self._coarse if t.size <= SMALL * self.side]
-        return _scores(small, _seen(masked, background, COARSE), background).argmax(1).tolist()
 
     def _background(self, pixels: Tensor) -> Tensor:
         """Median colour of the picture's border, (B, 3)."""
@@ -183,6 +191,16 @@ class Templates:
         parts = torch.cat([one, -2 * background, background.square().sum(1, keepdim=True)], 1)
         length = (parts @ self.squares.T).clamp(min=1.0).sqrt()  # (B, K)
         return conv2d(seen, self.layers).flatten(2) / length[:, :, None]
+
+
+def _half(difference: Tensor, name: str) -> Tensor:
+    """One half of the pictures (B, 3, side, side), as if the other showed background alone."""
+    row, column, rows, columns = HALVES[name]
+    height, width = difference.shape[2] // rows, difference.shape[3] // columns
+    y, x = slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
+    alone = torch.zeros_like(difference)
+    alone[..., y, x] = difference[..., y, x]
+    return alone
 
 
 def _scores(sizes: Sequence[Templates], seen: Tensor, background: Tensor) -> Tensor:
