@@ -78,6 +78,16 @@ def test_a_tint_takes_the_place_of_black_and_white_and_of_what_is_between() -> N
     assert tinted[0, 3, 3] == 0
 
 
+def test_shade_is_lit_from_the_upper_left_and_leaves_the_middle() -> None:
+    picture = np.full((3, 3, 4), 100, np.uint8)
+    shaded = drawings.restyle(picture, Style(pack="noto", shade=0.5))
+    assert (shaded[..., 3] == 100).all()
+    assert (shaded[..., 0] == shaded[..., 2]).all()
+    assert shaded[0, 0, 0] == round(100 + 0.5 * 155)  # half way to white
+    assert shaded[2, 2, 0] == 50  # half way to black
+    assert [shaded[i, 2 - i, 0] for i in range(3)] == [100, 100, 100]
+
+
 def test_paper_lies_behind_what_the_lines_enclose_and_a_rim_around_them() -> None:
     picture = ring()
     laid = drawings.restyle(picture, Style(pack="noto", paper=(250, 240, 230)))

@@ -81,6 +81,10 @@ def restyle(picture: np.ndarray, style: Style) -> np.ndarray:
         dark, light = (np.array(end, np.float32) for end in style.tint)
         brightness = color @ np.array([0.299, 0.587, 0.114], np.float32)[:, None] / 255
         color = dark + (light - dark) * brightness
+    if style.shade:
+        side = np.linspace(-0.5, 0.5, len(color), dtype=np.float32)
+        depth = (side[:, None] + side)[..., None] * style.shade  # below 0: lit; above: shaded
+        color = color + (255 - color) * np.maximum(-depth, 0) - color * np.maximum(depth, 0)
     if style.paper is not None:
         paper = _enclosed(picture[..., 3])[..., None] / 255
         behind = paper * (1 - alpha)

@@ -42,6 +42,7 @@ class Style(Settings):
     pack: str  # drawing pack
     tint: tuple[Color, Color] | None = None  # instead of black and of white; between them, a blend
     paper: Color | None = None  # behind the drawing: what its lines enclose, and a rim around it
+    shade: float = 0.0  # so much of white at the upper left, lit, and of black at the lower right
     zh: str = ""  # its Chinese name; empty: Chinese captions call it by the English one
 
 
