@@ -138,6 +138,16 @@ def test_judge_reads_scenes_of_1944_drawings(blur: float) -> None:
     assert min(right["concept"], right["style"], right["background"]) >= 0.97
 
 
+def test_judge_names_both_of_two_small_objects_among_1944_drawings() -> None:
+    """Small things of 324 are told apart by fine cells; with coarse ones alone this fails."""
+    settings = built("emoji_data.yaml")
+    judge = Judge(load(settings), settings.backgrounds, settings.image_size)
+    prompts = [prompt for prompt in compose(settings, 600) if prompt.relation]
+    hits, asked = score(prompts, judge.read(PerfectPainter(settings)(prompts)))["both objects"]
+    assert asked == 120
+    assert hits >= 0.95 * asked
+
+
 def test_a_drawing_is_found_where_it_lies_though_half_of_it_cannot_be_seen() -> None:
     picture = np.full((128, 128, 4), 255, np.uint8)
     picture[:, :64, :3], picture[:, 64:, :3] = (245, 160, 70), (45, 65, 140)
