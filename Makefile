@@ -45,7 +45,7 @@ bench: $(READY_TEST)  ## how well the prompt controls the picture
 	$(RUN) -m bench.prompt_control $(ARGS)
 
 data: $(READY_TEST)  ## fetch the pinned drawings (npm) and build the training set
-	$(RUN) -m train.data.drawings $(ARGS)
+	$(RUN) -m train.emoji.data.drawings $(ARGS)
 
 clean:  ## remove .venv and caches; runs/ and outputs/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -11,7 +11,7 @@ that follow the last word. How: bench/taken_away.py.
 Writes `network.png` and `text.png`, a row for each of some fixed prompts, and `ablations.json` into
 the --out folder. Prints a markdown table of what the judge still finds as the prompt asked, with
 95 % intervals (Wilson 1927), and puts it into --page; half of its prompts have two objects. It
-needs the drawings (`python -m train.data.drawings`).
+needs the drawings (`python -m train.emoji.data.drawings`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from bench.judge import Judge
-    from train.data.settings import DataSettings
+    from train.emoji.data.settings import DataSettings
 
 PLACE = "<!-- table:", "<!-- end of table -->"  # of the table on the page
 
@@ -117,10 +117,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     from bench.judge import Judge
-    from sample.labelled_grid import labelled_grid
-    from train.data.drawings import load
-    from train.data.settings import DataSettings
-    from train.settings import load_settings
+    from sdcore.image.grid import labelled_grid
+    from sdcore.training.settings import load_settings
+    from train.emoji.data.drawings import load
+    from train.emoji.data.settings import DataSettings
 
     if arguments.prompts < 0 or arguments.batch_size < 1:
         what = f"{arguments.prompts} prompts, {arguments.batch_size} at a time, cannot be painted"

@@ -36,12 +36,18 @@ from torch import Tensor
 
 from bench.parity import SD15, SDXL
 from sdcore.attention import use_attention
-from sdcore.guidance import Conditioning, Guidance, Part, StepConditioning, guided_prediction
-from sdcore.heatmap import WordHeatmaps, marked_attention
-from sdcore.prompt_edit import EditSettings, PromptEdit
-from sdcore.schedulers import Step
-from sdcore.tokenizer import Span, Tokens
-from sdcore.unet import AddedConditions, UNet, UNetConfig
+from sdcore.control.heatmaps import WordHeatmaps, marked_attention
+from sdcore.control.prompt_edit import EditSettings, PromptEdit
+from sdcore.diffusion.steps import Step
+from sdcore.sampling.guidance import (
+    Conditioning,
+    Guidance,
+    Part,
+    StepConditioning,
+    guided_prediction,
+)
+from sdcore.text.tokenizer import Span, Tokens
+from sdcore.unet.unet import AddedConditions, UNet, UNetConfig
 
 LAYOUTS = {"sd15": (SD15, 64), "sdxl": (SDXL, 128)}
 TOKENS, WORDS = 77, 12

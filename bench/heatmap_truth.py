@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # torch is imported when something is measured
     from PIL.Image import Image
     from torch import Tensor
 
-    from sdcore.heatmap import WordHeatmaps
+    from sdcore.control.heatmaps import WordHeatmaps
 
     # (heatmaps, image, word, window or None, site name or None) -> map (side, side)
     Read = Callable[[WordHeatmaps, int, str, int | None, str | None], Tensor]
@@ -129,7 +129,7 @@ def generated_cases(pipe: Any, settings: Any, count: int, seed: int, explicit: b
     from bench.judge import HALVES, Judge
     from bench.prompts import compose
     from bench.verdict import verdict
-    from train.data.drawings import load
+    from train.emoji.data.drawings import load
 
     judge = Judge(load(settings), settings.backgrounds, settings.image_size)
     prompts = [p for p in compose(settings, 5 * count, seed) if p.relation][:count]
@@ -162,8 +162,8 @@ def real_cases(pipe: Any, settings: Any, count: int, seed: int) -> list[Case]:
     """Real two-object scenes, each looked at by the UNet with noise of `TIMES`."""
     from PIL import Image
 
-    from sdcore.image_heatmaps import heatmaps_of_image
-    from train.data.scenes import Scenes
+    from sdcore.pipeline.image_heatmaps import heatmaps_of_image
+    from train.emoji.data.scenes import Scenes
 
     scenes, cases = Scenes(settings.model_copy(update={"two_objects_share": 1.0})), []
     for index in range(count):
@@ -180,7 +180,7 @@ def real_cases(pipe: Any, settings: Any, count: int, seed: int) -> list[Case]:
 def recorder(explicit: bool) -> type[WordHeatmaps]:
     """The heatmaps from fused kernels, or from the explicit softmax of every layer."""
     from sdcore.attention import reference
-    from sdcore.heatmap import WordHeatmaps
+    from sdcore.control.heatmaps import WordHeatmaps
 
     class Explicit(WordHeatmaps):
         def record(self, window, site, grid, q, k, v, attend) -> None:
@@ -229,7 +229,7 @@ def contact_sheet(cases: Sequence[Case], count: int = 24) -> Image:
     """Pictures, each followed by the maps of its two objects laid over it."""
     from PIL import Image
 
-    from sdcore.overlay import lay_over
+    from sdcore.image.overlay import lay_over
 
     side, chosen = 112, cases[: 2 * count]
     sheet = Image.new("RGB", (side * 12, side * -(-len(chosen) // 8)), "white")
@@ -248,8 +248,8 @@ def contact_sheet(cases: Sequence[Case], count: int = 24) -> Image:
 def run(arguments: argparse.Namespace) -> None:
     from bench.shares import wilson
     from sdcore import TextToImage
-    from train.data.settings import DataSettings
-    from train.settings import load_settings
+    from sdcore.training.settings import load_settings
+    from train.emoji.data.settings import DataSettings
 
     settings = load_settings(DataSettings, arguments.data)
     pipe = (

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bench.judge import Judge
     from bench.prompts import Prompt
     from sdcore import TextToImage
-    from train.pretrain_unet import UNetSettings
+    from train.emoji.pretrain_unet import UNetSettings
 
 KEPT = ("prompts", "seed", "steps")  # settings on which a score depends
 
@@ -43,7 +43,7 @@ def checkpoints(run: Path) -> list[Path]:
         raise FileError(
             f"{run} holds no training run of a UNet",
             "it has no resolved.yaml, or no checkpoint",
-            "give the folder that train.pretrain_unet writes: its run.folder",
+            "give the folder that train.emoji.pretrain_unet writes: its run.folder",
         )
     return found
 
@@ -58,10 +58,10 @@ def open_checkpoint(run: Path, settings: UNetSettings, checkpoint: Path) -> Text
 
     from bench.text_encoders import open_model
     from sdcore import Autoencoder, TextToImage, Tokenizer
-    from sdcore.model_defaults import ModelDefaults
-    from sdcore.schedulers import make_scheduler
-    from train.pretrain_unet import SAMPLING, Network, build, scheduler_config
-    from train.state import load_checkpoint
+    from sdcore.checkpoint.defaults import ModelDefaults
+    from sdcore.diffusion.schedulers import make_scheduler
+    from sdcore.training.state import load_checkpoint
+    from train.emoji.pretrain_unet import SAMPLING, Network, build, scheduler_config
 
     if (run / "model").is_dir():
         pipe = open_model(run / "model", "cpu")
@@ -95,8 +95,8 @@ def score_run(
     """Add to `known` (checkpoint's name -> measure -> tally) what is not in it yet."""
     from bench.prompt_control import model_painter
     from bench.verdict import score
-    from train.pretrain_unet import UNetSettings
-    from train.settings import load_settings
+    from sdcore.training.settings import load_settings
+    from train.emoji.pretrain_unet import UNetSettings
 
     settings = load_settings(UNetSettings, run / "resolved.yaml").with_data()
     for checkpoint in checkpoints(run):
@@ -108,7 +108,7 @@ def score_run(
 
 def scenes_before(run: Path, runs: Sequence[Path]) -> tuple[int, str]:
     """Scenes that a run's first weights had seen, and the folder they came from ("": random)."""
-    from train.settings import read_yaml
+    from sdcore.training.settings import read_yaml
 
     given = read_yaml(run / "resolved.yaml")["start_from"]
     for other in runs:
@@ -120,7 +120,7 @@ def scenes_before(run: Path, runs: Sequence[Path]) -> tuple[int, str]:
 
 def scores(run: Path, runs: Sequence[Path], known: dict[str, Any], measure: str) -> list[Score]:
     """The run's scores by the scenes seen; those of which nothing was asked are left out."""
-    from train.settings import read_yaml
+    from sdcore.training.settings import read_yaml
 
     batch = read_yaml(run / "resolved.yaml")["run"]["batch_size"]
     before = scenes_before(run, runs)[0]
@@ -175,9 +175,9 @@ def run(arguments: argparse.Namespace) -> None:
     from bench.curve_chart import draw
     from bench.judge import Judge
     from bench.prompts import compose
-    from train.data.drawings import load
-    from train.pretrain_unet import UNetSettings
-    from train.settings import load_settings
+    from sdcore.training.settings import load_settings
+    from train.emoji.data.drawings import load
+    from train.emoji.pretrain_unet import UNetSettings
 
     if not 0 < arguments.aim < 1 or arguments.prompts < 20:
         raise UsageError(

@@ -71,7 +71,7 @@ def training_time(run: Path) -> tuple[float, int]:
     A rate is the mean since the run was last started, so the hours are an estimate; steps that were
     done twice because a run was stopped count once.
     """
-    from train.settings import read_yaml
+    from sdcore.training.settings import read_yaml
 
     path = run / "metrics.jsonl"
     if not path.is_file():

@@ -25,8 +25,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from sdcore.text_encoder import CLIPTextEncoder
-from sdcore.unet import AddedConditions, UNet
+from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.unet.unet import AddedConditions, UNet
 
 TOLERANCE = 1e-5
 TOKENS = 77

@@ -5,12 +5,12 @@
     python -m bench.prompt_control --data configs/train/emoji_data.yaml --prompts 2430
                                                         each of 1944 drawings about once
 
-Needs the drawings (`python -m train.data.drawings`). Prints a markdown table with a row for the
-model, one for each part of its prompts (seen in training or held out; by language, and where an
-object has another than its usual name), and, by the same judge and the same prompts: real drawings
-composed as the prompt asks (ceiling), the same through the model's autoencoder, and the model's
-pictures held against shuffled prompts (floor). Every share has its 95 % interval (Wilson 1927),
-every difference between two rows too (Newcombe 1998). Writes `prompt_control.json`, which
+Needs the drawings (`python -m train.emoji.data.drawings`). Prints a markdown table with a row
+for the model, one for each part of its prompts (seen in training or held out; by language, and
+where an object has another than its usual name), and, by the same judge and the same prompts: real
+drawings composed as the prompt asks (ceiling), the same through the model's autoencoder, and the
+model's pictures held against shuffled prompts (floor). Every share has its 95 % interval (Wilson
+1927), every difference between two rows too (Newcombe 1998). Writes `prompt_control.json`, which
 `bench.model_card` makes a card of, and the contact sheet `pictures.png` into the --out folder.
 """
 
@@ -146,7 +146,7 @@ def through_autoencoder(painter: Painter, autoencoder: Any, batch_size: int) -> 
         import numpy as np
         import torch
 
-        from sdcore.pipeline import to_images
+        from sdcore.image.pictures import to_images
 
         device = next(autoencoder.parameters()).device
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in painter(prompts)]))
@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of prompts and pictures (default: %(default)s)")
     add("--steps", type=int, help="denoising steps (default: the model's)")
     add("--guidance-scale", type=float, help="(default: the model's)")
-    add("--scheduler", help="a name in sdcore.schedulers (default: the model's)")
+    add("--scheduler", help="a name in sdcore.diffusion.schedulers (default: the model's)")
     add("--batch-size", type=int, default=25, help="pictures at a time (default: %(default)s)")
     add("--device", default="cpu", help="(default: %(default)s)")
     add("--out", default="runs/prompt_control", help="results folder (default: %(default)s)")
@@ -184,9 +184,9 @@ def run(arguments: argparse.Namespace) -> None:
     from bench.judge import Judge
     from bench.prompts import PerfectPainter, compose
     from sdcore import TextToImage
-    from train.data.drawings import load
-    from train.data.settings import DataSettings
-    from train.settings import load_settings
+    from sdcore.training.settings import load_settings
+    from train.emoji.data.drawings import load
+    from train.emoji.data.settings import DataSettings
 
     if arguments.prompts < 20 or arguments.batch_size < 1:
         raise UsageError(

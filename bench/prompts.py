@@ -21,16 +21,16 @@ import numpy as np
 from PIL import Image
 
 from sdcore.errors import exit_on_error
-from train.data.captions import (
+from sdcore.training.settings import load_settings
+from train.emoji.data.captions import (
     CHINESE_BACKGROUNDS,
     CHINESE_PLACES,
     CHINESE_RELATIONS,
     CHINESE_SIZES,
     PLACE_WORDS,
 )
-from train.data.scenes import MARGIN, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
-from train.data.settings import DataSettings
-from train.settings import load_settings
+from train.emoji.data.scenes import MARGIN, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
+from train.emoji.data.settings import DataSettings
 
 TWO_OBJECTS_SHARE = 0.2  # of the prompts
 HELD_OUT_OF_ONE = 0.25  # of the prompts with one object: a (style, concept) pair never shown

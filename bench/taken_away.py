@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sdcore import TextToImage
 from sdcore.attention import Attend, AttentionLayer, Control, Site
-from sdcore.control import at_sites
+from sdcore.control.chain import at_sites
+from sdcore.control.run_control import RunControl, attention_sites
 from sdcore.errors import UsageError
-from sdcore.run_control import RunControl, attention_sites
-from sdcore.tokenizer import Tokens
-from sdcore.words import FIRST_WORD, column_marks, word_positions
+from sdcore.text.tokenizer import Tokens
+from sdcore.text.words import FIRST_WORD, column_marks, word_positions
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from sdcore import CLIPTextConfig, CLIPTextEncoder
 from sdcore.errors import UsageError, exit_on_error
-from sdcore.pipeline import EMBEDDED
-from sdcore.recurrent import RecurrentTextConfig, RecurrentTextEncoder
+from sdcore.pipeline.text_to_image import EMBEDDED
+from sdcore.sequence.recurrent import RecurrentTextConfig, RecurrentTextEncoder
 
 
 class TorchRecurrence(nn.Module):

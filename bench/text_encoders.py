@@ -31,9 +31,9 @@ if TYPE_CHECKING:  # torch is imported when something is read or timed
     from bench.judge import Judge
     from bench.prompts import Prompt
     from bench.shares import Tally
-    from sdcore.pipeline import TextToImage
-    from train.data.scenes import Scene
-    from train.data.settings import DataSettings
+    from sdcore.pipeline.text_to_image import TextToImage
+    from train.emoji.data.scenes import Scene
+    from train.emoji.data.settings import DataSettings
 
 NETWORKS = ("transformer", "lstm", "rnn")
 ASKED = {  # caption length -> what is judged of it
@@ -47,9 +47,9 @@ TIMES = (980, 900, 700)  # of the diffusion, at which a wrong word is asked for
 def open_model(folder: Path, device: str) -> TextToImage:
     """The exported model of a run, whichever text encoder it has."""
     from sdcore import Autoencoder, TextToImage, Tokenizer, UNet
-    from sdcore.model_defaults import ModelDefaults
-    from sdcore.recurrent import load_text_encoder
-    from sdcore.schedulers import load_scheduler
+    from sdcore.checkpoint.defaults import ModelDefaults
+    from sdcore.diffusion.schedulers import load_scheduler
+    from sdcore.sequence.recurrent import load_text_encoder
 
     if not (folder / "text_encoder" / "config.json").is_file():
         hint = "train the three runs first, see configs/train/text_encoder_comparison.yaml"
@@ -107,8 +107,8 @@ def wrong_words(data: DataSettings, scenes: Sequence[Scene]) -> dict[str, list[t
 
     Captions say everything, always in the same way.
     """
-    from train.data.captions import PLACE_WORDS
-    from train.data.scenes import PLACES, RELATIONS
+    from train.emoji.data.captions import PLACE_WORDS
+    from train.emoji.data.scenes import PLACES, RELATIONS
 
     def following(item: str, items: Sequence[str]) -> str:
         return items[(items.index(item) + 1) % len(items)]
@@ -161,9 +161,9 @@ def wrong_word_losses(
     """
     import torch
 
-    from sdcore.noise import alphas_cumprod_from_config
-    from train.data.scenes import Scenes
-    from train.pretrain_unet import SCHEDULER, noise_and_times
+    from sdcore.diffusion.noise import alphas_cumprod_from_config
+    from train.emoji.data.scenes import Scenes
+    from train.emoji.pretrain_unet import SCHEDULER, noise_and_times
 
     source = Scenes(data)
     scenes = [source.scene(7, i) for i in range(count)]
@@ -197,7 +197,7 @@ def _losses(
     """The loss of each (scene, caption), the mean of `TIMES`."""
     import torch
 
-    from sdcore.noise import add_noise, prediction_target
+    from sdcore.diffusion.noise import add_noise, prediction_target
 
     index = torch.tensor([i for i, _ in rows], device=latents.device)
     ids = pipe.tokenizer([caption for _, caption in rows]).ids.to(latents.device)
@@ -212,9 +212,9 @@ def _losses(
 
 def run(arguments: argparse.Namespace) -> None:
     from bench.judge import Judge
-    from train.data.drawings import load
-    from train.pretrain_unet import UNetSettings
-    from train.settings import load_settings
+    from sdcore.training.settings import load_settings
+    from train.emoji.data.drawings import load
+    from train.emoji.pretrain_unet import UNetSettings
 
     if arguments.prompts < 12 or arguments.scenes < 20 or arguments.batch_size < 1:
         raise UsageError(

@@ -3,39 +3,12 @@
 python sample/inspect_model.py model.safetensors
 """
 
-from __future__ import annotations
-
-import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installation
 
-from sdcore.errors import exit_on_error
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Tell what a model is, from headers and settings: no weights are read."
-    )
-    add = parser.add_argument
-    add("model", metavar="PATH", help="folder, file, or hub name (then: what would be fetched)")
-    add("--variant", help="weight files to look at, such as fp16 (default: the plain ones)")
-    add("--hash", action="store_true", help="also hash whole files, which takes longer")
-    add("--json", action="store_true", help="print JSON (default: lines for people)")
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    options = make_parser().parse_args(arguments)
-    from sdcore.checkpoint.inspection import inspect, lines
-
-    with exit_on_error():
-        report = inspect(options.model, variant=options.variant, hashes=options.hash)
-        print(json.dumps(report, indent=2) if options.json else "\n".join(lines(report)))
-    return 0
-
+from sdcore.app.inspect import main
 
 if __name__ == "__main__":
     sys.exit(main())

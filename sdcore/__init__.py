@@ -1,8 +1,8 @@
 """Text-to-image diffusion in which you can see and steer how a prompt controls the picture.
 
-The names below are loaded when they are first used, so `import sdcore` costs next to nothing.
-The way from prompt to picture: tokenizer, text_encoder, attention, transformer, unet, guidance,
-schedulers, autoencoder, pipeline.
+Every public name is here, and is loaded when it is first used, so `import sdcore` costs next to
+nothing. The way from prompt to picture: text, prompt, sampling, unet, diffusion, image; pipeline
+joins them.
 """
 
 from __future__ import annotations
@@ -11,31 +11,97 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdcore.adapters.lora import LoraWeight as LoraWeight
+    from sdcore.adapters.lora import apply_loras as apply_loras
+    from sdcore.adapters.lora_file import read_lora as read_lora
+    from sdcore.adapters.lora_saving import save_lora as save_lora
+    from sdcore.adapters.textual_inversion import apply_embeddings as apply_embeddings
+    from sdcore.adapters.textual_inversion import read_embedding as read_embedding
+    from sdcore.attention import Attend as Attend
+    from sdcore.attention import Control as Control
+    from sdcore.attention import CrossAttention as CrossAttention
+    from sdcore.attention import SelfAttention as SelfAttention
     from sdcore.attention import Site as Site
     from sdcore.attention import use_attention as use_attention
-    from sdcore.autoencoder import Autoencoder as Autoencoder
-    from sdcore.pipeline import TextToImage as TextToImage
-    from sdcore.schedulers import make_scheduler as make_scheduler
-    from sdcore.text_encoder import CLIPTextConfig as CLIPTextConfig
-    from sdcore.text_encoder import CLIPTextEncoder as CLIPTextEncoder
-    from sdcore.tokenizer import Tokenizer as Tokenizer
-    from sdcore.unet import UNet as UNet
-    from sdcore.unet import UNetConfig as UNetConfig
+    from sdcore.checkpoint.interop import as_diffusers_unet as as_diffusers_unet
+    from sdcore.checkpoint.interop import (
+        as_transformers_text_encoder as as_transformers_text_encoder,
+    )
+    from sdcore.checkpoint.loading import save_folder as save_folder
+    from sdcore.checkpoint.model import Model as Model
+    from sdcore.checkpoint.single_file import read_single_file as read_single_file
+    from sdcore.checkpoint.single_file import save_single_file as save_single_file
+    from sdcore.control.attend_and_excite import AttendAndExcite as AttendAndExcite
+    from sdcore.control.attend_and_excite import ExciteSettings as ExciteSettings
+    from sdcore.control.chain import at_sites as at_sites
+    from sdcore.control.chain import chain as chain
+    from sdcore.control.chain import during as during
+    from sdcore.control.chain import parts as parts
+    from sdcore.control.heatmaps import WordHeatmaps as WordHeatmaps
+    from sdcore.control.prompt_edit import EditSettings as EditSettings
+    from sdcore.control.prompt_edit import PromptEdit as PromptEdit
+    from sdcore.control.regions import Region as Region
+    from sdcore.control.regions import Regions as Regions
+    from sdcore.control.reweight import Reweight as Reweight
+    from sdcore.control.run_control import RunControl as RunControl
+    from sdcore.diffusion.schedulers import make_scheduler as make_scheduler
+    from sdcore.image.autoencoder import Autoencoder as Autoencoder
+    from sdcore.image.pictures import open_mask as open_mask
+    from sdcore.image.pictures import open_picture as open_picture
+    from sdcore.metadata.png import read_settings as read_settings
+    from sdcore.metadata.png import save_png as save_png
+    from sdcore.pipeline.image_heatmaps import heatmaps_of_image as heatmaps_of_image
+    from sdcore.pipeline.second_pass import enlarge as enlarge
+    from sdcore.pipeline.second_pass import refine as refine
+    from sdcore.pipeline.text_to_image import TextToImage as TextToImage
+    from sdcore.pipeline.text_to_image import TextToImageResult as TextToImageResult
+    from sdcore.prompt.explain import explain_prompt as explain_prompt
+    from sdcore.prompt.reading import read_tokens as read_tokens
+    from sdcore.sampling.conditioning import SizeConditioning as SizeConditioning
+    from sdcore.sampling.guidance import Guidance as Guidance
+    from sdcore.text.config import CLIPTextConfig as CLIPTextConfig
+    from sdcore.text.encoder import CLIPTextEncoder as CLIPTextEncoder
+    from sdcore.text.tokenizer import Tokenizer as Tokenizer
+    from sdcore.unet.config import UNetConfig as UNetConfig
+    from sdcore.unet.unet import UNet as UNet
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "TextToImage": "pipeline",
-    "UNet": "unet",
-    "UNetConfig": "unet",
-    "CLIPTextEncoder": "text_encoder",
-    "CLIPTextConfig": "text_encoder",
-    "Tokenizer": "tokenizer",
-    "Autoencoder": "autoencoder",
-    "Site": "attention",
-    "use_attention": "attention",
-    "make_scheduler": "schedulers",
+_HOMES = {
+    "adapters.lora": "LoraWeight apply_loras",
+    "adapters.lora_file": "read_lora",
+    "adapters.lora_saving": "save_lora",
+    "adapters.textual_inversion": "apply_embeddings read_embedding",
+    "attention": "Attend Control CrossAttention SelfAttention Site use_attention",
+    "checkpoint.interop": "as_diffusers_unet as_transformers_text_encoder",
+    "checkpoint.loading": "save_folder",
+    "checkpoint.model": "Model",
+    "checkpoint.single_file": "read_single_file save_single_file",
+    "control.attend_and_excite": "AttendAndExcite ExciteSettings",
+    "control.chain": "at_sites chain during parts",
+    "control.heatmaps": "WordHeatmaps",
+    "control.prompt_edit": "EditSettings PromptEdit",
+    "control.regions": "Region Regions",
+    "control.reweight": "Reweight",
+    "control.run_control": "RunControl",
+    "diffusion.schedulers": "make_scheduler",
+    "image.autoencoder": "Autoencoder",
+    "image.pictures": "open_mask open_picture",
+    "metadata.png": "read_settings save_png",
+    "pipeline.image_heatmaps": "heatmaps_of_image",
+    "pipeline.second_pass": "enlarge refine",
+    "pipeline.text_to_image": "TextToImage TextToImageResult",
+    "prompt.explain": "explain_prompt",
+    "prompt.reading": "read_tokens",
+    "sampling.conditioning": "SizeConditioning",
+    "sampling.guidance": "Guidance",
+    "text.config": "CLIPTextConfig",
+    "text.encoder": "CLIPTextEncoder",
+    "text.tokenizer": "Tokenizer",
+    "unet.config": "UNetConfig",
+    "unet.unet": "UNet",
 }
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = ["__version__", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -26,14 +26,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdcore.attention import use_attention
-from sdcore.decoding import greedy
 from sdcore.errors import UsageError
-from sdcore.recurrent_translator import RecurrentTranslator, RecurrentTranslatorConfig
-from sdcore.transformer import Transformer, TransformerConfig
+from sdcore.sequence.decoding import greedy
+from sdcore.sequence.recurrent_translator import RecurrentTranslator, RecurrentTranslatorConfig
+from sdcore.sequence.transformer import Transformer, TransformerConfig
+from sdcore.training.run import main
+from sdcore.training.settings import Settings
+from sdcore.training.state import generator
 from train.chart import Point, line_chart
-from train.run import main
-from train.settings import Settings
-from train.state import generator
 
 FIRST, LAST = 0, 1  # ids that begin and end a text; the words of a task follow
 MODELS = ("rnn", "lstm", "rnn + attention", "lstm + attention", "transformer")

@@ -13,8 +13,8 @@ from docs.how_a_prompt_becomes_a_picture.book import PICTURES, Book, percent
 from docs.how_a_prompt_becomes_a_picture.drawing import Sheet
 from sdcore import TextToImage
 from sdcore.attention import CrossAttention, causal_mask, reference
-from sdcore.recurrent import Recurrence
-from sdcore.transformer import sinusoid
+from sdcore.positions import sinusoid
+from sdcore.sequence.recurrent import Recurrence
 from train.chart import Point, line_chart
 
 PROMPT = "a fox to the left of a cat in flat style, light blue background"

@@ -13,8 +13,8 @@ from docs.how_a_prompt_becomes_a_picture.drawing import Sheet, colored, colored_
 from docs.how_a_prompt_becomes_a_picture.painting import SEED, Painted, fine
 from docs.how_a_prompt_becomes_a_picture.reading import PROMPT
 from sdcore import TextToImage
-from sdcore.noise import add_noise, alphas_cumprod_from_config
-from sdcore.unet_blocks import Conditions
+from sdcore.diffusion.noise import add_noise, alphas_cumprod_from_config
+from sdcore.unet.blocks import Conditions
 
 TIME = 400  # of 1000: the picture is there, and noise over it
 PLACES = {"A": (0.55, 0.25), "B": (0.55, 0.75), "C": (0.06, 0.06)}  # down, across

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tokenizers import pre_tokenizers
 
-from sdcore.tokenizer import WORD_END, Tokenizer
-from sdcore.tokenizer_files import END, START
+from sdcore.text.tokenizer import WORD_END, Tokenizer
+from sdcore.text.tokenizer_files import END, START
 
 _MERGES = Path(__file__).parents[1] / "models" / "families" / "clip_tokenizer" / "merges.txt"
 _LENGTH = 77

@@ -25,9 +25,9 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from sdcore.checkpoint.header import WeightFile
-from sdcore.checkpoint.jsonfile import name_some
 from sdcore.errors import FileError, UsageError
+from sdcore.files.header import WeightFile
+from sdcore.files.jsonfile import name_some
 
 FOLDER = Path(__file__).parents[1] / "models" / "families"
 

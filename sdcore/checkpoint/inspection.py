@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from sdcore.checkpoint.families import describe, family_title, recognise
-from sdcore.checkpoint.folder import LocalFolder, find_model, read_model_index
-from sdcore.checkpoint.hashes import file_hash, tensor_hash
-from sdcore.checkpoint.header import WeightFile, find_weights, open_header, what_it_is
-from sdcore.checkpoint.jsonfile import parse_json_object, read_json
-from sdcore.checkpoint.layout import CONFIG_NAME, PICKLE_SUFFIXES, choose_weights, variants
-from sdcore.checkpoint.preflight import COMPONENTS, MODEL_INDEX, ModelFiles, preflight_model
+from sdcore.checkpoint.parts import COMPONENTS, preflight_model
+from sdcore.files.folder import LocalFolder, find_model, read_model_index
+from sdcore.files.hashes import file_hash, tensor_hash
+from sdcore.files.header import WeightFile, find_weights, open_header, what_it_is
+from sdcore.files.jsonfile import parse_json_object, read_json
+from sdcore.files.layout import CONFIG_NAME, PICKLE_SUFFIXES, choose_weights, variants
+from sdcore.files.preflight import MODEL_INDEX, ModelFiles
 
 Report = dict[str, Any]
 

@@ -22,8 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sdcore.text_config import CLIPTextConfig
-from sdcore.unet_config import UNetConfig
+from sdcore.text.config import CLIPTextConfig
+from sdcore.unet.config import UNetConfig
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."

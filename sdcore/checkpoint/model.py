@@ -1,138 +1,66 @@
-"""A whole model by its name: a folder in diffusers layout, a name on the hub, or a single file."""
+"""A model: its parts together, each of them a plain attribute that may be replaced."""
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 
-from sdcore.autoencoder import Autoencoder
-from sdcore.checkpoint.component import check_placement
-from sdcore.checkpoint.folder import LocalFolder, find_model
-from sdcore.checkpoint.preflight import MODEL_INDEX, preflight_model
-from sdcore.checkpoint.publish import publish
-from sdcore.checkpoint.single_file import ModelParts, read_single_file
-from sdcore.errors import UsageError
-from sdcore.model_defaults import find_components, read_defaults
-from sdcore.schedulers import load_scheduler
-from sdcore.text_encoder import CLIPTextEncoder
-from sdcore.tokenizer import Tokenizer
-from sdcore.unet import UNet
+from sdcore.checkpoint.defaults import ModelDefaults
+from sdcore.image.autoencoder import Autoencoder
+from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.text.tokenizer import Tokenizer
+from sdcore.unet.unet import UNet
 
-if TYPE_CHECKING:
-    from sdcore.pipeline import TextToImage
+Reader = tuple[Tokenizer, CLIPTextEncoder]
 
 
-def read_model(
-    name: str | Path,
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-    variant: str | None = None,
-    revision: str | None = None,
-    offline: bool = False,
-    prediction_type: str | None = None,
-) -> ModelParts:
-    """The parts of a model; the arguments and errors are those of `TextToImage.from_pretrained`."""
-    if isinstance(name, str | Path) and os.path.isfile(Path(name).expanduser()):
-        _refuse("a single file", variant=variant, revision=revision)
-        return read_single_file(name, dtype=dtype, device=device, prediction_type=prediction_type)
-    _refuse("a folder, whose scheduler says it", prediction_type=prediction_type)
-    return _read_folder(name, dtype, device, variant, revision, offline)
+class Model:
+    """The parts of Stable Diffusion 1.x, 2.x, XL, or the embedded model.
 
-
-def _read_folder(
-    name: str | Path,
-    dtype: torch.dtype | None,
-    device: torch.device | str,
-    variant: str | None,
-    revision: str | None,
-    offline: bool,
-) -> ModelParts:
-    """Everything is checked to be there before weights are fetched or read."""
-    dtype, device = check_placement(dtype or torch.float32, device)
-    files = find_model(name, revision=revision, offline=offline)
-    index = find_components(files.fetch([MODEL_INDEX]))
-    ready = preflight_model(files, index.components, variant)
-    folder = files.fetch(ready.files)
-
-    def read(cls: Any, part: str) -> Any:
-        if part not in index.components:
-            return None  # SDXL's refiner reads with its second text encoder alone
-        if cls is Tokenizer:
-            return cls.from_pretrained(folder, subfolder=part)
-        how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": ready.variants[part]}
-        return cls.from_pretrained(folder, subfolder=part, **how)
-
-    second = (read(Tokenizer, "tokenizer_2"), read(CLIPTextEncoder, "text_encoder_2"))
-    defaults = read_defaults(folder, index)
-    if not isinstance(files, LocalFolder):
-        defaults = replace(defaults, name=files.name)  # the cache's folder is named by its commit
-    return ModelParts(
-        read(Tokenizer, "tokenizer"),
-        read(CLIPTextEncoder, "text_encoder"),
-        read(UNet, "unet"),
-        read(Autoencoder, "vae"),
-        load_scheduler(folder / "scheduler"),
-        None if None in second else second,
-        defaults,
-    )
-
-
-def _refuse(kind: str, **given: object) -> None:
-    """Refuse arguments that mean nothing for this kind of model."""
-    for argument, value in given.items():
-        if value is not None:
-            what = f"{argument}={value!r:.80} cannot be used"
-            raise UsageError(what, f"this model is {kind}", "leave it out")
-
-
-def save_folder(pipe: TextToImage, folder: Path) -> None:
-    """Write a model in diffusers layout; the weights keep their type.
-
-    Raises:
-        NonFiniteError: a weight is NaN or infinite.
-        FileError: the disk is full, or the folder cannot be written.
+    `tokenizer_2` and `text_encoder_2` are None except in SDXL; its refiner has these alone.
     """
-    parts = {
-        "tokenizer": (pipe.tokenizer, "transformers", "CLIPTokenizer"),
-        "text_encoder": (pipe.text_encoder, "transformers", _text_class(pipe.text_encoder)),
-        "tokenizer_2": (pipe.tokenizer_2, "transformers", "CLIPTokenizer"),
-        "text_encoder_2": (pipe.text_encoder_2, "transformers", _text_class(pipe.text_encoder_2)),
-        "unet": (pipe.unet, "diffusers", "UNet2DConditionModel"),
-        "vae": (pipe.autoencoder, "diffusers", "AutoencoderKL"),
-        "scheduler": (pipe.scheduler, "diffusers", type(pipe.scheduler).__name__),
-    }
-    index: dict[str, Any] = {"_class_name": _pipeline_class(pipe)}
-    for name, (part, library, cls) in parts.items():
-        if part is not None:
-            part.save_pretrained(folder / name)
-            index[name] = [library, cls]
-    if pipe.text_encoder_2 is None:
-        index |= {"requires_safety_checker": False, "safety_checker": [None, None]}
-        index["feature_extractor"] = [None, None]
-    else:
-        index["force_zeros_for_empty_prompt"] = pipe.defaults.zeros_for_no_prompt
-    text = json.dumps(index, indent=2) + "\n"
 
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        text_encoder: CLIPTextEncoder | None,
+        unet: UNet,
+        autoencoder: Autoencoder,
+        scheduler: Any,
+        *,
+        second_reader: Reader | None = None,
+        defaults: ModelDefaults | None = None,
+    ) -> None:
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
+        self.tokenizer_2, self.text_encoder_2 = second_reader or (None, None)
+        self.unet, self.autoencoder, self.scheduler = unet, autoencoder, scheduler
+        self.defaults = defaults or ModelDefaults()
 
-    publish(folder, {MODEL_INDEX: write})
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """The same parts as a `cls`."""
+        made = cls.__new__(cls)
+        made.__dict__.update(vars(model))
+        return made
 
+    @property
+    def readers(self) -> list[Reader]:
+        """The tokenizers and text encoders that there are."""
+        pairs = (self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)
+        return [(tokenizer, encoder) for tokenizer, encoder in pairs if tokenizer and encoder]
 
-def _text_class(text_encoder: CLIPTextEncoder | None) -> str:
-    projects = text_encoder is not None and text_encoder.config.with_projection
-    return "CLIPTextModelWithProjection" if projects else "CLIPTextModel"
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
 
-def _pipeline_class(pipe: TextToImage) -> str:
-    """diffusers' pipeline for such parts, which decides what opens the folder there."""
-    xl, inpaints = pipe.text_encoder_2 is not None, pipe.unet.config.in_channels == 9
-    if xl and pipe.text_encoder is None:
-        return "StableDiffusionXLImg2ImgPipeline"
-    return f"StableDiffusion{'XL' * xl}{'Inpaint' * inpaints}Pipeline"
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert every network in place, as `torch.nn.Module.to` does."""
+        for part in (self.text_encoder, self.text_encoder_2, self.unet, self.autoencoder):
+            if part is not None:
+                part.to(*args, **kwargs)
+        return self

@@ -12,36 +12,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint.clip_tokenizer import clip_tokenizer
-from sdcore.checkpoint.component import (
-    Component,
-    build_without_memory,
-    check_placement,
-    list_faults,
+from sdcore.checkpoint.defaults import (
+    ZERO_SNR_RESCALE,
+    find_components,
+    read_defaults,
 )
 from sdcore.checkpoint.families import check_whole, recognise, spoken_prediction
-from sdcore.checkpoint.folder import ModelIndex
-from sdcore.checkpoint.header import WeightFile, open_header
-from sdcore.checkpoint.jsonfile import name_some
 from sdcore.checkpoint.ldm_names import Entry, is_leftover, table, text_prefix
-from sdcore.checkpoint.publish import publish
-from sdcore.checkpoint.weights import is_finite, read_tensors
+from sdcore.checkpoint.model import Model
+from sdcore.diffusion.schedulers import load_scheduler, make_scheduler
 from sdcore.errors import FileError, NonFiniteError, UsageError
-from sdcore.model_defaults import ZERO_SNR_RESCALE, ModelDefaults, find_components, read_defaults
-from sdcore.schedulers import load_scheduler, make_scheduler
-from sdcore.text_encoder import CLIPTextEncoder
-from sdcore.tokenizer import Tokenizer
-from sdcore.unet import UNet
-
-if TYPE_CHECKING:
-    from sdcore.pipeline import TextToImage
+from sdcore.files.component import Component, build_without_memory, check_placement, list_faults
+from sdcore.files.folder import ModelIndex
+from sdcore.files.header import WeightFile, open_header
+from sdcore.files.jsonfile import name_some
+from sdcore.files.publish import publish
+from sdcore.files.weights import is_finite, read_tensors
+from sdcore.image.autoencoder import Autoencoder
+from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.text.tokenizer import Tokenizer
+from sdcore.unet.unet import UNet
 
 _CLASSES: dict[str, type[Component]] = {
     "unet": UNet,
@@ -49,22 +46,6 @@ _CLASSES: dict[str, type[Component]] = {
     "text_encoder": CLIPTextEncoder,
     "text_encoder_2": CLIPTextEncoder,
 }
-
-
-@dataclass(frozen=True)
-class ModelParts:
-    """What a file holds, under the names of TextToImage's arguments.
-
-    SDXL's refiner has no first tokenizer and text encoder.
-    """
-
-    tokenizer: Tokenizer | None
-    text_encoder: CLIPTextEncoder | None
-    unet: UNet
-    autoencoder: Autoencoder
-    scheduler: Any
-    second_reader: tuple[Tokenizer, CLIPTextEncoder] | None
-    defaults: ModelDefaults
 
 
 @dataclass(frozen=True)
@@ -89,7 +70,7 @@ def read_single_file(
     device: torch.device | str = "cpu",
     prediction_type: str | None = None,
     config: str | Path | None = None,
-) -> ModelParts:
+) -> Model:
     """The parts of a whole Stable Diffusion 1.x, 2.x or XL model in LDM layout.
 
     Args:
@@ -120,9 +101,7 @@ def read_single_file(
     return _assemble(file, plan, index, models)
 
 
-def save_single_file(
-    pipe: TextToImage, path: str | Path, *, dtype: torch.dtype | None = None
-) -> None:
+def save_single_file(model: Model, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
     """Write a model as one .safetensors file in LDM layout, by the exact inverse of reading.
 
     The file says what the UNet predicts: the marker tensors v_pred and ztsnr where they apply, and
@@ -141,14 +120,14 @@ def save_single_file(
     """
     path = Path(path).expanduser()
     models = {
-        "unet": pipe.unet,
-        "vae": pipe.autoencoder,
-        "text_encoder": pipe.text_encoder,
-        "text_encoder_2": pipe.text_encoder_2,
+        "unet": model.unet,
+        "vae": model.autoencoder,
+        "text_encoder": model.text_encoder,
+        "text_encoder_2": model.text_encoder_2,
     }
     models = {part: model for part, model in models.items() if model is not None}
     _check_parameters(models)
-    tensors = _markers(pipe.scheduler.config)
+    tensors = _markers(model.scheduler.config)
     for part, entries in table(models).items():
         parameters = models[part].state_dict()
         for entry in entries:
@@ -269,9 +248,7 @@ def _usual_name(name: str, models: Mapping[str, Component]) -> str:
     return name if known is None else prefix + known
 
 
-def _assemble(
-    file: WeightFile, plan: _Plan, index: ModelIndex, models: Mapping[str, Any]
-) -> ModelParts:
+def _assemble(file: WeightFile, plan: _Plan, index: ModelIndex, models: Mapping[str, Any]) -> Model:
     defaults = replace(read_defaults(plan.folder, index), name=file.path.stem)
     if plan.zero_terminal_snr:
         defaults = replace(defaults, guidance_rescale=ZERO_SNR_RESCALE)
@@ -281,14 +258,14 @@ def _assemble(
         if part.startswith("text_encoder")
     }
     second = models.get("text_encoder_2")
-    return ModelParts(
+    return Model(
         tokenizers.get("text_encoder"),
         models.get("text_encoder"),
         models["unet"],
         models["vae"],
         _scheduler(plan),
-        None if second is None else (tokenizers["text_encoder_2"], second),
-        defaults,
+        second_reader=None if second is None else (tokenizers["text_encoder_2"], second),
+        defaults=defaults,
     )
 
 

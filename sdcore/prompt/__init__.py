@@ -9,9 +9,3 @@ reading     prompts to tokens
 encoding    prompts to states
 explain     the same as a table
 """
-
-from sdcore.prompt.dialects import DIALECTS as DIALECTS
-from sdcore.prompt.dialects import parse_prompt as parse_prompt
-from sdcore.prompt.explain import explain_prompt as explain_prompt
-from sdcore.prompt.reading import read_tokens as read_tokens
-from sdcore.prompt.text import LoraTag as LoraTag

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sdcore.prompt.text import Passage
-from sdcore.tokenizer import Span, Tokenizer
+from sdcore.text.tokenizer import Span, Tokenizer
 
 COMMA_BACKTRACK = 20  # the web UI's default for "prompt word wrap length limit"
 SHORT_GROUP = 8  # ComfyUI keeps what is shorter whole

@@ -147,7 +147,7 @@ class _Reader:
             return None
         words, after = read
         if _SWAP.match(self.prompt, after, end):
-            _refuse(".swap()", "words are swapped by a control, see sdcore.prompt_edit")
+            _refuse(".swap()", "words are swapped by a control, see sdcore.control.prompt_edit")
         suffix = _ATTEND.match(self.prompt, after, end)
         if suffix is not None:
             return _weigh(words, suffix[1]), suffix.end()

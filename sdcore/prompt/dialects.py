@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from sdcore.errors import UsageError
-from sdcore.prompt import a1111, comfy, compel
-from sdcore.prompt.chunks import (
-    Rule,
-    after_commas,
-    after_sentences,
-    cut_off,
-    short_groups_whole,
-)
+from sdcore.prompt.a1111 import parse as parse_a1111
+from sdcore.prompt.chunks import Rule, after_commas, after_sentences, cut_off, short_groups_whole
+from sdcore.prompt.comfy import parse as parse_comfy
+from sdcore.prompt.compel import parse as parse_compel
 from sdcore.prompt.text import Clause, Fragment, Kept, Parsed, always
 from sdcore.prompt.weights import (
     Weighing,
@@ -58,11 +54,11 @@ DIALECTS = {
     dialect.name: dialect
     for dialect in (
         Dialect("plain", parse_plain, cut_off, unweighted, skips_in_negative=False),
-        Dialect("a1111", a1111.parse, after_commas, multiplied_with_mean),
-        Dialect("a1111-nonorm", a1111.parse, after_commas, multiplied),
-        Dialect("comfy", comfy.parse, short_groups_whole, from_empty),
+        Dialect("a1111", parse_a1111, after_commas, multiplied_with_mean),
+        Dialect("a1111-nonorm", parse_a1111, after_commas, multiplied),
+        Dialect("comfy", parse_comfy, short_groups_whole, from_empty),
         Dialect(
-            "compel", compel.parse, after_sentences, masked_down, pads=True, pools_as_typed=True
+            "compel", parse_compel, after_sentences, masked_down, pads=True, pools_as_typed=True
         ),
     )
 }

@@ -19,8 +19,8 @@ from sdcore.prompt.reading import chunks_of, join, place_at
 from sdcore.prompt.text import Clauses, ParsedPart, Steps
 
 if TYPE_CHECKING:
-    from sdcore.text_encoder import CLIPTextEncoder, TextEncoding
-    from sdcore.tokenizer import Tokenizer
+    from sdcore.text.encoder import CLIPTextEncoder, TextEncoding
+    from sdcore.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

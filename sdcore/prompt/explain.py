@@ -10,7 +10,7 @@ from sdcore.prompt.dialects import find_dialect
 from sdcore.prompt.other_readings import describe_other_readings
 from sdcore.prompt.reading import chunks_of, join
 from sdcore.prompt.text import Clauses, LoraTag, Steps
-from sdcore.tokenizer import Tokenizer, describe_cut
+from sdcore.text.tokenizer import Tokenizer, describe_cut
 
 MANY_PIECES = 4
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdcore.prompt.chunks import Chunks, make_chunks
 from sdcore.prompt.dialects import Dialect, find_dialect
 from sdcore.prompt.text import Clauses, Steps
-from sdcore.tokenizer import Tokenizer, Tokens
+from sdcore.text.tokenizer import Tokenizer, Tokens
 
 
 def read_tokens(

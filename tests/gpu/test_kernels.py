@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.heatmap_cost import Bench
 from sdcore.attention import BACKENDS, unavailable
-from sdcore.heatmap import marked_attention
+from sdcore.control.heatmaps import marked_attention
 from tests.explicit_map import attention_map, heat, make_attend
 
 pytestmark = pytest.mark.gpu

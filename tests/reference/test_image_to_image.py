@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from sdcore import TextToImage
-from sdcore.conditioning import SizeConditioning
-from sdcore.schedulers import SCHEDULERS
+from sdcore.diffusion.schedulers import SCHEDULERS
+from sdcore.sampling.conditioning import SizeConditioning
 from tests import tiny
 from tests.reference.test_pipeline import PROMPTS, assert_same_picture, by_diffusers
 

@@ -15,8 +15,8 @@ from diffusers import (
 )
 
 from sdcore import CLIPTextEncoder, UNet
+from sdcore.checkpoint.interop import as_diffusers_unet, as_transformers_text_encoder
 from sdcore.errors import UsageError
-from sdcore.interop import as_diffusers_unet, as_transformers_text_encoder
 
 PIPELINES = {
     "sd_folder": StableDiffusionPipeline,

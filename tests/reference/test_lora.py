@@ -13,11 +13,11 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2D
 from torch import Tensor, nn
 
 from sdcore import TextToImage
+from sdcore.adapters.lora import AppliedLoras, Place, apply_loras, read_lora, save_lora
+from sdcore.adapters.lora_names import layers_of
+from sdcore.checkpoint.interop import as_diffusers_unet
 from sdcore.checkpoint.ldm_names import UNET_PREFIX, table
-from sdcore.interop import as_diffusers_unet
-from sdcore.lora import AppliedLoras, Place, apply_loras, read_lora, save_lora
-from sdcore.lora_names import layers_of
-from tests.test_lora import answer_of, lora_tensors, random, whole_lora, write
+from tests.adapters.test_lora import answer_of, lora_tensors, random, whole_lora, write
 
 PIPELINES = {"sd": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
 
@@ -40,7 +40,7 @@ def theirs(folder) -> Any:
 
 @torch.no_grad()
 def reference_answer(pipe: Any) -> Tensor:
-    """As tests.test_lora.answer_of, with diffusers' and transformers' networks."""
+    """As tests.adapters.test_lora.answer_of, with diffusers' and transformers' networks."""
     ids = pipe.tokenizer("a red fox", padding="max_length", return_tensors="pt").input_ids
     added = None
     if hasattr(pipe, "text_encoder_2"):
@@ -288,7 +288,7 @@ def check_saved(
 
 def test_the_core_of_a_convolution_is_down_mid_up(unet_pipe):
     """LoCon's CP form is by definition three convolutions after one another."""
-    from sdcore.lora_math import LowRank
+    from sdcore.adapters.lora_math import LowRank
 
     name = "down_blocks.0.downsamplers.0.conv"  # stride 2
     layer = layers_of(unet_pipe)[Place("unet", name)]

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from sdcore import TextToImage
-from sdcore.schedulers import SCHEDULERS, make_scheduler
+from sdcore.diffusion.schedulers import SCHEDULERS, make_scheduler
 
 # How diffusers' own documentation makes the sampler of each name from a model's config.
 BY_DIFFUSERS: dict[str, tuple[str, dict[str, Any]]] = {

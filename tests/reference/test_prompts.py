@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sdcore import TextToImage
-from sdcore.conditioning import PromptPlan, SizeConditioning, plan_prompts
-from sdcore.guidance import Guidance
-from sdcore.request import Request
+from sdcore.sampling.conditioning import PromptPlan, SizeConditioning, plan_prompts
 
 SIZE = SizeConditioning((64, 64), (0, 0), (64, 64))
 TEXTS = st.one_of(
@@ -49,11 +47,12 @@ def both(folder: Path) -> tuple[Any, TextToImage]:
 
 
 def plan(ours: TextToImage, prompt: str, negative: str | None = "", **how: Any) -> PromptPlan:
-    request = Request([prompt], [negative], [0], Guidance(5.0), 64, 64)
     size = SIZE if ours.tokenizer_2 is not None else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return plan_prompts(ours.readers, request, how.pop("steps", 1), size=size, **how)
+        return plan_prompts(
+            ours.readers, [prompt], [negative], how.pop("steps", 1), size=size, **how
+        )
 
 
 def text_of(ours: TextToImage, prompt: str, dialect: str, **how: Any) -> Tensor:

@@ -23,17 +23,17 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sdcore import TextToImage
-from sdcore.autoencoder import Autoencoder
 from sdcore.checkpoint.clip_tokenizer import clip_tokenizer
-from sdcore.checkpoint.component import build_without_memory
 from sdcore.checkpoint.families import FOLDER
 from sdcore.checkpoint.ldm_names import table
 from sdcore.checkpoint.single_file import read_single_file, save_single_file
-from sdcore.schedulers import load_scheduler
-from sdcore.text_encoder import CLIPTextEncoder
-from sdcore.tokenizer import Tokenizer
-from sdcore.unet import UNet
-from sdcore.unet_config import UNetConfig
+from sdcore.diffusion.schedulers import load_scheduler
+from sdcore.files.component import build_without_memory
+from sdcore.image.autoencoder import Autoencoder
+from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.text.tokenizer import Tokenizer
+from sdcore.unet.config import UNetConfig
+from sdcore.unet.unet import UNet
 from tests import tiny
 
 CLASSES = {
@@ -159,10 +159,10 @@ def test_we_open_it_again(written: Written) -> None:
     assert (parts.text_encoder is None) == (parts.tokenizer is None) == (kind == "refiner")
     if parts.text_encoder is not None:
         assert_same(parts.text_encoder.state_dict(), pipe.text_encoder.state_dict())
-    assert (parts.second_reader is not None) == (kind in ("SDXL", "refiner"))
-    if parts.second_reader is not None:
+    assert (parts.text_encoder_2 is not None) == (kind in ("SDXL", "refiner"))
+    if parts.text_encoder_2 is not None:
         assert pipe.text_encoder_2 is not None
-        assert_same(parts.second_reader[1].state_dict(), pipe.text_encoder_2.state_dict())
+        assert_same(parts.text_encoder_2.state_dict(), pipe.text_encoder_2.state_dict())
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2_base", "sd2", "sdxl", "sdxl_refiner"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from sdcore.text_encoder import CLIPTextEncoder
+from sdcore.text.encoder import CLIPTextEncoder
 
 TOLERANCE = 1e-5
 START, END, VOCABULARY = 997, 998, 999

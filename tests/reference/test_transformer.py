@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sdcore.attention import BACKENDS, use_attention
-from sdcore.transformer import Transformer, TransformerConfig
+from sdcore.sequence.transformer import Transformer, TransformerConfig
 
 WIDTH, HEADS, LAYERS = 24, 4, 2
 TOLERANCE = {

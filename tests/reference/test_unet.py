@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from sdcore.attention import BACKENDS, unavailable, use_attention
-from sdcore.unet import AddedConditions, UNet
+from sdcore.unet.unet import AddedConditions, UNet
 
 FOUR_LEVELS = {
     "block_out_channels": [16, 32, 64, 64],

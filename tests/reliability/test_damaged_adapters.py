@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sdcore import TextToImage
+from sdcore.adapters.lora import apply_loras, read_lora
+from sdcore.adapters.textual_inversion import apply_embeddings, read_embedding
 from sdcore.errors import FileError, UsageError
-from sdcore.lora import apply_loras, read_lora
-from sdcore.textual_inversion import apply_embeddings, read_embedding
 from tests.reliability import test_damaged_files as container
 
 CPU_SECONDS = 2.0

@@ -20,7 +20,7 @@ import torch
 
 from sdcore.checkpoint.inspection import inspect, lines
 from sdcore.errors import FileError, UsageError
-from sdcore.text_encoder import CLIPTextConfig, CLIPTextEncoder
+from sdcore.text.encoder import CLIPTextConfig, CLIPTextEncoder
 from tests.reliability.watch import snapshot as snapshot
 from tests.reliability.watch import watched
 

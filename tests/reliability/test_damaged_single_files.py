@@ -18,10 +18,10 @@ import torch
 
 from sdcore import TextToImage
 from sdcore.checkpoint.families import FOLDER, recognise
-from sdcore.checkpoint.header import WeightFile
 from sdcore.checkpoint.single_file import read_single_file, save_single_file
 from sdcore.errors import FileError
-from tests.test_single_file import shapes_of
+from sdcore.files.header import WeightFile
+from tests.checkpoint.test_single_file import shapes_of
 
 Header = dict[str, Any]
 Damage = Callable[[Header, bytearray, random.Random], None]

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from sdcore import TextToImage, UNet
+from sdcore.adapters.lora import read_lora
+from sdcore.adapters.textual_inversion import read_embedding
 from sdcore.checkpoint.inspection import inspect
 from sdcore.errors import FileError, UsageError
-from sdcore.lora import read_lora
-from sdcore.textual_inversion import read_embedding
 
 SCRIPTS = Path(__file__).parents[2] / "sample"
 CANARY = "canary"  # is replaced by the path of a file of the same length

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sdcore.errors import UsageError
+from sdcore.training.settings import load_settings
 from train import sequence_task
 from train.chart import Point, line_chart
 from train.sequence_task import (
@@ -25,7 +26,6 @@ from train.sequence_task import (
     train,
     words_of,
 )
-from train.settings import load_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"
 TASKS = ("reverse", "parity")

@@ -1,0 +1,225 @@
+"""LoRA files, read strictly and without a model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdcore.adapters.lora_math import KINDS, Change
+from sdcore.adapters.lora_names import PARTS, refused_kind, split_key
+from sdcore.errors import FileError
+from sdcore.files.header import WeightFile, open_header
+from sdcore.files.jsonfile import name_some, parse_json_object, read_json
+from sdcore.files.weights import read_tensors
+
+# PEFT's and diffusers' names for the file in a folder.
+_FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+_SCALE_LIMIT = 1e4  # of alpha / rank; 1 or less is usual
+_DIFFUSERS_SETTINGS = "lora_adapter_metadata"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file.
+
+    Attributes:
+        name: the file's, without its suffix.
+        changes: what happens to each layer, by the layer's name in the file.
+        keys: the file's keys that each of these was read from.
+        unused: keys that belong to no change.
+        metadata: the header's free text, as it is; never trusted.
+    """
+
+    path: Path
+    name: str
+    changes: dict[str, Change] = field(repr=False)
+    keys: dict[str, tuple[str, ...]] = field(repr=False)
+    unused: tuple[str, ...]
+    metadata: dict[str, str] = field(repr=False)
+
+    @property
+    def base_model(self) -> str | None:
+        """What its trainer says it was trained on, such as `sdxl_base_v1-0`."""
+        names = ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
+        return next((self.metadata[name] for name in names if self.metadata.get(name)), None)
+
+    @property
+    def trigger_words(self) -> str | None:
+        """What its maker says a prompt should hold."""
+        return self.metadata.get("modelspec.trigger_phrase") or None
+
+    @property
+    def tag_counts(self) -> dict[str, int]:
+        """The tags of its training captions, the most frequent first; empty where not noted."""
+        try:
+            folders = parse_json_object(self.metadata.get("ss_tag_frequency", "{}").encode())
+        except ValueError:
+            return {}
+        counts: Counter[str] = Counter()
+        for tags in folders.values():
+            for tag, count in tags.items() if isinstance(tags, dict) else ():
+                if type(count) is int and count > 0:
+                    counts[tag.strip()] += count
+        return dict(counts.most_common())
+
+
+def read_lora(path: str | Path) -> Lora:
+    """Read a LoRA, LoCon, DoRA, LoHa or LoKr file in any spelling of `sdcore.adapters.lora_names`.
+
+    Args:
+        path: a safetensors file; or a folder that PEFT or diffusers saved one in.
+
+    Raises:
+        FileError: damaged, no LoRA, of a kind that sdcore does not have, incomplete, or with an
+            alpha or weights that cannot be.
+    """
+    path = _file_in(Path(path).expanduser())
+    file = open_header(path)
+    _refuse_other_kinds(file)
+    groups: dict[str, dict[str, str]] = {}  # layer -> tensor -> key
+    unused: list[str] = []
+    for key in file.shapes:
+        split = split_key(key)
+        if split is None or (key in file.integers and split[1] != "alpha"):
+            unused.append(key)
+        elif groups.setdefault(split[0], {}).setdefault(split[1], key) != key:
+            why = f"{groups[split[0]][split[1]]:.120} and {key:.120} are the same tensor"
+            raise FileError(f"{path} is not a sound LoRA", why, "take it from another source")
+    alone = [name for name, keys in groups.items() if set(keys) == {"alpha"}]
+    unused += [groups.pop(name)["alpha"] for name in alone]
+    if not groups:
+        raise _no_lora(path, list(file.shapes))
+    stored = read_tensors(file, torch.device("cpu"), None)
+    scales = _Scales(path, file.metadata)
+    changes = {
+        name: _change(path, name, {tensor: stored[key] for tensor, key in keys.items()}, scales)
+        for name, keys in groups.items()
+    }
+    keys = {name: tuple(keys.values()) for name, keys in groups.items()}
+    return Lora(path, path.stem, changes, keys, tuple(unused), file.metadata)
+
+
+def _file_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = [path / name for name in _FILE_NAMES if (path / name).exists()]
+    if len(found) != 1:
+        why = f"it holds {len(found)} of {' and '.join(_FILE_NAMES)}"
+        raise FileError(f"{path} is a folder", why, "name the LoRA file itself")
+    return found[0]
+
+
+def _refuse_other_kinds(file: WeightFile) -> None:
+    kinds: dict[str, str] = {}
+    for key in file.shapes:
+        if (kind := refused_kind(key)) is not None:
+            kinds.setdefault(kind, key)
+    if kinds:
+        named = "; ".join(f"{kind}: {key:.120}" for kind, key in kinds.items())
+        hint = "use a LoRA, LoCon, DoRA, LoHa or LoKr; or convert it with the tool that made it"
+        raise FileError(f"{file.path} is of a kind that sdcore does not have", named, hint)
+
+
+def _no_lora(path: Path, keys: list[str]) -> FileError:
+    hint = "give a LoRA file"
+    if {"emb_params", "clip_l", "clip_g"} & set(keys):
+        hint = "this is a textual inversion embedding; read it with read_embedding"
+    elif any(key.startswith(("model.diffusion_model.", "conv_in.", "text_model.")) for key in keys):
+        hint = "these are the weights of a whole network; load it as a model"
+    why = f"its {len(keys)} keys are not those of a LoRA: {name_some(keys) or 'none'}"
+    return FileError(f"{path} holds no LoRA", why, hint)
+
+
+def _change(path: Path, name: str, tensors: dict[str, Tensor], scales: _Scales) -> Change:
+    """One layer's change, or FileError."""
+
+    def wrong(why: str) -> FileError:
+        hint = "take it from another source, or train it again"
+        return FileError(f"{path}: {name:.120} cannot be used", why, hint)
+
+    alpha = tensors.pop("alpha", None)
+    if "vector" in tensors:
+        tensors["magnitude"] = tensors.pop("vector").reshape(-1, 1)
+    elif "magnitude" in tensors:
+        tensors["magnitude"] = _as_magnitude(tensors["magnitude"])
+    present = set(tensors) - {"magnitude"}
+    kind = next((kind for kind in KINDS if present in kind.FORMS), None)
+    if kind is None:
+        raise wrong(f"a part is missing or too many: it has {', '.join(sorted(present)) or 'none'}")
+    for part, tensor in tensors.items():
+        if 0 in tensor.shape or tensor.ndim not in (2, 4):
+            raise wrong(f"{part} is no matrix: its shape is {tuple(tensor.shape)}")
+    if alpha is not None and (alpha.numel() != 1 or not 0 < alpha.item() < math.inf):
+        raise wrong(f"its alpha is {alpha.flatten()[:3].tolist()}; it must be one number above 0")
+    scale = scales.of(name, kind.rank(tensors), None if alpha is None else alpha.item())
+    if not 0 < scale <= _SCALE_LIMIT:
+        raise wrong(f"alpha / rank is {scale:g}; it must be above 0 and at most {_SCALE_LIMIT:g}")
+    return kind(tensors, scale)
+
+
+def _as_magnitude(tensor: Tensor) -> Tensor:
+    """LyCORIS' dora_scale, (O, 1...) or (1, I, 1...), as (O, 1) or (1, I)."""
+    if tensor.ndim > 1 and tensor.shape[0] == 1 and tensor.numel() == tensor.shape[1]:
+        return tensor.reshape(1, -1)
+    return tensor.reshape(-1, 1)
+
+
+class _Scales:
+    """s = alpha / rank of each layer: from the file's own alpha, else from settings beside it.
+
+    PEFT keeps alpha in adapter_config.json, newer diffusers in the header; without any, s is 1.
+    """
+
+    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
+        self.path = path
+        self.settings: dict[str, dict[str, Any]] = {}  # prefix of the layers' names -> settings
+        if path.name == _FILE_NAMES[0] and (path.parent / "adapter_config.json").exists():
+            self.settings[""] = read_json(path.parent / "adapter_config.json")
+        elif _DIFFUSERS_SETTINGS in metadata:
+            try:
+                noted = parse_json_object(metadata[_DIFFUSERS_SETTINGS].encode())
+            except ValueError as error:
+                what = f"{path}: {_DIFFUSERS_SETTINGS} in its header is damaged"
+                raise FileError(what, str(error), "take it from another source") from error
+            for name, value in noted.items():
+                part, _, setting = name.partition(".")
+                if part in PARTS:
+                    self.settings.setdefault(f"{part}.", {})[setting] = value
+
+    def of(self, layer: str, rank: int | None, alpha: float | None) -> float:
+        if alpha is not None:
+            return 1.0 if rank is None else alpha / rank
+        settings = next((s for prefix, s in self.settings.items() if layer.startswith(prefix)), {})
+        chosen = _for_layer(layer, settings.get("alpha_pattern"))
+        if chosen is None:
+            chosen = settings.get("lora_alpha", settings.get("alpha"))
+        if chosen is None:
+            return 1.0
+        rank = rank or settings.get("r")
+        if not _is_number(chosen) or not _is_number(rank) or not rank:
+            why = f"alpha {chosen!r:.40}, rank {rank!r:.40} for {layer:.120}"
+            hint = "restore the file from where the LoRA came from"
+            raise FileError(f"{self.path}: its settings cannot be used", why, hint)
+        return chosen / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _for_layer(layer: str, pattern: Any) -> Any:
+    """PEFT's alpha_pattern: the first entry that is the end of the layer's name.
+
+    PEFT takes the entries for regular expressions; diffusers and the usual recipes write plain
+    names, and a stranger's expression is not run here.
+    """
+    entries = pattern.items() if isinstance(pattern, dict) else ()
+    plain = ((name.removeprefix("^").removesuffix("$"), value) for name, value in entries)
+    return next((v for name, v in plain if layer == name or layer.endswith(f".{name}")), None)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,91 @@
+"""LoRA files, written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sdcore.adapters.lora_math import Change, LowRank
+from sdcore.adapters.lora_names import Place
+from sdcore.errors import UsageError
+from sdcore.files.publish import publish
+
+
+def save_lora(
+    path: str | Path,
+    changes: Mapping[Place, Change],
+    *,
+    spelling: str = "diffusers",
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a LoRA file that diffusers, kohya's tools, A1111 and ComfyUI read.
+
+    Args:
+        changes: what happens to each layer, such as `AppliedLoras.changes(0)`.
+        spelling: `diffusers`, LoRA and DoRA alone, alpha / rank multiplied into lora_B, as that
+            spelling has no alpha; or `kohya`, every kind.
+        metadata: strings for the header.
+
+    Raises:
+        UsageError: an unknown spelling, no change, or a kind that the spelling does not have.
+        FileError: the file cannot be written.
+    """
+    path = Path(path)
+    if spelling not in ("diffusers", "kohya") or path.suffix != ".safetensors" or not changes:
+        why = f"spelling={spelling!r:.40}, {len(changes)} layers, file name {path.name!r:.80}"
+        hint = 'use spelling="diffusers" or "kohya" and a name that ends in .safetensors'
+        raise UsageError("the LoRA cannot be saved", why, hint)
+    xl = any(place.part == "text_encoder_2" for place in changes)
+    tensors: dict[str, Tensor] = {}
+    for place, change in changes.items():
+        if spelling == "diffusers":
+            tensors |= _in_diffusers_words(place, change)
+        else:
+            tensors |= _in_kohya_words(place, change, xl)
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    header = {**(metadata or {}), "format": "pt"}
+    publish(path.parent, {path.name: partial(save_file, tensors, metadata=header)})
+
+
+def _in_diffusers_words(place: Place, change: Change) -> dict[str, Tensor]:
+    tensors = change.tensors()
+    magnitude = tensors.pop("magnitude", None)
+    row = magnitude is not None and magnitude.shape[1] > 1
+    if not isinstance(change, LowRank) or set(tensors) != {"down", "up"} or row:
+        hint = 'use spelling="kohya"'
+        raise UsageError(f"{place} cannot be saved", "diffusers has LoRA and DoRA alone", hint)
+    up = tensors["up"] if change.scale == 1 else tensors["up"] * change.scale
+    out = {f"{place}.lora_A.weight": tensors["down"], f"{place}.lora_B.weight": up}
+    if magnitude is not None:
+        out[f"{place}.lora_magnitude_vector"] = magnitude.flatten()
+    return out
+
+
+_KOHYA_WORDS = {
+    "down": "lora_down.weight",
+    "up": "lora_up.weight",
+    "mid": "lora_mid.weight",
+    "magnitude": "dora_scale",
+}
+
+
+def _in_kohya_words(place: Place, change: Change, xl: bool) -> dict[str, Tensor]:
+    first = "lora_te1" if xl else "lora_te"
+    prefix = {"unet": "lora_unet", "text_encoder": first, "text_encoder_2": "lora_te2"}[place.part]
+    name = f"{prefix}_{place.layer.replace('.', '_')}"
+    tensors = change.tensors()
+    rank = change.rank(tensors)
+    if rank is None:  # nothing is factorised, so programs take alpha / rank for 1
+        tensors["lokr_w1"] = tensors["lokr_w1"] * change.scale
+    out = {f"{name}.{_KOHYA_WORDS.get(part, part)}": tensor for part, tensor in tensors.items()}
+    if "magnitude" in tensors:
+        points = (1,) * (change.product().ndim - 2)
+        out[f"{name}.dora_scale"] = tensors["magnitude"].reshape(
+            *tensors["magnitude"].shape, *points
+        )
+    return out | {f"{name}.alpha": torch.tensor(change.scale * rank if rank else 1.0)}

@@ -1,0 +1,297 @@
+"""Textual inversion: learned vectors in place of the words of a prompt.
+
+    embedding = read_embedding("easynegative.safetensors")
+    with apply_embeddings(pipe, [embedding]):
+        pipe("a red apple", negative_prompt="easynegative")
+
+Gal et al. 2022 (arXiv:2208.01618). One word may stand for several vectors, each of which takes the
+place of one token. The tokenizer gives them ids behind its vocabulary, and the text encoder looks
+those up in a table of their own; both are put in place of the pipeline's, and taken out again.
+
+Shapes: n vectors of a word, D text width, B batch, T text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import AddedToken
+from torch import Tensor, nn
+
+from sdcore.errors import FileError, UsageError
+from sdcore.files.header import open_header
+from sdcore.files.jsonfile import name_some
+from sdcore.files.weights import read_tensors
+from sdcore.text.tokenizer import Piece, Tokenizer
+
+if TYPE_CHECKING:
+    from sdcore.checkpoint.model import Model
+
+# Keys that hold vectors and no name: A1111's, its old one, and SDXL's, one for each text encoder.
+_NAMELESS = ("emb_params", "*", "string_to_param.*", "clip_l", "clip_g")
+_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+_FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
+_LONGEST_WORD = 200
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A textual inversion file.
+
+    Attributes:
+        name: the file's, without its suffix.
+        token: the word in a prompt that stands for the vectors.
+        vectors: (n, D) under `clip_l` and `clip_g` for SDXL's two text encoders; under "" where the
+            file does not say which it is for.
+    """
+
+    path: Path
+    name: str
+    token: str
+    vectors: dict[str, Tensor]
+
+    def trigger(self, dialect: str) -> str:
+        """What a prompt says for it: A1111 has the file's name, ComfyUI embedding:name."""
+        if dialect.startswith("a1111"):
+            return self.name
+        return f"embedding:{self.name}" if dialect == "comfy" else self.token
+
+
+def read_embedding(path: str | Path, *, token: str | None = None) -> Embedding:
+    """Read a textual inversion file of diffusers or A1111, or one for SDXL's two text encoders.
+
+    Args:
+        token: the word that stands for it; None takes the one in the file, or the file's name.
+
+    Raises:
+        FileError: damaged, no textual inversion, or several in one file.
+    """
+    path = Path(path).expanduser()
+    file = open_header(path)
+    keys = list(file.shapes)
+    pair = set(keys) <= {"clip_l", "clip_g"}
+    if not keys or not (pair or len(keys) == 1):
+        why = f"it has {len(keys)} keys: {name_some(keys) or 'none'}"
+        hint = "an embedding has one key, or clip_l and clip_g; a LoRA is read with read_lora"
+        raise FileError(f"{path} is no single textual inversion", why, hint)
+    vectors: dict[str, Tensor] = {}
+    for key, tensor in read_tensors(file, torch.device("cpu"), None).items():
+        rows = tensor[None] if tensor.ndim == 1 else tensor
+        if rows.ndim != 2 or not rows.numel() or key in file.integers:
+            why = f"{key:.120} is {tuple(tensor.shape)}; it must be (n, D) real numbers"
+            raise FileError(f"{path} holds no vectors", why, "take it from another source")
+        vectors[key if pair else ""] = rows
+    if len({len(rows) for rows in vectors.values()}) > 1:
+        why = ", ".join(f"{key} has {len(rows)}" for key, rows in vectors.items())
+        hint = "take it from another source"
+        raise FileError(f"{path} has another number of vectors for each encoder", why, hint)
+    inside = file.metadata.get("name") if keys[0] in _NAMELESS else keys[0]
+    word = path.stem if token is None and not inside else token or inside or ""
+    if not word.strip() or len(word) > _LONGEST_WORD or not word.isprintable():
+        why = f"it is {word!r:.80}"
+        raise FileError(f"{path} cannot be called by its token", why, "choose one with token=...")
+    return Embedding(path, path.stem, word.strip(), vectors)
+
+
+def apply_embeddings(
+    pipe: Model, embeddings: Sequence[Embedding], *, dialect: str = "plain"
+) -> AppliedEmbeddings:
+    """Let prompts use learned words.
+
+    Args:
+        dialect: of the prompts; says how they call an embedding, see `Embedding.trigger`.
+
+    Raises:
+        FileError: an embedding was made for another family of models.
+        UsageError: a word has a meaning already, or embeddings are on this pipeline.
+    """
+    readers = {part: getattr(pipe, part) for part in _ENCODERS if getattr(pipe, part) is not None}
+    if any(isinstance(_table(encoder), _LearnedEmbedding) for encoder in readers.values()):
+        hint = "give all embeddings in one call, or remove() the earlier ones"
+        raise UsageError("embeddings are already on this model", "some were applied before", hint)
+    words = [embedding.trigger(dialect) for embedding in embeddings]
+    changes = []
+    for part, encoder in readers.items():
+        name = part.replace("text_encoder", "tokenizer")
+        tokenizer: Tokenizer = getattr(pipe, name)
+        vectors = [_fit(embedding, part, encoder, list(readers)) for embedding in embeddings]
+        first, ids = _table(encoder).num_embeddings, {}
+        for word, embedding, rows in zip(words, embeddings, vectors, strict=True):
+            _check_word(word, embedding, tokenizer, ids, len(rows))
+            ids[word] = range(first, first := first + len(rows))
+        if ids:
+            changes.append((name, _LearnedTokenizer(tokenizer, ids, dialect), encoder, vectors))
+    return AppliedEmbeddings(pipe, embeddings, words, changes)
+
+
+class AppliedEmbeddings:
+    """Learned words that prompts may use until `remove()`, or until the end of a `with` block.
+
+    Attributes:
+        embeddings: the files, in the order in which they were given.
+        words: what a prompt says for each of them.
+    """
+
+    def __init__(
+        self,
+        pipe: Model,
+        embeddings: Sequence[Embedding],
+        words: Sequence[str],
+        changes: Sequence[tuple[str, _LearnedTokenizer, Any, Sequence[Tensor]]],
+    ) -> None:
+        self.embeddings, self.words = tuple(embeddings), tuple(words)
+        self._pipe = pipe
+        self._before: list[tuple[str, Tokenizer, _LearnedTokenizer, Any, nn.Module]] = []
+        self._tokenizer = changes[0][1] if changes else None
+        for name, tokenizer, encoder, vectors in changes:
+            self._before.append((name, getattr(pipe, name), tokenizer, encoder, _table(encoder)))
+            setattr(pipe, name, tokenizer)
+            encoder.text_model.embeddings.token_embedding = _LearnedEmbedding(
+                _table(encoder), torch.cat(list(vectors))
+            )
+
+    def unused(self, *prompts: str) -> tuple[str, ...]:
+        """The words that none of these prompts says, so that their files have no effect."""
+        if self._tokenizer is None:
+            return ()
+        said = {word for prompt in prompts for word in self._tokenizer.learned_in(prompt)}
+        return tuple(word for word in self.words if word not in said)
+
+    def remove(self) -> None:
+        """Put back the tokenizers and embeddings that were there; a second call does nothing.
+
+        Raises:
+            UsageError: the pipeline has been given other tokenizers since.
+        """
+        for name, _, mine, _, _ in self._before:
+            if getattr(self._pipe, name) is not mine:
+                what = "the embeddings cannot be removed"
+                hint = "put back the tokenizer that was there first"
+                raise UsageError(what, f"the pipeline's {name} is another one now", hint)
+        for name, tokenizer, _, encoder, table in self._before:
+            setattr(self._pipe, name, tokenizer)
+            encoder.text_model.embeddings.token_embedding = table
+        self._before = []
+
+    def __enter__(self) -> AppliedEmbeddings:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+
+class _LearnedTokenizer(Tokenizer):
+    """A tokenizer with learned words: each is one word of a prompt and several ids."""
+
+    def __init__(self, base: Tokenizer, ids: Mapping[str, range], dialect: str) -> None:
+        super().__init__(base._files)
+        # diffusers finds its tokens inside other words too; names of files must stand alone
+        alone = dialect.startswith("a1111") or dialect == "comfy"
+        self._bpe.add_tokens([AddedToken(word, single_word=alone, normalized=True) for word in ids])
+        self._learned = {self._id(word): (word, ids[word]) for word in ids}
+        self._words_of = {number: word for word, row in ids.items() for number in row}
+
+    def pieces(self, text: str) -> list[Piece]:
+        pieces = []
+        for piece in super().pieces(text):
+            _, row = self._learned.get(piece.id, ("", range(piece.id, piece.id + 1)))
+            pieces += [replace(piece, id=number, joined=number > row.start) for number in row]
+        return pieces
+
+    def words(self, text: str, pieces: Sequence[Piece]) -> Iterator[tuple[str, int, int, range]]:
+        found, rest = [], text
+        for first, piece in enumerate(pieces):
+            if piece.id in self._words_of and not piece.joined:
+                last = first + 1
+                while last < len(pieces) and pieces[last].joined:
+                    last += 1
+                start, end = piece.start, piece.end
+                found.append((text[start:end], start, end, range(first, last)))
+                rest = rest[:start] + " " * (end - start) + rest[end:]
+        yield from sorted([*found, *super().words(rest, pieces)], key=lambda word: word[1])
+
+    def learned_in(self, text: str) -> set[str]:
+        """The learned words that a text says, also beyond what fits into the prompt."""
+        return {self._words_of[p.id] for p in self.pieces(text) if p.id in self._words_of}
+
+    def decode(self, ids: Iterable[int] | Tensor) -> str:
+        numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        groups = groupby(numbers, self._words_of.get)
+        texts = [word or Tokenizer.decode(self, group) for word, group in groups]
+        return " ".join(text for text in texts if text)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        raise _cannot_save("tokenizer")
+
+
+class _LearnedEmbedding(nn.Module):
+    """A token embedding and, for ids behind its own, learned rows: ids (B, T) to (B, T, D)."""
+
+    def __init__(self, base: nn.Embedding, rows: Tensor) -> None:
+        super().__init__()
+        self.base = base
+        self.rows = nn.Parameter(rows.to(base.weight), requires_grad=False)
+        self.register_state_dict_pre_hook(_refuse_saving)
+
+    @property
+    def num_embeddings(self) -> int:
+        return self.base.num_embeddings + len(self.rows)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        known = self.base.num_embeddings
+        learned = ids >= known
+        old = self.base(ids.masked_fill(learned, 0))
+        new = self.rows[(ids - known).clamp_min(0)]
+        return torch.where(learned[..., None], new, old)
+
+
+def _refuse_saving(module: nn.Module, *_: Any) -> None:
+    raise _cannot_save("text encoder")
+
+
+def _cannot_save(what: str) -> UsageError:
+    why = "the file would be of another model than the folder says"
+    hint = "remove() the embeddings first"
+    return UsageError(f"the {what} cannot be saved while embeddings are on it", why, hint)
+
+
+def _table(encoder: Any) -> Any:
+    return encoder.text_model.embeddings.token_embedding
+
+
+def _fit(embedding: Embedding, part: str, encoder: Any, parts: list[str]) -> Tensor:
+    """An embedding's vectors for one text encoder, or FileError."""
+    made_for, width = embedding.vectors, encoder.config.hidden_size
+    rows = made_for.get(_ENCODERS[part])
+    if "" in made_for and len(parts) == 1:
+        rows = made_for[""]
+    pair = len(made_for) == 2
+    other = (pair and parts == ["text_encoder"]) or rows is None or rows.shape[1] != width
+    if not other and rows is not None:
+        return rows
+    widths = {key: made_for[key].shape[1] for key in sorted(made_for, reverse=True)}
+    names = "SDXL" if pair else _FAMILIES.get(next(iter(widths.values())), "another model")
+    shown = " and ".join(f"{key} {width}".strip() for key, width in widths.items())
+    mine = "one text encoder" if len(parts) == 1 else " and ".join(parts)
+    why = f"its vectors are for {names}, {shown} wide; this model has {mine}, {part} {width} wide"
+    hint = "use an embedding that was trained on this family of models"
+    raise FileError(f"{embedding.path} was made for another model", why, hint)
+
+
+def _check_word(
+    word: str, embedding: Embedding, tokenizer: Tokenizer, taken: Iterable[str], vectors: int
+) -> None:
+    """UsageError where a word has a meaning already, or its vectors fit into no prompt."""
+    others = [other for other in taken if other.lower() == word.lower()]
+    if others or len(tokenizer.pieces(word)) <= 1:
+        why = f"another embedding is called {others[0]!r:.80}" if others else "the tokenizer has it"
+        hint = "choose another token, or another name for the file where prompts call it by that"
+        raise UsageError(f"{embedding.path}: the word {word!r:.80} is taken", why, hint)
+    if vectors > tokenizer.max_length - 2:
+        why = f"it has {vectors} vectors, a prompt has room for {tokenizer.max_length - 2}"
+        raise UsageError(f"{embedding.path} is too long for this model", why, "use another one")

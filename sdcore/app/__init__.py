@@ -1,0 +1,1 @@
+"""What the commands share: flags, the model and its adapters, files, pages."""

@@ -1,0 +1,153 @@
+"""Turn a model into another form; old pickled files into safetensors.
+
+python sample/convert.py old.ckpt new.safetensors      also .pt and .bin, in a closed process
+python sample/convert.py embedding.pt new.safetensors  a textual inversion, under its token
+python sample/convert.py folder new.safetensors        a diffusers folder to a single file
+python sample/convert.py model.safetensors folder      and back
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sdcore.errors import FileError, MemoryLimitError, UsageError, exit_on_error
+
+WORKER = Path(__file__).with_name("convert_worker.py")
+DTYPES = ("keep", "float32", "float16", "bfloat16")
+OLDEST_TORCH = (2, 10)  # before, files could run code in spite of weights_only: CVE-2026-24747
+SAFE = ".safetensors"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    shown = " (default: %(default)s)"
+    add("old", type=Path, help="file or folder to read")
+    add("new", type=Path, help="file or folder to write; a file of that name is not overwritten")
+    add("--dtype", choices=DTYPES, default="keep", help="of the weights" + shown)
+    add("--name", help="a textual inversion's token (default: the file's)")
+    add("--memory", type=float, metavar="GB", help="limit (default: 3 x the file, and 2 more)")
+    add("--seconds", type=int, default=900, metavar="S", help="limit" + shown)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = make_parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    with exit_on_error():
+        if options.new.exists():
+            raise UsageError(f"{options.new} exists", "nothing is overwritten", "name another")
+        if options.old.is_dir() or options.old.suffix == SAFE:
+            convert_model(options.old, options.new, options.dtype)
+        else:
+            convert_pickle(options)
+        print(options.new)
+    return 0
+
+
+def convert_model(old: Path, new: Path, dtype_name: str) -> None:
+    """Between a diffusers folder and a single file."""
+    import torch
+
+    from sdcore import TextToImage
+    from sdcore.checkpoint.loading import save_folder
+    from sdcore.checkpoint.single_file import save_single_file
+
+    if old.is_dir() == (new.suffix != SAFE):
+        why = "a folder becomes a file that ends in .safetensors, and such a file a folder"
+        raise UsageError(f"{old} cannot become {new}", why, "name the other kind")
+    stored = torch.float32 if dtype_name == "keep" else getattr(torch, dtype_name)
+    pipe = TextToImage.from_pretrained(old, dtype=stored)
+    save_single_file(pipe, new) if old.is_dir() else save_folder(pipe, new)
+
+
+def convert_pickle(options: argparse.Namespace) -> None:
+    """An old checkpoint or embedding to safetensors; this process never opens it."""
+    from sdcore.files.header import open_header
+    from sdcore.files.jsonfile import require_file
+    from sdcore.files.publish import publish
+
+    old, new = options.old, options.new
+    if new.suffix != SAFE:
+        raise UsageError(f"{new} cannot be written", "weights are safetensors", f"end it in {SAFE}")
+    require_file(old)
+    torch_version = tuple(int(part) for part in version("torch").split(".")[:2])
+    if torch_version < OLDEST_TORCH:
+        why = f"torch {version('torch')} has a hole that such a file can use"
+        raise UsageError(f"{old} is not opened", why, "install torch 2.10 or newer")
+    new.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=new.parent, prefix=".converting-") as folder:
+        answer = read_apart(options, Path(folder))
+        if "refused" in answer:
+            hint = "take the model from a source that has it as safetensors"
+            raise FileError(f"{old} was not converted", f"{answer['refused']:.600}", hint)
+        made = Path(folder) / "converted.safetensors"
+        if made.is_symlink():
+            raise FileError(f"{old} was not converted", "a link was left behind", "do not trust it")
+        open_header(made)  # what comes out of that process is not trusted either
+
+        def move(path: Path) -> None:
+            shutil.move(made, path)
+
+        publish(new.parent, {new.name: move})
+    if answer.get("left"):
+        warnings.warn(f"left out, no weights: {', '.join(map(str, answer['left']))}", stacklevel=1)
+    if not answer.get("network_shut"):
+        warnings.warn("this system did not let the network be shut off meanwhile", stacklevel=1)
+
+
+def read_apart(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run the worker with an empty environment, a limit on memory and time; what it says."""
+    size = options.old.stat().st_size
+    memory = int(options.memory * 1e9) if options.memory else 3 * size + (2 << 30)
+    arguments = [
+        options.old.resolve(),
+        folder.resolve(),
+        options.name or "",
+        options.dtype,
+        memory,
+        options.seconds,
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-I", str(WORKER), *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        env={"OMP_NUM_THREADS": "1"}
+        | ({"SYSTEMROOT": r} if (r := os.environ.get("SYSTEMROOT")) else {}),
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=options.seconds)
+    except subprocess.TimeoutExpired as error:
+        what = f"{options.old} was not converted"
+        raise FileError(what, f"it took over {options.seconds} s", "raise --seconds") from error
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+            process.wait()
+    if process.returncode:
+        why = f"the process that read it ended with {process.returncode}; it may have met a limit"
+        raise MemoryLimitError(
+            f"{options.old} was not converted", why, "raise --memory or --seconds"
+        )
+    try:
+        answer = json.loads(said[: 1 << 20])
+    except ValueError as error:
+        why = "the process that read it gave no answer"
+        raise FileError(f"{options.old} was not converted", why, "do not trust it") from error
+    return answer if isinstance(answer, dict) else {"refused": "it gave no answer"}

@@ -1,0 +1,253 @@
+"""Show where, when and in which layers a picture reads each word of its prompt: one HTML page.
+
+python sample/explain.py "a fox to the left of a cat in flat style, light blue background" --seed 3
+python sample/explain.py "a fox on grass" --image photo.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdcore.app import command
+from sdcore.app.adapters import tags_in
+from sdcore.app.paint import read_prompts
+from sdcore.app.sizes import parse_size
+from sdcore.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sdcore import TextToImage
+    from sdcore.app.explain_record import Explained
+
+WINDOWS = 10
+_PAGE = ".html"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Paint prompts, or look at a picture that is there, and write a page that "
+        "shows where, when and in which layers each word is read."
+    )
+    add = parser.add_argument
+    add("prompts", nargs="*", metavar="PROMPT", help="what to paint; several give a page each")
+    text = "more prompts, one a line (default: none)"
+    add("--prompt-file", "--prompts-file", type=Path, metavar="FILE", help=text)
+    text = "explain this picture instead of painting one (default: paint)"
+    add("--image", type=Path, metavar="PICTURE", help=text)
+    text = f"parts of the run that are kept apart (default: {WINDOWS}, or as many as steps)"
+    add("--windows", type=int, default=WINDOWS, metavar="N", help=text)
+    text = "also write the picture and each word's map as one PNG (default: no)"
+    add("--grid", type=Path, metavar="FILE", help=text)
+    text = "a row of the grid for each of the run's parts (default: one for the whole run)"
+    add("--grid-steps", action="store_true", help=text)
+    command.add_painting_flags(parser)
+    add("--size", metavar="WxH", help="768x512, or 512 (default: the model's)")
+    command.add_model_flags(parser)
+    text = "folder, or page.html for a single page (default: %(default)s)"
+    add("--output", type=Path, default=Path("outputs"), help=text)
+    add("--debug", action="store_true", help="show the traceback of an error (default: no)")
+    parser.set_defaults(width=None, height=None)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return command.run(explain, make_parser().parse_args(arguments))
+
+
+def explain(options: argparse.Namespace) -> None:
+    options.prompts += read_prompts(options.prompt_file) if options.prompt_file else []
+    check(options)
+    size = parse_size(options)
+    if options.image is not None:
+        from sdcore.image.pictures import open_picture
+
+        given = open_picture(options.image)
+        all_explained = look_at(given, options, size)
+    else:
+        all_explained = paint(options, size)
+    pages: list[tuple[Path, Explained]] = []
+    for explained in all_explained:
+        pages.append((save_page(explained, options), explained))
+        print(pages[-1][0], flush=True)
+        if options.grid is not None:
+            print(save_grid(explained, options), flush=True)
+    if len(pages) > 1:
+        from sdcore.app.explain_page import fill_index
+
+        text = fill_index([(path.name, explained) for path, explained in pages])
+        print(write_page(options.output / f"index{_PAGE}", text))
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before a model is loaded."""
+    if not options.prompts:
+        raise UsageError(
+            "There is no prompt.",
+            "Its words are what is explained.",
+            'Use for example "a red apple", or --prompt-file.',
+        )
+    if options.windows < 1:
+        why = "It counts the parts of the run that are kept apart."
+        raise UsageError(f"--windows is {options.windows}.", why, "Use a whole number from 1 up.")
+    if options.batch_size is not None:
+        why = "Each picture is painted and explained alone."
+        raise UsageError("--batch-size has no effect here.", why, "Leave it out.")
+    if options.grid is not None and options.grid.suffix.lower() != ".png":
+        raise UsageError(f"--grid {options.grid} cannot be used.", "It is a PNG.", "End it in .png")
+    if options.grid is None and options.grid_steps:
+        raise UsageError("--grid-steps is given alone.", "There is no grid.", "Add --grid grid.png")
+    several = len(options.prompts) * (options.images or 1) > 1
+    one_page = options.output.suffix.lower() == _PAGE
+    if (one_page and several) or options.output.suffix.lower() == ".png":
+        raise UsageError(
+            f"--output {options.output} cannot be used.",
+            "There are several pages." if several else "An explanation is a page.",
+            f"Name a folder, or a file that ends in {_PAGE} for a single page.",
+        )
+    folder = options.output.parent if one_page else options.output
+    command.check(argparse.Namespace(**{**vars(options), "output": folder}))
+    if options.grid is not None:
+        command.check_output(options.grid)
+    if options.image is not None:
+        _check_looking(options)
+
+
+def _check_looking(options: argparse.Namespace) -> None:
+    """A picture that is there is not painted: what only painting uses is refused."""
+    painting = ("negative_prompt", "steps", "guidance_scale", "guidance_rescale", "scheduler")
+    for name in (*painting, "images"):
+        if getattr(options, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no effect beside --image.",
+                "The picture is not painted; the model looks at it, noised to some times.",
+                "Leave one of them out.",
+            )
+    named = any(tags_in(prompt, options.dialect) for prompt in options.prompts)
+    if options.lora or options.embedding or named:
+        raise UsageError(
+            "LoRAs and embeddings cannot be used beside --image.",
+            "The picture is looked at with the model as it is.",
+            "Leave them out.",
+        )
+
+
+def paint(options: argparse.Namespace, size: dict[str, Any]) -> Iterator[Explained]:
+    """Every picture of every prompt, painted alone."""
+    import secrets
+
+    from sdcore.app.explain_record import Recording, explain_run
+    from sdcore.app.session import load, paint_batches
+
+    pipe = load(options)
+    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+    scale = options.guidance_scale
+    guided = (pipe.defaults.guidance_scale if scale is None else scale) > 1
+    for number in range(len(options.prompts) * (options.images or 1)):
+        prompt = options.prompts[number // (options.images or 1)]
+        alone = {**vars(options), "prompts": [prompt], "images": 1, "seed": seed + number}
+        dialect, negative = options.dialect or "plain", options.negative_prompt if guided else None
+        recording = Recording(pipe, prompt, negative, dialect, options.windows)
+        painting = paint_batches(
+            pipe, [prompt], argparse.Namespace(**alone), control=recording, **size
+        )
+        for result in painting:
+            settings = result.settings[0]
+            facts = {
+                "prompt": prompt,
+                "negative prompt": negative,
+                "seed": settings.seed,
+                "steps": settings.steps,
+                "scheduler": settings.scheduler,
+                "guidance scale": settings.guidance_scale,
+                "size": f"{settings.width} x {settings.height}",
+                "model": settings.model,
+                "dialect": dialect,
+            }
+            known = {name: value for name, value in facts.items() if value is not None}
+            yield explain_run(pipe, recording, result.images[0], known)
+
+
+def look_at(
+    picture: Image, options: argparse.Namespace, size: dict[str, Any]
+) -> Iterator[Explained]:
+    """A picture that was not painted, with each prompt."""
+    from sdcore.app.explain_record import explain_picture
+    from sdcore.app.session import load
+
+    pipe = load(options)
+    fitting = fit(picture, pipe, size)
+    if fitting.size != picture.size:
+        print(f"the picture is read at {fitting.width} x {fitting.height}", file=sys.stderr)
+    for prompt in options.prompts:
+        facts = {
+            "prompt": prompt,
+            "picture": options.image.name,
+            "seed": options.seed or 0,
+            "size": f"{fitting.width} x {fitting.height}",
+            "model": pipe.defaults.name,
+            "dialect": options.dialect or "plain",
+        }
+        yield explain_picture(pipe, fitting, prompt, facts, options.clip_skip or 0)
+
+
+def fit(picture: Image, pipe: TextToImage, size: dict[str, int | None]) -> Image:
+    """The picture at the size that is asked for, or with about as many pixels as the model paints:
+    at other sizes it recognizes less."""
+    from PIL.Image import Resampling
+
+    width, height = size["width"], size["height"]
+    if width is None or height is None:
+        native = pipe.native_size
+        scale = (native[0] * native[1] / (picture.width * picture.height)) ** 0.5
+        width, height = (max(8, round(s * scale / 8) * 8) for s in picture.size)
+    return picture.resize((width, height), Resampling.LANCZOS)
+
+
+def save_page(explained: Explained, options: argparse.Namespace) -> Path:
+    from sdcore.app.explain_page import fill_page
+
+    path = options.output
+    if path.suffix.lower() != _PAGE:
+        path = path / f"{command.slug(explained.prompt)}{_PAGE}"
+    return write_page(path, fill_page(explained))
+
+
+def save_grid(explained: Explained, options: argparse.Namespace) -> Path:
+    """The picture and a map of each word; with --grid-steps a row for each part of the run."""
+    from sdcore.image.grid import labelled_grid
+    from sdcore.image.overlay import lay_over
+    from sdcore.metadata.png import save_png
+
+    words = [explained.words[column].name for column in explained.shown]
+    rows: list[tuple[str, list[int], Image]] = [
+        ("", list(range(len(explained.windows))), explained.picture)
+    ]
+    if options.grid_steps:
+        rows = [
+            (window.name, [number], window.picture or explained.picture)
+            for number, window in enumerate(explained.windows)
+        ]
+    pictures = [
+        [
+            picture,
+            *(
+                lay_over(explained.picture, explained.map_of(column, windows))
+                for column in explained.shown
+            ),
+        ]
+        for _, windows, picture in rows
+    ]
+    sheet = labelled_grid(pictures, ["picture", *words], [name for name, *_ in rows])
+    return save_png(sheet, options.grid)
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page; a number is added to its name where there is one. Raises FileError."""
+    from sdcore.files.publish import write_new
+
+    return write_new(path, lambda file: file.write(text.encode("utf-8", "replace")))

@@ -1,0 +1,9 @@
+"""What can be hung on attention: seen, measured and steered, without an attention map.
+
+run_control.py  what a control may do in a run
+chain.py        several controls in one run
+heatmaps.py     where each word is read
+prompt_edit.py, alignment.py  words changed, picture kept;  reweight.py  words that count more
+regions.py      a prompt for each part of the picture
+attend_and_excite.py  words that are overlooked
+"""

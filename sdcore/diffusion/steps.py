@@ -1,0 +1,143 @@
+"""The steps of a run: which of a scheduler's times are visited, and how one step is taken.
+
+Shapes: B images, C latent channels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdcore.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the UNet: `index` of `count`, at `time` (a training step, or between two)."""
+
+    index: int
+    count: int
+    time: float
+
+    @property
+    def progress(self) -> float:
+        """0 at the first step (pure noise), towards 1 at the last."""
+        return self.index / self.count
+
+
+def iterate_steps(times: Tensor) -> Iterator[tuple[Step, Tensor]]:
+    """Every call of the UNet in order, with the time as the scheduler's own tensor ()."""
+    for index, time in enumerate(times):
+        yield Step(index, len(times), float(time)), time
+
+
+def take_step(
+    scheduler: Any,
+    prediction: Tensor,
+    time: Tensor,
+    latents: Tensor,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """The latents (B, C, h, w) one step on.
+
+    Args:
+        generators: one for each image, on the CPU. Stochastic schedulers draw each image's noise
+            from its own, so that an image does not depend on the batch that it is painted in.
+    """
+    assert len(generators) == len(latents)
+    stochastic = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": list(generators)} if stochastic else {}
+    return scheduler.step(prediction, time, latents, **extra, return_dict=False)[0]
+
+
+def guess_clean(scheduler: Any, prediction: Tensor, time: Tensor, latents: Tensor) -> Tensor:
+    """The clean latents (B, C, h, w) that a prediction at the present step stands for.
+
+    latents = a · clean + b · noise, in the scheduler's own scale: a² + b² is 1 or more.
+    """
+    one, zero = latents.new_ones(1, 1, 1, 1), latents.new_zeros(1, 1, 1, 1)
+    a = scheduler.add_noise(one, zero, time.reshape(1))
+    b = scheduler.add_noise(zero, one, time.reshape(1))
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        return prediction
+    if kind == "epsilon":
+        return (latents - b * prediction) / a
+    assert kind == "v_prediction", kind
+    # v speaks of latents of the length 1: (a · noise - b · clean) / √(a² + b²)
+    return (a * latents / (a * a + b * b).sqrt() - b * prediction) / (a * a + b * b).sqrt()
+
+
+def visited_times(
+    scheduler: Any,
+    steps: int,
+    *,
+    strength: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+) -> Tensor:
+    """Which of the scheduler's times a run visits; all of them unless something is given.
+
+    Args:
+        scheduler: with its `steps` times set; its first step is moved to the first of these.
+        strength: above 0 to 1; the last int(steps · strength) steps, for a picture to begin from.
+        start, end: between 0 and 1; the times from the one where a run with this `end` stopped, or
+            up to it: the share of the training times that is passed, counted from pure noise.
+
+    Raises:
+        UsageError: a value out of range, or one that leaves no step.
+    """
+    for name, value in (("strength", strength), ("denoising_start", start), ("denoising_end", end)):
+        _check_share(name, value)
+    times, order = scheduler.timesteps, scheduler.order
+    first, last = 0, len(times)
+    if strength is not None:
+        run = min(int(steps * strength), steps)
+        first = (steps - run) * order if run else last
+    if start is not None:
+        first = _passed(scheduler, start)
+    if end is not None:
+        last = _passed(scheduler, end)
+    if first >= last:
+        given = {"strength": strength, "denoising_start": start, "denoising_end": end}
+        shown = ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+        raise UsageError(
+            f"Nothing is left to do with {steps} steps and {shown}.",
+            "They select the part of the steps that is run, and here it is empty.",
+            "Use more steps, a higher strength, or an end above the start.",
+        )
+    if first and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return times[first:last]
+
+
+def _passed(scheduler: Any, share: float) -> int:
+    """How many of the times lie in this share of the training times, from pure noise on."""
+    trained = scheduler.config.num_train_timesteps
+    cut = round(trained - share * trained)
+    passed = int((scheduler.timesteps >= cut).sum())
+    # A step of a second-order solver is two calls: between them there is nothing to hand over.
+    return min(-(-passed // scheduler.order) * scheduler.order, len(scheduler.timesteps))
+
+
+def check_strength(strength: Any) -> None:
+    """Refuse a strength that is not a number above 0, up to 1."""
+    _check_share("strength", strength)
+
+
+def _check_share(name: str, value: Any) -> None:
+    if value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and (0 < value < 1 or (value == 1 and name == "strength")):
+        return
+    if name == "strength":
+        allowed, hint = "up to 1", "Use 0.3 to stay near the picture, 0.8 to keep little of it."
+    else:
+        allowed, hint = "below 1", "0.8 is usual for SDXL's refiner."
+    raise UsageError(f"{name} is {value!r}.", f"It must be a number above 0, {allowed}.", hint)

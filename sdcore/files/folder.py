@@ -1,0 +1,181 @@
+"""A model's folder: on disk or by hub name, and the model_index.json that lists its components."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdcore.errors import FileError, UsageError
+from sdcore.files.jsonfile import listing, read_json
+from sdcore.files.preflight import MODEL_INDEX, TOKENIZER, ModelFiles, preflight
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# The places that component classes come from; "stable_diffusion" is the safety checker's old home.
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+
+
+@dataclass(frozen=True)
+class ModelIndex:
+    """What model_index.json says.
+
+    pipeline:   name of diffusers' pipeline class, such as StableDiffusionPipeline.
+    components: name -> class name; a component that the model does without is left out.
+    settings:   everything else, such as force_zeros_for_empty_prompt.
+    """
+
+    pipeline: str
+    components: dict[str, str]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A model in a folder on disk."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def listing(self, folder: str) -> dict[str, int]:
+        place = self.path / folder
+        if not place.is_dir():
+            return {}
+        return {path.name: path.stat().st_size for path in place.iterdir() if path.is_file()}
+
+    def settings(self, path: str) -> dict[str, Any]:
+        return read_json(self.path / path)
+
+    def fetch(self, paths: Iterable[str]) -> Path:
+        return self.path
+
+
+def find_model(
+    name_or_path: str | Path, *, revision: str | None = None, offline: bool = False
+) -> ModelFiles:
+    """A folder on disk, or a model on the hub by its name `owner/model`.
+
+    The network is used for a hub name alone, and not where `offline` or HF_HUB_OFFLINE is set.
+
+    Args:
+        revision: a branch, tag or commit of a model on the hub; None is its main branch.
+
+    Raises:
+        FileError: no such folder, or the hub cannot be reached or has no such model or revision.
+        UsageError: an argument that cannot be used.
+    """
+    if not isinstance(name_or_path, str | Path) or not str(name_or_path):
+        given = f"{name_or_path!r:.80}, of type {type(name_or_path).__name__}"
+        hint = "name a folder, or a model on the hub such as owner/model"
+        raise UsageError("no model is named", f"the name is {given}", hint)
+    path = Path(name_or_path).expanduser()
+    try:
+        is_folder, exists, parent_exists = path.is_dir(), path.exists(), path.parent.is_dir()
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise _no_folder(path, str(error)) from error
+    if is_folder:
+        return _local(path, revision)
+    if exists:
+        raise _no_folder(path, "this is a file")
+    local = isinstance(name_or_path, Path) or (parent_exists and path.parent != Path())
+    if local or not _HUB_NAME.fullmatch(str(name_or_path)):
+        parent = f"{path.parent} holds: {listing(path.parent)}" if parent_exists else ""
+        raise _no_folder(path, parent or f"{path.parent} does not exist either")
+    from sdcore.files.hub import open_hub
+
+    return open_hub(str(name_or_path), revision, offline)
+
+
+def component_folder(
+    name_or_path: str | Path,
+    subfolder: str | None,
+    kind: str = TOKENIZER,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Path:
+    """The folder of one component: the model's own, or one directly inside it.
+
+    Of a model on the hub, the component's files and no others are fetched.
+
+    Args:
+        kind: TOKENIZER, SCHEDULER, or the name of a network's weights; see `preflight`.
+
+    Raises:
+        FileError: as find_model; or files of the component are missing on the hub.
+        UsageError: the subfolder is a path.
+    """
+    if subfolder is not None and (Path(subfolder).name != subfolder or subfolder == ".."):
+        hint = "name a folder directly inside the model, such as unet"
+        raise UsageError(f"subfolder={subfolder!r:.80} cannot be used", "it is a path", hint)
+    source = find_model(name_or_path, revision=revision, offline=offline)
+    if not isinstance(source, LocalFolder):
+        files = preflight(source, {subfolder or "": kind}, variant).files
+        return source.fetch(files) / (subfolder or "")
+    folder = source.path / (subfolder or "")
+    if not folder.is_dir():
+        raise _no_folder(folder, f"{source.path} holds: {listing(source.path)}")
+    return folder
+
+
+def read_model_index(folder: str | Path) -> ModelIndex:
+    """Read a local folder's model_index.json.
+
+    Raises:
+        FileError: missing or damaged, or a component that would need code from the folder.
+    """
+    path = Path(folder) / MODEL_INDEX
+    content = read_json(path)
+    refuse_custom_code(content, path)
+    pipeline = content.pop("_class_name", None)
+    if not isinstance(pipeline, str):
+        why = f"_class_name is {pipeline!r:.80}, not the name of a pipeline class"
+        raise FileError(f"{path} cannot be used", why, "use a diffusers model folder")
+    components: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    for name, value in content.items():
+        if not isinstance(value, list):
+            settings[name] = value
+        elif value != [None, None]:
+            components[name] = _component_class(name, value, path)
+    return ModelIndex(pipeline, components, settings)
+
+
+def refuse_custom_code(content: dict[str, Any], path: Path) -> None:
+    """Refuse settings that ask for Python code out of the model's folder."""
+    if "auto_map" in content or isinstance(content.get("_class_name"), list):
+        raise _custom_code(path, "it names Python code to be loaded with the model")
+
+
+def _local(path: Path, revision: str | None) -> LocalFolder:
+    if revision is not None:
+        raise UsageError(
+            f"revision={revision!r:.80} cannot be used with {path}",
+            "a folder on disk has no revisions; models on the hub have",
+            "leave the revision out",
+        )
+    return LocalFolder(path)
+
+
+def _component_class(name: str, value: list[Any], path: Path) -> str:
+    if Path(name).name != name or len(value) != 2 or not isinstance(value[1], str):
+        why = f"the component {name!r:.80} is given as {value!r:.80}"
+        raise FileError(f"{path} cannot be used", why, "use a diffusers model folder")
+    if value[0] not in _LIBRARIES:
+        raise _custom_code(path, f"{name} comes from {value[0]!r:.80}")
+    return value[1]
+
+
+def _custom_code(path: Path, why: str) -> FileError:
+    hint = f"sdcore runs no code that comes with a model; classes come from {_LIBRARIES[:2]}"
+    return FileError(f"{path} asks for custom code", why, hint)
+
+
+def _no_folder(path: Path, why: str) -> FileError:
+    hint = "give a folder in diffusers layout, or a hub name such as owner/model"
+    return FileError(f"there is no model folder {str(path)!r:.200}", why, hint)

@@ -1,0 +1,174 @@
+"""What is in weight files, told from their headers and judged by content, never by name.
+
+Nothing here loads torch: what a file is can be told in milliseconds, whatever its size.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from sdcore.errors import FileError
+from sdcore.files.jsonfile import listing, name_some, parse_json_object, read_json, require_file
+from sdcore.files.layout import bad_index, choose_weights, shards_in_index, why_no_weights
+
+_HEADER_LIMIT = 16 << 20  # bytes; the header of SDXL's UNet has 0.2 MiB
+_TENSOR_LIMIT = 20_000  # SDXL in one file has 2,515
+_REAL_TYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_INTEGER_TYPES = {"I64": 8, "I32": 4}  # constants such as position_ids in old files, never weights
+BYTES = _REAL_TYPES | _INTEGER_TYPES  # of one number, by the file's own word for its type
+# What people find under a .safetensors name, by its first bytes.
+_SIGNATURES = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes: a pickle checkpoint",
+    b"\x80\x02": "a pickle checkpoint",
+    b"\x80\x03": "a pickle checkpoint",
+    b"\x80\x04": "a pickle checkpoint",
+    b"\x80\x05": "a pickle checkpoint",
+    b"version https://git-lfs": "a git-lfs pointer; the weights themselves were not downloaded",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"GGUF": "a GGUF file",
+    b"\x89HDF": "an HDF5 file",
+}
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One safetensors file whose header has been read and checked; the tensors have not.
+
+    shapes:   name -> shape of every tensor in it.
+    integers: names of those that hold whole numbers.
+    types:    name -> the file's own word for the number type, such as F16.
+    metadata: the header's free text, such as the training notes of a LoRA.
+    """
+
+    path: Path
+    shapes: dict[str, tuple[int, ...]]
+    integers: frozenset[str]
+    types: dict[str, str]
+    metadata: dict[str, str]
+
+
+def find_weights(folder: Path, name: str, variant: str | None) -> list[WeightFile]:
+    """The weight files of a component: one file, or the shards that an index file lists.
+
+    A whole file is preferred where both are there, as diffusers does.
+
+    Raises:
+        FileError: none there, or one of them is not a sound safetensors file.
+    """
+    names = [path.name for path in folder.iterdir()]
+    chosen = choose_weights(names, name, variant)
+    if chosen is None:
+        what, hint = why_no_weights(names, name, variant)
+        raise FileError(f"{folder}/{what} is missing", f"{folder} holds: {listing(folder)}", hint)
+    if chosen.endswith(".json"):
+        return _open_shards(folder, folder / chosen)
+    return [open_header(folder / chosen)]
+
+
+def open_header(path: Path) -> WeightFile:
+    """Read and check the header of a safetensors file.
+
+    Raises:
+        FileError: something else under that name, cut short, damaged, a name given twice, or
+            numbers of a kind that weights do not have.
+    """
+    require_file(path)
+    header = _read_header(path)
+    metadata = header.pop("__metadata__", {})
+    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        for name, entry in header.items():
+            if entry["dtype"] not in BYTES:
+                raise unsound(path, f"{name:.120} has the type {entry['dtype']!r:.40}")
+            shapes[name] = tuple(int(size) for size in entry["shape"])
+        with path.open("rb") as file:
+            start = 8 + struct.unpack("<Q", file.read(8))[0]
+        expected, actual = start + end, path.stat().st_size
+        if expected != actual:
+            what = "cut short" if actual < expected else "longer than its header says"
+            raise unsound(path, f"it is {what}: {actual} bytes, the header asks for {expected}")
+        with safe_open(path, framework="np"):
+            pass  # safetensors' own checks: overlaps, holes, sizes that do not fit the shapes
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise unsound(path, f"its header is malformed ({error!r:.80})") from error
+    except (SafetensorError, ValueError, OverflowError, OSError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise unsound(path, str(error)) from error
+    types = {name: header[name]["dtype"] for name in shapes}
+    integers = frozenset(name for name in shapes if types[name] in _INTEGER_TYPES)
+    return WeightFile(path, shapes, integers, types, metadata)
+
+
+def what_it_is(path: Path) -> str | None:
+    """What a file is by its first bytes, where that is something else than safetensors.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read", str(error), "check the file's rights") from error
+    return next((meaning for mark, meaning in _SIGNATURES.items() if head.startswith(mark)), None)
+
+
+def unsound(path: Path, why: str) -> FileError:
+    """The error for a file that is no sound safetensors file."""
+    hint = "download it again; an old .ckpt, .pt or .bin file goes through sample/convert.py first"
+    return FileError(f"{path} is not a sound safetensors file", f"{why:.400}", hint)
+
+
+def _open_shards(folder: Path, index: Path) -> list[WeightFile]:
+    """Every shard that the index names; together they must hold exactly the tensors it lists."""
+    content = read_json(index)
+    files = [open_header(folder / name) for name in shards_in_index(content, str(index))]
+    for file in files:
+        listed = {key for key, name in content["weight_map"].items() if name == file.path.name}
+        differing = sorted(listed ^ file.shapes.keys())
+        if differing:
+            why = f"{file.path.name} and the index disagree on {name_some(differing)}"
+            raise bad_index(str(index), why)
+    return files
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """The JSON header, after judging by content that this is a safetensors file at all."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            head = file.read(32)
+            length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
+            if head[8:9] != b"{" or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
+                raise unsound(path, _why_not(path, head, size, length))
+            file.seek(8)
+            header = file.read(length)
+            if (tensors := header.count(b'"dtype"')) > _TENSOR_LIMIT:
+                raise unsound(path, f"its header names {tensors} tensors, above {_TENSOR_LIMIT}")
+            return parse_json_object(header)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read", str(error), "check the file's rights") from error
+    except ValueError as error:
+        if isinstance(error, FileError):
+            raise
+        raise unsound(path, f"its header is damaged: {error}") from error
+
+
+def _why_not(path: Path, head: bytes, size: int, length: int) -> str:
+    if not size:
+        return "the file is empty"
+    if meaning := what_it_is(path):
+        return f"by its content it is {meaning}"
+    if head[8:9] == b"{":
+        return f"it is cut short or damaged: a header of {length} bytes in a file of {size}"
+    return "it does not begin as a safetensors file does"

@@ -1,0 +1,65 @@
+"""The tensors of weight files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sdcore.errors import FileError
+from sdcore.files.header import BYTES, WeightFile, unsound
+from sdcore.files.jsonfile import name_some
+
+# The file is mapped, read and unmapped in pieces of this many bytes: pages that were read stay in
+# memory until then, and would make a second copy of the weights.
+_PIECE = 64 << 20
+
+
+def read_tensors(
+    file: WeightFile, device: torch.device, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Every tensor of a file as `dtype` on `device`, copied, so that the file is free afterwards.
+
+    None keeps each tensor's type.
+
+    Raises:
+        FileError: damaged tensors, or numbers that are not finite.
+    """
+    tensors: dict[str, Tensor] = {}
+    broken: list[str] = []
+    try:
+        for names in _pieces(file):
+            with safe_open(file.path, framework="pt") as source:
+                for name in names:
+                    tensors[name] = source.get_tensor(name).to(device, dtype, copy=True)
+                    if not is_finite(tensors[name]):  # while it lies in the processor's cache
+                        broken.append(name)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise unsound(file.path, str(error)) from error
+    if broken:
+        why = f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}"
+        hint = "take the weights from another source, or load them as torch.float32"
+        raise FileError(f"{file.path} holds numbers that are not finite", why, hint)
+    return tensors
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite, without a copy of the tensor."""
+    return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax())
+
+
+def _pieces(file: WeightFile) -> Iterator[list[str]]:
+    """The names of a file's tensors, about `_PIECE` bytes of them at a time."""
+    names: list[str] = []
+    size = 0
+    for name, shape in file.shapes.items():
+        names.append(name)
+        size += math.prod(shape) * BYTES[file.types[name]]
+        if size >= _PIECE:
+            yield names
+            names, size = [], 0
+    if names:
+        yield names

@@ -1,0 +1,152 @@
+"""Canvases: a picture, its mask and the part of it that is painted, resized and put back.
+
+Shapes: H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+from torch import Tensor
+
+from sdcore.errors import UsageError
+from sdcore.image.pictures import to_mask, to_rgb
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, as in Pillow
+
+
+_processor = VaeImageProcessor(do_resize=False)  # Lanczos, as in diffusers' pipelines
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """One picture, the mask that goes with it, and the part of it that is painted.
+
+    Attributes:
+        picture: RGB, at its own size.
+        mask: grey, as large as the picture; None repaints everything.
+        box: the part that is painted, in the picture's pixels.
+        size: (width, height) at which it is painted. Where the two differ the part is resized
+            (Lanczos). With `keeps_aspect` it is not distorted for that: what is missing to the
+            aspect ratio is filled up with the pixels at its edges.
+        keeps_aspect: see `size`.
+    """
+
+    picture: Image.Image
+    mask: Image.Image | None
+    box: Box
+    size: tuple[int, int]
+    keeps_aspect: bool = False
+
+    def pixels(self) -> Tensor:
+        """The part to paint: (3, H, W) in [-1, 1]."""
+        levels = np.asarray(self._to_size(self.picture), dtype=np.float32) / 255.0
+        return torch.from_numpy(levels).permute(2, 0, 1) * 2 - 1
+
+    def mask_pixels(self) -> Tensor:
+        """(1, H, W): 1 where the mask is at least half white, else 0."""
+        assert self.mask is not None
+        levels = np.asarray(self._to_size(self.mask).convert("L"), dtype=np.float32) / 255.0
+        return torch.from_numpy((levels >= 0.5).astype(np.float32))[None]
+
+    def put_back(self, painted: Image.Image) -> Image.Image:
+        """The whole picture with what was painted in it.
+
+        Where the mask is black the picture's own pixels stay, to the bit; where it is white those
+        that were painted; the greys between mix the two.
+        """
+        if self.mask is None:
+            return painted
+        left, top, right, bottom = self.box
+        mode = "crop" if self.keeps_aspect else "default"
+        painted = _resize(painted, (right - left, bottom - top), mode)
+        whole = self.picture.copy()
+        whole.paste(painted, (left, top))
+        return Image.composite(whole, self.picture, self.mask)
+
+    def _to_size(self, image: Image.Image) -> Image.Image:
+        mode = "fill" if self.keeps_aspect else "default"
+        return _resize(image.crop(self.box), self.size, mode)
+
+
+def _resize(image: Image.Image, size: tuple[int, int], mode: str) -> Image.Image:
+    width, height = size
+    if image.size == size:
+        return image
+    resized = _processor.resize(image, height, width, resize_mode=mode)
+    assert isinstance(resized, Image.Image)
+    return resized
+
+
+def make_canvases(
+    images: Sequence[Image.Image],
+    masks: Sequence[Image.Image] | None,
+    size: tuple[int | None, int | None],
+    model_size: tuple[int, int],
+    only_masked: int | None = None,
+) -> list[Canvas]:
+    """The canvas of each picture, all of one size to paint at.
+
+    Args:
+        size: (width, height) to paint at; None is that of the first picture, rounded down to a
+            multiple of 8, or `model_size` where only a part is painted.
+        only_masked: paints the rectangle around what the mask repaints, this many pixels wider on
+            each side and grown to the aspect ratio of the size, instead of the whole picture.
+
+    Raises:
+        UsageError: pictures or masks that cannot be used.
+    """
+    pictures = [to_rgb(image, _name("The picture", i, images)) for i, image in enumerate(images)]
+    if masks is not None:
+        masks = [to_mask(mask, _name("The mask", i, masks)) for i, mask in enumerate(masks)]
+        for picture, mask in zip(pictures, masks, strict=True):
+            _check_mask(picture, mask)
+    width, height = pictures[0].size
+    natural = (max(8, width - width % 8), max(8, height - height % 8))
+    if only_masked is not None:
+        natural = model_size
+    to_paint = (size[0] or natural[0], size[1] or natural[1])
+    if masks is None or only_masked is None:
+        each = masks or [None] * len(pictures)
+        return [
+            Canvas(picture, mask, (0, 0, *picture.size), to_paint)
+            for picture, mask in zip(pictures, each, strict=True)
+        ]
+    return [
+        Canvas(picture, mask, masked_box(mask, to_paint, only_masked), to_paint, keeps_aspect=True)
+        for picture, mask in zip(pictures, masks, strict=True)
+    ]
+
+
+def masked_box(mask: Image.Image, size: tuple[int, int], padding: int) -> Box:
+    """The rectangle around all that is not black, grown by `padding` and to the ratio of `size`.
+
+    The rule of Stable Diffusion web UI's "only masked": it moves inwards at the picture's edges and
+    is as large as the picture allows.
+    """
+    return VaeImageProcessor.get_crop_region(mask, *size, pad=padding)
+
+
+def _check_mask(picture: Image.Image, mask: Image.Image) -> None:
+    if mask.size != picture.size:
+        raise UsageError(
+            f"The mask is {mask.width} x {mask.height} pixels.",
+            f"The picture is {picture.width} x {picture.height}.",
+            "Make the mask as large as the picture.",
+        )
+    brightest = mask.getextrema()[1]
+    if brightest == 0:
+        raise UsageError(
+            "The mask is black everywhere.",
+            "White is what is repainted, so nothing would be.",
+            "Draw what is to be repainted in white, or invert the mask.",
+        )
+
+
+def _name(name: str, number: int, among: Sequence) -> str:
+    return name if len(among) == 1 else f"{name} number {number + 1}"

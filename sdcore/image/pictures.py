@@ -1,0 +1,145 @@
+"""Pictures and masks from outside: opened safely, turned into RGB, cut, resized and put back.
+
+Shapes: B images, H W pixels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from sdcore.errors import FileError, UsageError
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 64_000_000
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """The picture in a PNG, JPEG or WebP file, as `to_rgb` gives it.
+
+    The format is found from the content. Of an animation the first frame is read.
+
+    Raises:
+        FileError: the file is missing, damaged, of another format, or of more than 64 million
+            pixels; the size is read before any pixel is.
+    """
+    return to_rgb(_open(Path(path)), str(path))
+
+
+def open_mask(path: str | Path) -> Image.Image:
+    """The mask in a picture file, as `to_mask` gives it. Raises FileError as `open_picture`."""
+    return to_mask(_open(Path(path)), str(path))
+
+
+def open_transparency(path: str | Path) -> Image.Image:
+    """A mask from a picture's own alpha channel: what is transparent is to be repainted."""
+    image = _open(Path(path))
+    if not image.has_transparency_data:
+        raise FileError(
+            f"{path} has no transparency.",
+            f"It is of kind {image.mode}, which is opaque everywhere.",
+            "Erase what is to be repainted and save it as PNG, or give a mask of its own.",
+        )
+    return ImageOps.invert(image.convert("RGBA").getchannel("A"))
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise FileError(
+            f"{path} is not a picture file.",
+            "It is a folder or a device." if path.exists() else "There is no such file.",
+            "Check the name.",
+        )
+    try:
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(path, formats=FORMATS) as image,
+        ):
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"it has {image.width} x {image.height}")
+            return ImageOps.exif_transpose(image)
+    except Image.UnidentifiedImageError as error:
+        raise FileError(
+            f"{path} is not a picture that can be read.",
+            f"Its content is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, whatever its name.",
+            "Save it as PNG.",
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise FileError(
+            f"{path} is too large.",
+            f"Pictures of more than {MAX_PIXELS:,} pixels are not opened: {error}.",
+            "Scale it down first.",
+        ) from error
+    except Exception as error:  # Pillow's readers raise many kinds for damaged files
+        raise FileError(
+            f"{path} is damaged.",
+            f"{type(error).__name__}: {error}",
+            "Open it in an image program and save it again as PNG.",
+        ) from error
+
+
+def to_rgb(image: Image.Image, name: str = "The picture") -> Image.Image:
+    """Any picture as 8-bit RGB, turned upright as its EXIF tag says.
+
+    What is transparent lies on white. Of 16 bits the upper 8 are kept, rounded. Palettes, greys,
+    CMYK and the like are converted; colour profiles are not applied.
+    """
+    image = _upright_8_bit(image, name)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def to_mask(image: Image.Image, name: str = "The mask") -> Image.Image:
+    """A mask as 8-bit grey: white is repainted, black is kept; transparent is black."""
+    image = _upright_8_bit(image, name)
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, "black")
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return image.convert("L")
+
+
+def _upright_8_bit(image: Image.Image, name: str) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        raise UsageError(
+            f"{name} is of type {type(image).__name__}.",
+            "It must be a PIL image.",
+            "Use sdcore.image.pictures.open_picture for a file, PIL.Image.fromarray for an array.",
+        )
+    if image.width * image.height > MAX_PIXELS or 0 in image.size:
+        raise UsageError(
+            f"{name} is {image.width} x {image.height} pixels.",
+            f"It must have between 1 and {MAX_PIXELS:,}.",
+            "Resize it first.",
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise _bad_mode(image, name)
+        return Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode == "F":
+        raise _bad_mode(image, name)
+    return image
+
+
+def _bad_mode(image: Image.Image, name: str) -> UsageError:
+    return UsageError(
+        f"{name} is of kind {image.mode!r}, which has no fixed range.",
+        "Pictures have 8 or 16 bits for each channel.",
+        "Scale it to 0 to 255 and convert it to 8 bits first.",
+    )
+
+
+def to_images(pixels: Tensor) -> list[Image]:
+    """PIL pictures of (B, 3, H, W) in [-1, 1]; what lies outside is clipped."""
+    from PIL import Image
+
+    levels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return [Image.fromarray(picture.numpy()) for picture in levels.permute(0, 2, 3, 1).cpu()]

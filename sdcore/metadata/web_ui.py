@@ -1,0 +1,197 @@
+"""A recipe from the `parameters` text of Stable Diffusion web UI and the tools that write it."""
+
+from __future__ import annotations
+
+import re
+
+from sdcore.diffusion.sampler_names import from_web_ui
+from sdcore.diffusion.schedulers import STOCHASTIC
+from sdcore.errors import UsageError
+from sdcore.metadata.image_settings import EmbeddingSettings, HiresSettings, LoraSettings
+from sdcore.metadata.parameters import Parameters, read_parameters
+from sdcore.metadata.recipe import (
+    LARGEST_SEED,
+    LARGEST_SIDE,
+    MOST_STEPS,
+    SDCORE,
+    WEB_UI,
+    Recipe,
+    base_name,
+    decimal,
+    whole_number,
+)
+from sdcore.prompt.dialects import DIALECTS, parse_prompt
+
+_SAID_ELSEWHERE = {
+    *("Steps", "Sampler", "Schedule type", "CFG scale", "CFG rescale", "Seed", "Size", "Clip skip"),
+    *("Model", "Model hash", "Lora hashes", "TI hashes", "RNG", "ENSD", "Emphasis", "Dialect"),
+    *("Denoising strength", "Version", "Batch size", "Batch pos", "User", "Hires upscaler"),
+    *("Hires resize", "Hires upscale", "Hires steps"),
+}
+# Where a key alone tells what cannot be the same. Keys of one feature share a reason.
+_REASONS = {
+    "Variation seed": "a variation seed was mixed in, which is not there",
+    "Seed resize from": "the noise was resized from another size, which is not there",
+    "Hypernet": "hypernetworks are not there",
+    "VAE": "a VAE of its own was used",
+    "Refiner": "a refiner painted the last steps",
+    "Face restoration": "faces were restored afterwards",
+    "Eta": "its own eta is not there",
+    "Tiling": "tiling is not there",
+    "Hires": "its second pass had a prompt, model or sampler of its own",
+    "Mask": "it was inpainted, and the file does not hold the picture and the mask",
+    "ADetailer": "ADetailer repainted parts of it",
+    "ControlNet": "ControlNet is not there",
+}
+_SHOWN = 60
+
+
+def recipe_of_parameters(text: str) -> Recipe:
+    """What the text says, in our words. Raises ValueError where it has no line of settings."""
+    parameters = read_parameters(text)
+    pairs = parameters.pairs
+    if not pairs:
+        raise ValueError("its last line holds no settings, so only a prompt is known")
+    ours = pairs.get("Version", "").startswith("sdcore")
+    sampler = from_web_ui(pairs.get("Sampler", "Euler"), pairs.get("Schedule type"))
+    width, height, differences = _read_size(pairs)
+    steps = _number(pairs, "Steps", MOST_STEPS, differences)
+    seed = _number(pairs, "Seed", LARGEST_SEED, differences)
+    skip = _number(pairs, "Clip skip", 12, differences)
+    differences += [] if ours else sampler.differences
+    differences += _other_differences(parameters, sampler.name)
+    loras = _loras(parameters, differences)
+    hires = _read_hires(pairs, width, height, differences)
+    dialect, unsure = _dialect(pairs)
+    return Recipe(
+        origin=SDCORE if ours else WEB_UI,
+        prompt=parameters.prompt,
+        negative_prompt=parameters.negative_prompt or None,
+        seed=seed,
+        steps=steps,
+        guidance_scale=decimal(pairs.get("CFG scale"), 1000),
+        guidance_rescale=decimal(pairs.get("CFG rescale"), 1),
+        scheduler=sampler.name,
+        width=width,
+        height=height,
+        clip_skip=max(skip - 1, 0) if skip is not None else 0,
+        dialect=dialect,
+        model=base_name(pairs["Model"]) if "Model" in pairs else None,
+        model_hash=_digits(pairs.get("Model hash")),
+        loras=loras,
+        hires=hires,
+        embeddings=tuple(EmbeddingSettings(*pair) for pair in _hashes(pairs.get("TI hashes"))),
+        differences=tuple(dict.fromkeys([*differences, *unsure])),
+    )
+
+
+def _read_size(pairs: dict[str, str]) -> tuple[int | None, int | None, list[str]]:
+    size = pairs.get("Size")
+    if size is None:
+        return None, None, []
+    width, _, height = size.partition("x")
+    sides = [whole_number(side, LARGEST_SIDE) for side in (width, height)]
+    if None in sides:
+        return None, None, [f"Size {size!r:.{_SHOWN}} cannot be used; the model's own is"]
+    return sides[0], sides[1], []
+
+
+def _read_hires(
+    pairs: dict[str, str], width: int | None, height: int | None, differences: list[str]
+) -> HiresSettings | None:
+    """The second pass: its size, by `Hires resize` or `Hires upscale` times the first's."""
+    again = any(key in pairs for key in ("Hires upscale", "Hires resize"))
+    if "Denoising strength" in pairs and not again:
+        differences.append("it began from a picture, which the file does not hold")
+    if not again:
+        return None
+    strength = decimal(pairs.get("Denoising strength"), 1)
+    size = _hires_size(pairs, width, height)
+    if not strength or size is None:
+        differences.append("its second pass cannot be understood and is left out")
+        return None
+    upscaler = pairs.get("Hires upscaler", "")
+    if upscaler != "Lanczos":
+        differences.append(f"its upscaler {upscaler!r:.{_SHOWN}} is not there; the nearest is used")
+    upscale = "latents" if upscaler.startswith("Latent") else "pixels"
+    steps = _number(pairs, "Hires steps", MOST_STEPS, differences)
+    return HiresSettings(*size, strength, steps or None, upscale)
+
+
+def _hires_size(
+    pairs: dict[str, str], width: int | None, height: int | None
+) -> tuple[int, int] | None:
+    sides = [whole_number(side, LARGEST_SIDE) for side in pairs.get("Hires resize", "").split("x")]
+    if len(sides) == 2 and sides[0] and sides[1]:
+        return sides[0], sides[1]
+    factor = decimal(pairs.get("Hires upscale"), 16)
+    if not factor or not width or not height or max(width, height) * factor > LARGEST_SIDE:
+        return None
+    # The web UI rounds down to what its latents can hold.
+    return int(width * factor) // 8 * 8, int(height * factor) // 8 * 8
+
+
+def _number(pairs: dict[str, str], key: str, most: int, differences: list[str]) -> int | None:
+    if key not in pairs:
+        return None
+    number = whole_number(pairs[key], most)
+    if number is None:
+        differences.append(f"{key} {pairs[key]!r:.{_SHOWN}} cannot be used")
+    return number
+
+
+def _dialect(pairs: dict[str, str]) -> tuple[str, list[str]]:
+    emphasis = pairs.get("Emphasis", "Original")
+    named = {"Original": "a1111", "No norm": "a1111-nonorm"}
+    dialect = pairs.get("Dialect", named.get(emphasis))
+    if dialect in DIALECTS:
+        return dialect, []
+    told = pairs.get("Dialect", f"Emphasis {emphasis}")
+    return "a1111", [f"the dialect {told!r:.{_SHOWN}} is not there; a1111 is used"]
+
+
+def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:
+    pairs = parameters.pairs
+    found = []
+    rng = pairs.get("RNG", "GPU")
+    if rng != "CPU":
+        found.append(
+            f"the noise was drawn on a GPU (RNG {rng!r:.{_SHOWN}}), here on the CPU: other picture"
+        )
+    if pairs.get("ENSD", "0") != "0" and scheduler in STOCHASTIC:
+        found.append("ENSD moved the seed of the noise in each step, which is not there")
+    for key in pairs:
+        if key in _SAID_ELSEWHERE or (key == "VAE hash" and "VAE" in pairs):
+            continue
+        reason = next((why for name, why in _REASONS.items() if key.startswith(name)), None)
+        found.append(reason or f"{key!r:.{_SHOWN}} is a setting that is not known here")
+    return found
+
+
+def _loras(parameters: Parameters, differences: list[str]) -> tuple[LoraSettings, ...]:
+    """The LoRAs that the prompt names, with the hashes that are told."""
+    hashes = dict(_hashes(parameters.pairs.get("Lora hashes")))
+    try:
+        tags = parse_prompt(parameters.prompt, "a1111").loras
+    except UsageError as error:
+        differences.append(error.what)
+        return ()
+    return tuple(
+        LoraSettings(tag.name, tag.unet, tag.text_encoder, hashes.get(_plain(tag.name), ""))
+        for tag in tags
+    )
+
+
+def _plain(name: str) -> str:
+    """A name as it is written among hashes."""
+    return name.replace(":", "").replace(",", "")
+
+
+def _hashes(text: str | None) -> list[tuple[str, str]]:
+    """(name, digits) of "name: digits, name: digits"."""
+    found = re.findall(r"\s*([^:,]+):\s*([0-9a-fA-F]{6,64})\s*(?:,|$)", (text or "")[:100_000])
+    return [(name.strip(), digits.lower()) for name, digits in found]
+
+
+def _digits(text: str | None) -> str | None:
+    return text.lower() if text and re.fullmatch(r"[0-9a-fA-F]{6,64}", text) else None

@@ -1,0 +1,96 @@
+"""Word heatmaps of a picture that was not painted: noised to some times, and looked at by the UNet.
+
+Shapes: K times, C latent channels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from sdcore.checkpoint.defaults import ModelDefaults
+from sdcore.control.heatmaps import WordHeatmaps
+from sdcore.diffusion.noise import add_noise, alphas_cumprod_from_config
+from sdcore.diffusion.steps import Step
+from sdcore.errors import UsageError
+from sdcore.image.canvas import make_canvases
+from sdcore.pipeline.request import make_request
+from sdcore.prompt.reading import read_tokens
+from sdcore.sampling.begin import begin_run
+from sdcore.sampling.conditioning import SizeConditioning, plan_prompts
+from sdcore.sampling.guidance import Guidance, guided_prediction
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sdcore.pipeline.text_to_image import TextToImage
+
+
+@torch.no_grad()
+def heatmaps_of_image(
+    pipe: TextToImage,
+    image: Image,
+    prompt: str,
+    times: Sequence[int] = (100, 300, 500, 700),
+    *,
+    seed: int = 0,
+    dialect: str = "plain",
+    clip_skip: int = 0,
+) -> WordHeatmaps:
+    """Where the words of a prompt are read in a real picture: one call of the UNet for each time.
+
+    Args:
+        image: of any size; its sides are rounded down to multiples of 8.
+        times: training steps, 0 (no noise) to 999, from the noisiest on a window each: `steps=(0,
+            0.25)` of the heatmaps is the largest of four.
+        seed: of the noise, the same for all times.
+        dialect, clip_skip: as for `TextToImage.__call__`; of an AND, the first prompt is looked at.
+
+    Raises:
+        UsageError: a time out of range, or a picture or model that cannot be used.
+    """
+    alphas = alphas_cumprod_from_config(pipe.scheduler.config).to(pipe.device)
+    for time in times:
+        if type(time) is not int or not 0 <= time < len(alphas):
+            why = f"The model was trained with the times 0 to {len(alphas) - 1}."
+            raise UsageError(f"The time is {time!r}.", why, "Use whole numbers such as 500.")
+    if not times or pipe.unet.config.in_channels != pipe.autoencoder.latent_channels:
+        raise UsageError(
+            "The heatmaps of this picture cannot be read.",
+            "There is no time." if not times else "The UNet reads a mask beside the picture.",
+            "Give at least one time." if not times else "Use a text-to-image model.",
+        )
+    (canvas,) = make_canvases([image], None, (None, None), image.size)
+    pixels = canvas.pixels()[None].to(pipe.device)
+    height, width = pixels.shape[2:]
+    choices = ModelDefaults(guidance_scale=1.0, width=width, height=height)
+    request = make_request(prompt, None, seed, 1, choices, pipe.autoencoder.factor)
+    size = None
+    if pipe.unet.config.addition_embed_type is not None:
+        size = SizeConditioning((height, width), (0, 0), (height, width))
+    plan = plan_prompts(
+        pipe.readers,
+        request.prompts,
+        request.negative_prompts,
+        len(times),
+        guided=False,
+        dialect=dialect,
+        clip_skip=clip_skip,
+        size=size,
+    )
+    readings = [
+        read_tokens(prompt, tokenizer, dialect, steps=len(times)) for tokenizer, _ in pipe.readers
+    ]
+
+    clean = pipe.autoencoder.encode(pixels)
+    noise = torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed))[None]
+    heatmaps = WordHeatmaps(readings, windows=len(times))
+    begin_run(heatmaps, pipe.unet, clean, plan)
+    for index, time in enumerate(sorted(times, reverse=True)):
+        step = Step(index, len(times), float(time))
+        noisy = add_noise(clean, noise.to(clean), time, alphas).to(pipe.dtype)
+        at = torch.tensor(float(time), device=pipe.device)
+        guided_prediction(pipe.unet, noisy, at, plan.at(step), Guidance(1.0), heatmaps.at(step))
+    return heatmaps

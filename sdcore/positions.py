@@ -1,0 +1,66 @@
+"""Places of tokens, and times of the diffusion, as vectors: sinusoid and learned.
+
+Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
+
+Shapes: B batch, N tokens, D width, n numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdcore.errors import UsageError
+
+
+def sinusoid(
+    position: Tensor, width: int, *, cosine_first: bool = False, shift: float = 0.0
+) -> Tensor:
+    """Turn numbers into waves of geometrically spaced lengths: (n,) to (n, width), float32.
+
+    Used for places in a sentence and for times of the diffusion alike (3.5; there sines and
+    cosines take turns, here each kind stands together, which only numbers the D places anew).
+
+    Args:
+        position: (n,) positions or times; fractions are fine.
+        width: length of each vector; an odd one ends in a zero.
+        cosine_first: cosines before sines (`flip_sin_to_cos`).
+        shift: 1 makes the longest wave exactly 10000, 0 a little shorter (`freq_shift`).
+    """
+    half = width // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=position.device)
+    frequencies = torch.exp(-math.log(10000) * exponents / (half - shift))
+    angles = position.float()[:, None] * frequencies  # (n, half)
+    waves = (angles.cos(), angles.sin()) if cosine_first else (angles.sin(), angles.cos())
+    return F.pad(torch.cat(waves, dim=-1), (0, width % 2))
+
+
+class SinusoidalPositions(nn.Module):
+    """Add to each token the wave pattern of its place: x (B, N, D) to (B, N, D); any length.
+
+    `first` is the place of the first token given, where those before it are already written.
+    """
+
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        place = torch.arange(first, first + x.shape[1], device=x.device)
+        return x + sinusoid(place, x.shape[2]).to(x.dtype)
+
+
+class LearnedPositions(nn.Module):
+    """Add to each token a trained vector for its place: x (B, N, D), N at most `length`."""
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(length, width) * 0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] > len(self.weight):
+            raise UsageError(
+                f"a sequence of {x.shape[1]} tokens",
+                f"learned positions exist for {len(self.weight)} tokens",
+                "shorten the sequence, or use sinusoidal positions",
+            )
+        return x + self.weight[: x.shape[1]]

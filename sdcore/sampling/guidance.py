@@ -1,0 +1,219 @@
+"""Classifier-free guidance, and the one place that knows which rows are unconditional.
+
+    prediction = unconditional + scale · Σ weight · (part - unconditional)
+
+With one part of weight 1 this is classifier-free guidance (Ho & Salimans 2022); with several, the
+parts of an AND, it is their conjunction (Liu et al. 2022, arXiv 2206.01714). All are computed in
+one call of the UNet, unconditional rows first, as in diffusers; texts of another length in a call
+of their own.
+
+Shapes: B images, R rows of a call (B for each part, B unconditional), C channels, h w latent grid,
+T text tokens, D text width, H heads, N image tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sdcore.errors import UsageError
+from sdcore.unet.unet import AddedConditions
+
+if TYPE_CHECKING:
+    from sdcore.attention import Attend, Control, Site
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told about each image: text (B, T, D), and SDXL's added conditions."""
+
+    text: Tensor
+    added: AddedConditions | None = None
+
+    def pick(self, rows: Sequence[int]) -> Conditioning:
+        """These rows, in this order, some perhaps more than once."""
+        return self._map(lambda values: values[list(rows)])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        added = self.added
+        if added is not None:
+            added = AddedConditions(change(added.pooled_text), change(added.time_ids))
+        return Conditioning(change(self.text), added)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One prompt of an AND for every image, and how much it counts.
+
+    `weight` is a number, or (B, 1, 1, 1) where it differs by image; an image whose prompt has no
+    such part has the weight 0.
+    """
+
+    conditioning: Conditioning
+    weight: float | Tensor = 1.0
+
+
+@dataclass(frozen=True)
+class StepConditioning:
+    """What steers one step: the parts of the prompts, and the negative prompts.
+
+    unconditional: may be None for one part of weight 1 without guidance.
+    """
+
+    parts: tuple[Part, ...]
+    unconditional: Conditioning | None
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly the prompt is followed.
+
+    Attributes:
+        scale: 1 or less runs the conditional rows alone.
+        rescale: 0 to 1, how far the guided prediction is brought back to the standard deviation of
+            the conditional one (Lin et al. 2023, arXiv 2305.08891, section 3.4); 0.7 is usual for
+            v-prediction models with zero terminal SNR, which high scales over-expose.
+    """
+
+    scale: float = 7.5
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.scale) or not math.isfinite(self.scale) or self.scale < 0:
+            raise UsageError(
+                f"guidance_scale is {self.scale!r}.",
+                "It must be a finite number that is not negative.",
+                "Use 1 for no guidance, 5 to 8 for most models.",
+            )
+        if not _is_number(self.rescale) or not 0 <= self.rescale <= 1:
+            raise UsageError(
+                f"guidance_rescale is {self.rescale!r}.",
+                "It mixes two predictions, so it lies between 0 and 1.",
+                "Use 0 for none; 0.7 is usual for v-prediction models.",
+            )
+
+    @property
+    def active(self) -> bool:
+        return self.scale > 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def guided_prediction(
+    unet: Callable[..., Tensor],
+    latents: Tensor,
+    time: Tensor,
+    conditioning: StepConditioning,
+    guidance: Guidance,
+    control: Control | None = None,
+) -> Tensor:
+    """The UNet's prediction for B images, guided: (B, C, h, w) in the type of the UNet's answer.
+
+    Args:
+        unet: called as `unet(latents, time, text, control, added=...)`.
+        control: is handed the B rows of one part at a time, in the order of the images; of a
+            control that has a method `part`, `control.part(i)` is handed part i. An attribute
+            `negative` of it, if it is not None, is handed the unconditional rows.
+    """
+    parts = conditioning.parts
+    groups = [
+        _Rows(part.conditioning, _control_of_part(control, number))
+        for number, part in enumerate(parts)
+    ]
+    if _is_one_prompt(parts) and not guidance.active:
+        return _predict(unet, latents, time, groups)[0]
+
+    assert conditioning.unconditional is not None, "guidance needs the unconditional rows"
+    negative_control = getattr(control, "negative", None)
+    negative, *positives = _predict(
+        unet, latents, time, [_Rows(conditioning.unconditional, negative_control), *groups]
+    )
+    scale = guidance.scale if guidance.active else 1.0
+    direction = torch.zeros_like(negative)
+    for part, positive in zip(parts, positives, strict=True):
+        weight = part.weight.to(negative) if isinstance(part.weight, Tensor) else part.weight
+        direction = direction + weight * (positive - negative)
+    prediction = negative + scale * direction
+    if guidance.rescale > 0 and guidance.active:
+        positive = positives[0] if _is_one_prompt(parts) else negative + direction
+        prediction = _rescale(prediction, positive, guidance.rescale)
+    return prediction
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """B rows of one call of the UNet, and the control that sees them."""
+
+    conditioning: Conditioning
+    control: Control | None
+
+
+def _is_one_prompt(parts: Sequence[Part]) -> bool:
+    return len(parts) == 1 and not isinstance(parts[0].weight, Tensor) and parts[0].weight == 1
+
+
+def _control_of_part(control: Control | None, number: int) -> Control | None:
+    return control.part(number) if hasattr(control, "part") else control  # pyright: ignore
+
+
+def _predict(
+    unet: Callable[..., Tensor], latents: Tensor, time: Tensor, groups: Sequence[_Rows]
+) -> list[Tensor]:
+    """The UNet's answer to each group of rows; groups with texts of one length share a call."""
+    answers: dict[int, Tensor] = {}
+    for length in dict.fromkeys(rows.conditioning.text.shape[1] for rows in groups):
+        mine = [i for i, rows in enumerate(groups) if rows.conditioning.text.shape[1] == length]
+        both = _stack([groups[i].conditioning for i in mine])
+        control = _control_of_rows([groups[i].control for i in mine])
+        rows = torch.cat([latents] * len(mine))  #                  (R, C, h, w)
+        answer = unet(rows, time, both.text, control, added=both.added)
+        answers.update(zip(mine, answer.chunk(len(mine)), strict=True))
+    return [answers[i] for i in range(len(groups))]
+
+
+def _stack(conditionings: Sequence[Conditioning]) -> Conditioning:
+    text = torch.cat([each.text for each in conditionings])  #      (R, T, D)
+    added = [each.added for each in conditionings if each.added is not None]
+    if not added:
+        return Conditioning(text)
+    assert len(added) == len(conditionings)
+    pooled = torch.cat([each.pooled_text for each in added])
+    time_ids = torch.cat([each.time_ids for each in added])
+    return Conditioning(text, AddedConditions(pooled, time_ids))
+
+
+def _control_of_rows(controls: Sequence[Control | None]) -> Control | None:
+    """One control for a whole call: each group of rows is shown to its own."""
+    if all(control is None for control in controls):
+        return None
+    return controls[0] if len(controls) == 1 else _Dispatch(controls)
+
+
+def _rescale(prediction: Tensor, conditional: Tensor, amount: float) -> Tensor:
+    axes = tuple(range(1, prediction.ndim))
+    wanted = conditional.std(dim=axes, keepdim=True)
+    rescaled = prediction * (wanted / prediction.std(dim=axes, keepdim=True))
+    return amount * rescaled + (1 - amount) * prediction
+
+
+class _Dispatch:
+    """Shows each control its group of rows; rows without one attend as if there were none."""
+
+    def __init__(self, controls: Sequence[Control | None]) -> None:
+        self.controls = controls
+
+    def __call__(
+        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
+    ) -> Tensor:
+        groups = zip(*(x.chunk(len(self.controls)) for x in (q, k, v)), strict=True)
+        out = []
+        for control, (q, k, v) in zip(self.controls, groups, strict=True):  # (B, H, N, d)
+            out.append(attend(q, k, v) if control is None else control(site, grid, q, k, v, attend))
+        return torch.cat(out)

@@ -1,0 +1,143 @@
+"""The sampling loop, and which part of a scheduler's times it visits.
+
+    noise or a noisy picture -> (unet, guidance, one step of the scheduler) ... -> latents
+
+Shapes: B images, C latent channels, h w latent grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sdcore.diffusion.steps import Step, guess_clean, iterate_steps, take_step
+from sdcore.errors import NonFiniteError
+from sdcore.sampling.begin import begin_run
+from sdcore.sampling.guidance import Guidance, Part, StepConditioning, guided_prediction
+
+if TYPE_CHECKING:
+    from sdcore.sampling.conditioning import PromptPlan
+    from sdcore.unet.unet import UNet
+
+OnStep = Callable[[Step, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A scheduler of one run's own, the times of it that are visited, and each image's generator.
+
+    Every draw of image i comes from generator i, so that it does not depend on its batch.
+    """
+
+    scheduler: Any
+    times: Tensor
+    generators: Sequence[torch.Generator]
+
+    def draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal noise (B, *shape), on the CPU."""
+        drawn = [torch.randn(shape, generator=generator) for generator in self.generators]
+        return torch.stack(drawn)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """Clean latents as noisy as the scheduler has them at the time where the run stands."""
+        return self.scheduler.add_noise(latents, noise, time.reshape(1))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a UNet that knows nothing of masks must leave as it is: put back after each step.
+
+    image: (B, C, h, w) the picture's latents.
+    noise: (B, C, h, w) the noise that the run began from.
+    mask:  (B, 1, h, w), 1 where the model paints, 0 where the picture stays.
+    """
+
+    image: Tensor
+    noise: Tensor
+    mask: Tensor
+
+    def put_back(self, latents: Tensor, sampler: Sampler, next_time: Tensor | None) -> Tensor:
+        """The latents with the picture, as noisy as they are, where the mask is 0.
+
+        Avrahami et al. 2022 (arXiv 2206.02779).
+        """
+        image = self.image
+        if next_time is not None:
+            image = sampler.add_noise(image, self.noise, next_time)
+        return (1 - self.mask) * image + self.mask * latents
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins from.
+
+    latents: (B, C, h, w), as noisy as the first time.
+    beside:  (B, 1 + C, h, w) for an inpainting UNet, which reads mask and masked picture beside
+        the latents.
+    kept:    for inpainting with any other UNet.
+    """
+
+    latents: Tensor
+    beside: Tensor | None = None
+    kept: Kept | None = None
+
+
+def denoise(
+    unet: UNet,
+    sampler: Sampler,
+    start: Start,
+    plan: PromptPlan,
+    guidance: Guidance,
+    control: Any = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """The sampling loop: latents (B, C, h, w) stay float32, the UNet runs in its own type.
+
+    Raises:
+        NonFiniteError: NaN or infinity appeared; the message says whose it is, and at which step.
+    """
+    scheduler, dtype = sampler.scheduler, next(unet.parameters()).dtype
+    latents = start.latents
+    control = begin_run(control, unet, latents, plan)
+
+    def predict(
+        latents: Tensor, control: Any, time: Tensor, told: StepConditioning, guidance: Guidance
+    ) -> Tensor:
+        seen = scheduler.scale_model_input(latents, time)
+        if start.beside is not None:
+            seen = torch.cat([seen, start.beside], dim=1)  #            (B, 2C + 1, h, w)
+        return guided_prediction(unet, seen.to(dtype), time, told, guidance, control).float()
+
+    for step, time in iterate_steps(sampler.times):
+        told = plan.at(step)
+        alone = StepConditioning((Part(told.parts[0].conditioning),), None)
+        conditional = partial(predict, time=time, told=alone, guidance=Guidance(1.0))
+        latents = control.before_step(step, latents, conditional)
+        prediction = predict(latents, control.at(step), time, told, guidance)
+        control.on_guess(step, partial(guess_clean, scheduler, prediction, time, latents))
+        latents = take_step(scheduler, prediction, time, latents, sampler.generators)
+        _check_finite(latents, prediction, step)
+        latents = control.after_step(step, latents)
+        if start.kept is not None:
+            following = sampler.times[step.index + 1 : step.index + 2]
+            next_time = following[0] if len(following) else None
+            latents = start.kept.put_back(latents, sampler, next_time)
+        if on_step is not None:
+            on_step(step, latents)
+    return latents
+
+
+def _check_finite(latents: Tensor, prediction: Tensor, step: Step) -> None:
+    if torch.isfinite(latents).all():
+        return
+    broken = not torch.isfinite(prediction).all()
+    raise NonFiniteError(
+        f"The {'UNet' if broken else 'scheduler'} gave NaN or infinity.",
+        f"It happened at step {step.index + 1} of {step.count}, time {step.time:g}.",
+        "Load the model in float32 or bfloat16, or lower the guidance scale.",
+    )

@@ -1,0 +1,134 @@
+"""Writing a text word by word with an encoder-decoder, recurrent or Transformer: greedy and beam.
+
+Shapes: B sources, K beams, R = B K rows, T source tokens, n words so far, V target words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from sdcore.errors import UsageError
+
+
+class DecoderState(Protocol):
+    """What a decoder keeps from one word to the next, a row for each text that is written."""
+
+    def pick(self, rows: Tensor) -> Self: ...
+
+
+class EncoderDecoder(Protocol):
+    """A network that reads a source once and then writes, such as `Transformer`."""
+
+    def start(self, source: Tensor, real: Tensor | None = None) -> Any: ...
+
+    def step(self, words: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
+
+@torch.no_grad()
+def greedy(
+    model: EncoderDecoder,
+    source: Tensor,
+    real: Tensor | None = None,
+    *,
+    first: int,
+    last: int,
+    most: int,
+) -> Tensor:
+    """Write the most probable next word, again and again: sources (B, T) to ids (B, n), n <= most.
+
+    Args:
+        real: (B, T), False at padding of the source.
+        first, last: ids that begin and end a text; after its end a row holds `last` alone.
+        most: words after which a text is broken off.
+    """
+    _check(most, 1)
+    state = model.start(source, real)
+    word = source.new_full((len(source), 1), first)  #               (B, 1)
+    ended = torch.zeros_like(word, dtype=torch.bool)
+    words = []
+    for _ in range(most):
+        logits, state = model.step(word, state)  #                   (B, 1, V)
+        word = logits.argmax(dim=-1).masked_fill(ended, last)
+        words.append(word)
+        ended = ended | (word == last)
+        if ended.all():
+            break
+    return torch.cat(words, dim=1)
+
+
+@dataclass(frozen=True)
+class Beams:
+    """Texts found by `beam_search`, the best first.
+
+    words: (B, K, n) ids, without the first mark; after its end a row holds `last` alone.
+    scores: (B, K) the logarithm of each text's probability, divided by the length penalty.
+    """
+
+    words: Tensor
+    scores: Tensor
+
+
+@torch.no_grad()
+def beam_search(
+    model: EncoderDecoder,
+    source: Tensor,
+    real: Tensor | None = None,
+    *,
+    first: int,
+    last: int,
+    most: int,
+    beams: int = 4,
+    length_penalty: float = 0.6,
+) -> Beams:
+    """Keep the `beams` most probable beginnings of a text, not the single best one, and extend all.
+
+    Beginnings are kept by their probability; those that are left at the end are put in order by it
+    too, its logarithm divided by ((5 + length) / 6) ** length_penalty (Wu et al. 2016,
+    arXiv:1609.08144, equation 14), or else short texts would always win. 4 and 0.6 are the paper's
+    (Vaswani et al. 2017, 6.1). One beam is `greedy`.
+
+    Args:
+        real, first, last, most: as for `greedy`.
+    """
+    _check(most, beams)
+    batch = len(source)
+    rows = torch.arange(batch, device=source.device).repeat_interleave(beams)  # (R,)
+    state = model.start(source, real).pick(rows)
+    words = source.new_full((batch * beams, 1), first)  #                        (R, n)
+    ended = torch.zeros_like(rows, dtype=torch.bool)
+    # All beams of a source begin alike: only one of them may be extended at first.
+    scores = torch.full((batch, beams), -torch.inf, device=source.device)
+    scores[:, 0] = 0
+    for _ in range(most):
+        logits, state = model.step(words[:, -1:], state)
+        chances = logits[:, -1].float().log_softmax(dim=-1)  #                   (R, V)
+        chances[ended] = -torch.inf  # an ended text goes on as it is, at no cost
+        chances[ended, last] = 0.0
+        extended = (scores.flatten()[:, None] + chances).view(batch, -1)  #      (B, K V)
+        scores, best = extended.topk(beams, dim=-1)
+        beam, word = best // chances.shape[1], best % chances.shape[1]
+        rows = (torch.arange(batch, device=source.device)[:, None] * beams + beam).flatten()
+        words = torch.cat([words[rows], word.view(-1, 1)], dim=1)
+        ended = ended[rows] | (words[:, -1] == last)
+        state = state.pick(rows)
+        if ended.all():
+            break
+    words = words[:, 1:].view(batch, beams, -1)
+    # The length counts the end mark, which is a word like others to the model.
+    length = ((words != last).sum(dim=-1) + 1).clamp(max=words.shape[-1])
+    scores = scores / ((5 + length) / 6) ** length_penalty
+    scores, order = scores.sort(dim=-1, descending=True, stable=True)
+    return Beams(words.gather(1, order[..., None].expand_as(words)), scores)
+
+
+def _check(most: int, beams: int) -> None:
+    if most < 1 or beams < 1:
+        raise UsageError(
+            f"beams={beams}, most={most}",
+            "nothing can be written with less than one",
+            "use 1 or more",
+        )

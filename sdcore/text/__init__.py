@@ -1,0 +1,7 @@
+"""Text to vectors: tokenizer and text encoder, and where in the tokens each word is.
+
+tokenizer.py, tokenizer_files.py   text to ids
+encoder.py, config.py              ids to vectors: CLIP's text Transformer
+words.py                           the places of words among tokens
+known_words.py                     the words that a model was taught
+"""

@@ -1,0 +1,1 @@
+"""Training runs that resume bit for bit: settings, state, the loop, optimizers."""

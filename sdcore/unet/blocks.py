@@ -1,0 +1,186 @@
+"""The parts of the UNet: residual blocks, resampling, and one block per level on each way.
+
+Shapes: B batch, C channels, h w grid, T text tokens, D text width, E time width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdcore.attention import Control, Site
+from sdcore.unet.config import Level, UNetConfig
+from sdcore.unet.spatial_transformer import SpatialTransformer
+
+ACTIVATIONS = {"silu": F.silu, "swish": F.silu, "mish": F.mish, "gelu": F.gelu, "relu": F.relu}
+
+
+def time_width(config: UNetConfig) -> int:
+    """E, the width of the time embedding."""
+    return 4 * config.block_out_channels[0]
+
+
+class Conditions(NamedTuple):
+    """What every block receives beside the picture, unchanged."""
+
+    time: Tensor  # (B, E)
+    text: Tensor  # (B, T, D)
+    text_mask: Tensor | None  # (B, 1, 1, T)
+    control: Control | None
+
+
+class TimeEmbedding(nn.Module):
+    """Two linear layers that turn waves into what residual blocks read: (B, ·) to (B, E)."""
+
+    def __init__(self, waves: int, width: int, act_fn: str) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[act_fn]
+        self.linear_1 = nn.Linear(waves, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(self.act(self.linear_1(x)))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around which the input flows, told the time: x (B, C, h, w)."""
+
+    def __init__(self, channels: int, out_channels: int, config: UNetConfig) -> None:
+        super().__init__()
+        groups, eps = config.norm_num_groups, config.norm_eps
+        self.act = ACTIVATIONS[config.act_fn]
+        self.norm1 = nn.GroupNorm(groups, channels, eps)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_width(config), out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = (
+            nn.Conv2d(channels, out_channels, 1) if channels != out_channels else None
+        )
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        y = self.conv1(self.act(self.norm1(x)))
+        y = y + self.time_emb_proj(self.act(time))[:, :, None, None]
+        y = self.conv2(self.dropout(self.act(self.norm2(y))))
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + y
+
+
+class Downsample(nn.Module):
+    """Halve the grid, rounding up."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double the grid, to exactly the size that the way down had there."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+class DownBlock(nn.Module):
+    """One level on the way down; returns x and every map that the way up will read."""
+
+    def __init__(self, channels: int, level: Level, config: UNetConfig) -> None:
+        super().__init__()
+        inputs = [channels] + [level.channels] * (level.layers - 1)
+        site = Site("down", level.number, name=f"down_blocks.{level.number}")
+        self.attentions = _attentions(site, level, level.down_transformers, config)
+        self.resnets = nn.ModuleList(ResidualBlock(c, level.channels, config) for c in inputs)
+        self.downsamplers = None
+        if not level.coarsest:
+            self.downsamplers = nn.ModuleList([Downsample(level.channels)])
+
+    def forward(self, x: Tensor, given: Conditions) -> tuple[Tensor, list[Tensor]]:
+        kept = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, given.time)
+            if self.attentions is not None:
+                x = self.attentions[i](x, given.text, given.text_mask, given.control)
+            kept.append(x)
+        if self.downsamplers is not None:
+            x = self.downsamplers[0](x)
+            kept.append(x)
+        return x, kept
+
+
+class MidBlock(nn.Module):
+    """The work on the coarsest grid."""
+
+    def __init__(self, level: Level, config: UNetConfig) -> None:
+        super().__init__()
+        site = Site("mid", level.number, name="mid_block")
+        self.attentions = _attentions(site, level, (level.mid_transformers,), config)
+        self.resnets = nn.ModuleList(
+            ResidualBlock(level.channels, level.channels, config) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor, given: Conditions) -> Tensor:
+        assert self.attentions is not None
+        x = self.resnets[0](x, given.time)
+        x = self.attentions[0](x, given.text, given.text_mask, given.control)
+        return self.resnets[1](x, given.time)
+
+
+class UpBlock(nn.Module):
+    """One level on the way up; each residual block also reads one map of the way down."""
+
+    def __init__(
+        self, channels: int, kept_channels: list[int], level: Level, config: UNetConfig
+    ) -> None:
+        super().__init__()
+        inputs = [channels] + [level.channels] * level.layers
+        site = Site("up", level.number, name=f"up_blocks.{level.up_number}")
+        self.attentions = _attentions(site, level, level.up_transformers, config)
+        self.resnets = nn.ModuleList(
+            ResidualBlock(c + kept, level.channels, config)
+            for c, kept in zip(inputs, kept_channels, strict=True)
+        )
+        self.upsamplers = None
+        if level.number > 0:
+            self.upsamplers = nn.ModuleList([Upsample(level.channels)])
+
+    def forward(
+        self, x: Tensor, kept: list[Tensor], size: tuple[int, int] | None, given: Conditions
+    ) -> Tensor:
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(torch.cat([x, kept[i]], dim=1), given.time)
+            if self.attentions is not None:
+                x = self.attentions[i](x, given.text, given.text_mask, given.control)
+        if self.upsamplers is not None:
+            x = self.upsamplers[0](x, size)
+        return x
+
+
+def _attentions(
+    site: Site, level: Level, transformers: tuple[int, ...] | None, config: UNetConfig
+) -> nn.ModuleList | None:
+    """The spatial Transformers of one block, one for each number of Transformer blocks given."""
+    if transformers is None:
+        return None
+    return nn.ModuleList(
+        SpatialTransformer(
+            level.channels,
+            level.heads,
+            level.text_width,
+            layers=layers,
+            groups=config.norm_num_groups,
+            linear_projection=config.use_linear_projection,
+            site=replace(site, index=i, name=f"{site.name}.attentions.{i}"),
+        )
+        for i, layers in enumerate(transformers)
+    )

@@ -1,0 +1,191 @@
+"""The UNet: from noisy latents, a time and a text to a prediction of the noise.
+
+It halves the latent grid level by level, keeping what it saw on the way down, works on the
+coarsest grid, and doubles the grid again, reading at each level what was kept. At every level
+that attends, a spatial Transformer lets each position of the grid read the text.
+
+Shapes: B batch, C channels, h w grid, T text tokens, D text width, E time width, Dp pooled width.
+Parameter names are those of diffusers' UNet2DConditionModel. Ronneberger et al. 2015
+(arXiv:1505.04597), Ho et al. 2020 (arXiv:2006.11239), Rombach et al. 2022 (arXiv:2112.10752).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sdcore.attention import Control, padding_mask
+from sdcore.errors import UsageError
+from sdcore.files.component import Component
+from sdcore.positions import sinusoid
+from sdcore.unet.blocks import (
+    ACTIVATIONS,
+    Conditions,
+    DownBlock,
+    MidBlock,
+    TimeEmbedding,
+    UpBlock,
+    time_width,
+)
+from sdcore.unet.config import UNetConfig
+
+
+@dataclass(frozen=True)
+class AddedConditions:
+    """What SDXL is told besides the text: pooled_text (B, Dp) and time_ids (B, 6 or 5).
+
+    The six numbers are original height and width, crop top and left, target height and width; the
+    refiner's five end in an aesthetic score instead of a target size (arXiv:2307.01952).
+    """
+
+    pooled_text: Tensor
+    time_ids: Tensor
+
+
+class UNet(Component):
+    """Predicts what noise latents hold at a time, given a text.
+
+    Args:
+        config: sizes and kinds; `UNetConfig.from_dict` reads a diffusers config.json.
+    """
+
+    Config = UNetConfig
+    WEIGHTS_NAME = "diffusion_pytorch_model"
+    PUBLISHED_CLASSES = ("UNet2DConditionModel",)
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.levels = config.levels()
+        channels = config.block_out_channels[0]
+        self.time_embedding = TimeEmbedding(channels, time_width(config), config.act_fn)
+        if config.addition_embed_type == "text_time":
+            waves = config.projection_class_embeddings_input_dim
+            assert waves is not None
+            self.add_embedding = TimeEmbedding(waves, time_width(config), config.act_fn)
+
+        self.conv_in = _same_conv(config.in_channels, channels, config.conv_in_kernel)
+        kept_channels = [channels]  # of the maps that the way down hands to the way up
+
+        self.down_blocks = nn.ModuleList()
+        for level in self.levels:
+            self.down_blocks.append(DownBlock(channels, level, config))
+            channels = level.channels
+            kept_channels += [channels] * (level.layers + (not level.coarsest))
+
+        self.mid_block = MidBlock(self.levels[-1], config)
+
+        self.up_blocks = nn.ModuleList()
+        for level in reversed(self.levels):
+            kept = [kept_channels.pop() for _ in range(level.layers + 1)]
+            self.up_blocks.append(UpBlock(channels, kept, level, config))
+            channels = level.channels
+
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels, config.norm_eps)
+        self.conv_out = _same_conv(channels, config.out_channels, config.conv_out_kernel)
+
+    def forward(
+        self,
+        latents: Tensor,
+        time: Tensor | float,
+        text: Tensor,
+        control: Control | None = None,
+        *,
+        added: AddedConditions | None = None,
+        text_mask: Tensor | None = None,
+    ) -> Tensor:
+        """One prediction.
+
+        Args:
+            latents: (B, in_channels, h, w); any h and w.
+            time: the training time step, 0 (no noise) to 999: a number or (B,).
+            text: (B, T, cross_attention_dim).
+            control: called at every attention layer, see `sdcore.attention.Control`.
+            added: the further conditions of SDXL; required there, refused elsewhere.
+            text_mask: (B, T), False where a token is not to be read; None reads all.
+
+        Returns:
+            (B, out_channels, h, w): epsilon, v or x0, as the model was trained to predict.
+        """
+        self._check(latents, time, text, text_mask, added)
+        given = Conditions(
+            time=self.embed_time(time, latents, added),
+            text=text,
+            text_mask=None if text_mask is None else padding_mask(text_mask),
+            control=control,
+        )
+
+        x = self.conv_in(latents)
+        kept = [x]
+        for block in self.down_blocks:
+            x, more = block(x, given)
+            kept += more
+
+        x = self.mid_block(x, given)
+
+        for level, block in zip(reversed(self.levels), self.up_blocks, strict=True):
+            mine = [kept.pop() for _ in range(level.layers + 1)]
+            size = (kept[-1].shape[2], kept[-1].shape[3]) if kept else None
+            x = block(x, mine, size, given)
+
+        return self.conv_out(ACTIVATIONS[self.config.act_fn](self.conv_norm_out(x)))
+
+    def embed_time(
+        self, time: Tensor | float, latents: Tensor, added: AddedConditions | None
+    ) -> Tensor:
+        """The time, and for SDXL the added conditions, as one vector per image: (B, E)."""
+        c, batch = self.config, latents.shape[0]
+        time = torch.as_tensor(time, dtype=torch.float32, device=latents.device).expand(batch)
+        embedding = self.time_embedding(self._waves(time, c.block_out_channels[0]).to(latents))
+        if added is None:
+            return embedding
+        assert c.addition_time_embed_dim is not None
+        numbers = added.time_ids.to(latents.device).flatten()
+        waves = self._waves(numbers, c.addition_time_embed_dim).reshape(batch, -1)
+        about = torch.cat([added.pooled_text.to(latents), waves.to(latents)], dim=-1)
+        return embedding + self.add_embedding(about)
+
+    def _waves(self, numbers: Tensor, width: int) -> Tensor:
+        c = self.config
+        return sinusoid(numbers, width, cosine_first=c.flip_sin_to_cos, shift=c.freq_shift)
+
+    def _check(
+        self,
+        latents: Tensor,
+        time: Tensor | float,
+        text: Tensor,
+        text_mask: Tensor | None,
+        added: AddedConditions | None,
+    ) -> None:
+        c = self.config
+        if latents.ndim != 4 or latents.shape[1] != c.in_channels:
+            raise _shape_error("latents", latents, f"(B, in_channels={c.in_channels}, h, w)")
+        batch, text_width = latents.shape[0], self.levels[-1].text_width
+        if text.ndim != 3 or text.shape[0] != batch or text.shape[2] != text_width:
+            raise _shape_error("text", text, f"(B={batch}, T, D={text_width})")
+        if text_mask is not None and text_mask.shape != text.shape[:2]:
+            raise _shape_error("text_mask", text_mask, f"(B, T) = {tuple(text.shape[:2])}")
+        if isinstance(time, Tensor) and time.shape not in ((), (1,), (batch,)):
+            raise _shape_error("time", time, f"() or (B={batch},)")
+        if (added is not None) != (c.addition_embed_type is not None):
+            what = f"added conditions {'missing' if added is None else 'given'}"
+            why = f"this UNet has addition_embed_type = {c.addition_embed_type!r}"
+            raise UsageError(what, why, "SDXL needs AddedConditions, SD 1 and 2 take none")
+        if added is not None:
+            assert c.addition_time_embed_dim and c.projection_class_embeddings_input_dim
+            pooled, numbers = added.pooled_text, added.time_ids
+            waves = c.projection_class_embeddings_input_dim - pooled.shape[-1]
+            if numbers.shape != (batch, waves // c.addition_time_embed_dim):
+                expected = f"(B={batch}, {waves // c.addition_time_embed_dim})"
+                raise _shape_error("time_ids", numbers, f"{expected} with this pooled_text")
+
+
+def _same_conv(channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, out_channels, kernel, padding=(kernel - 1) // 2)
+
+
+def _shape_error(name: str, tensor: Tensor, expected: str) -> UsageError:
+    what = f"{name} of shape {tuple(tensor.shape)}"
+    return UsageError(what, f"this UNet reads {expected}", "check sizes and the UNet's config")

@@ -1,0 +1,185 @@
+"""The autoencoder against diffusers' own, its scaling, old files, and what it does on overflow."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+
+from sdcore.errors import FileError, NonFiniteError, UsageError
+from sdcore.image.autoencoder import Autoencoder, AutoencoderConfig
+from tests import tiny
+
+
+@pytest.fixture
+def reference(sd_folder: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(sd_folder, subfolder="vae").eval()
+
+
+@pytest.fixture
+def ours(sd_folder: Path) -> Autoencoder:
+    return Autoencoder.from_pretrained(sd_folder, subfolder="vae")
+
+
+@pytest.fixture
+def pictures() -> torch.Tensor:
+    return torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@torch.no_grad()
+def test_encode_and_decode_equal_diffusers(ours, reference, pictures) -> None:
+    scale = reference.config["scaling_factor"]
+    latents = ours.encode(pictures)
+    torch.testing.assert_close(latents, reference.encode(pictures).latent_dist.mean * scale)
+    torch.testing.assert_close(ours.decode(latents), reference.decode(latents / scale).sample)
+    assert latents.shape == (2, 4, 6, 8) and ours.factor == 8 and ours.latent_channels == 4
+
+
+@torch.no_grad()
+def test_sampled_latents_belong_to_each_picture_alone(ours, reference, pictures) -> None:
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+
+    together = ours.encode(pictures, generators())
+    alone = ours.encode(pictures[1:], generators()[1:])
+    torch.testing.assert_close(together[1:], alone)
+    posterior = reference.encode(pictures).latent_dist
+    noise = torch.stack([torch.randn(4, 6, 8, generator=g) for g in generators()])
+    expected = (posterior.mean + posterior.std * noise) * reference.config["scaling_factor"]
+    torch.testing.assert_close(together, expected)
+    assert not torch.allclose(together, ours.encode(pictures))
+
+
+MEAN, STD = [0.5, -1.0, 0.1, 2.0], [1.0, 2.0, 0.5, 4.0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("changes", "mean", "std"),
+    [
+        ({"shift_factor": 0.2, "scaling_factor": 0.5}, [0.2], [1.0]),
+        ({"latents_mean": MEAN, "latents_std": STD, "scaling_factor": 0.5}, MEAN, STD),
+    ],
+)
+def test_shift_and_statistics_are_undone(changes, mean, std) -> None:
+    torch.manual_seed(0)
+    kl = tiny.make_autoencoder().eval()
+    settings = {k: v for k, v in kl.config.items() if not k.startswith("_")}
+    ours = Autoencoder(AutoencoderConfig({**settings, **changes}))
+    ours.load_state_dict(kl.state_dict())
+    shift, spread = (torch.tensor(value).reshape(1, -1, 1, 1) for value in (mean, std))
+    picture, latents = torch.rand(1, 3, 32, 32), torch.randn(1, 4, 4, 4)
+    expected = (kl.encode(picture).latent_dist.mean - shift) / spread * 0.5
+    torch.testing.assert_close(ours.encode(picture), expected)
+    raw = latents * spread / 0.5 + shift
+    torch.testing.assert_close(ours.decode(latents), kl.decode(raw).sample)
+
+
+@torch.no_grad()
+def test_tiles_are_diffusers_tiles(ours, reference) -> None:
+    latents = torch.randn(1, 4, 20, 12, generator=torch.Generator().manual_seed(1))
+    reference.enable_tiling()
+    expected = reference.decode(latents / reference.config["scaling_factor"]).sample
+    tiled = ours.decode(latents, tiled=True)
+    torch.testing.assert_close(tiled, expected)
+    assert not torch.allclose(tiled, ours.decode(latents))
+
+
+def test_save_opens_in_diffusers_and_back(ours, tmp_path) -> None:
+    ours.save_pretrained(tmp_path)
+    theirs = AutoencoderKL.from_pretrained(tmp_path)
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[name]), name
+    again = Autoencoder.from_pretrained(tmp_path)
+    assert again.config == ours.config
+
+
+def test_old_attention_names_are_read(ours, sd_folder, tmp_path) -> None:
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    source = sd_folder / "vae"
+    state = load_file(source / "diffusion_pytorch_model.safetensors")
+    renamed = {}
+    for key, value in state.items():
+        for new, name in old.items():
+            key = key.replace(f".{new}.", f".{name}.")
+        renamed[key] = value
+    assert renamed.keys() != state.keys()
+    save_file(renamed, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+    loaded = Autoencoder.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("force_upcast", [False, True])
+def test_overflow_in_half_precision_is_repeated_in_float32(ours, force_upcast, recwarn) -> None:
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(2))
+    ours.decoder.conv_in.weight.mul_(3e4)  # the sums pass float16's 65504, the weights do not
+    expected = ours.half().float().decode(latents)
+    half = ours.half()
+    half.config = AutoencoderConfig({**half.config.settings, "force_upcast": force_upcast})
+    picture = half.decode(latents)
+    torch.testing.assert_close(picture, expected)
+    assert any("overflows" in str(w.message) for w in recwarn) == (not force_upcast)
+
+
+@torch.no_grad()
+def test_the_encoder_overflows_in_half_precision_once(ours, pictures, recwarn) -> None:
+    ours.encoder.conv_in.weight.mul_(3e5)
+    expected = ours.half().float().encode(pictures)
+    half = ours.half()
+    half.config = AutoencoderConfig({**half.config.settings, "force_upcast": False})
+    torch.testing.assert_close(half.encode(pictures), expected)
+    assert torch.isfinite(half.decode(expected)).all() and half.encode(pictures).isfinite().all()
+    assert ["overflows" in str(w.message) for w in recwarn].count(True) == 1
+
+
+@torch.no_grad()
+def test_encoded_tiles_are_diffusers_tiles(ours, reference) -> None:
+    image = torch.rand(1, 3, 160, 96, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    reference.enable_tiling()
+    expected = reference.encode(image).latent_dist.mean * reference.config["scaling_factor"]
+    tiled = ours.encode(image, tiled=True)
+    torch.testing.assert_close(tiled, expected)
+    assert tiled.shape == (1, 4, 20, 12) and not torch.allclose(tiled, ours.encode(image))
+
+
+@torch.no_grad()
+def test_several_samples_of_one_picture_are_those_of_its_copies(ours, pictures) -> None:
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in range(4)]
+
+    got = ours.encode(pictures, generators())
+    copies = ours.encode(pictures.repeat_interleave(2, dim=0), generators())
+    torch.testing.assert_close(got, copies)
+
+
+@torch.no_grad()
+def test_numbers_that_cannot_be_saved_name_the_stage(ours) -> None:
+    with pytest.raises(NonFiniteError, match="decoder"):
+        ours.decode(torch.full((1, 4, 4, 4), float("nan")))
+    ours.encoder.conv_in.weight.fill_(float("inf"))
+    with pytest.raises(NonFiniteError, match="encoder"):
+        ours.encode(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 33, 32), (1, 3, 32, 36), (1, 1, 32, 32), (3, 32, 32)])
+def test_pictures_of_another_shape_are_refused(ours, shape) -> None:
+    with pytest.raises(UsageError, match="shape"):
+        ours.encode(torch.zeros(shape))
+
+
+def test_latents_of_another_shape_are_refused(ours) -> None:
+    with pytest.raises(UsageError, match="shape"):
+        ours.decode(torch.zeros(1, 16, 8, 8))
+
+
+def test_unknown_settings_and_classes_are_refused_by_name(sd_folder, tmp_path) -> None:
+    with pytest.raises(UsageError, match="latent_chanels") as error:
+        AutoencoderConfig({"latent_chanels": 4})
+    assert "latent_channels" in error.value.hint
+    config = (sd_folder / "vae" / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace("AutoencoderKL", "AutoencoderTiny"))
+    with pytest.raises(FileError, match="AutoencoderTiny"):
+        Autoencoder.from_pretrained(tmp_path)

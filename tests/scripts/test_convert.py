@@ -1,0 +1,202 @@
+"""sample/convert.py: old checkpoints read in a closed process, models between folder and file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from sdcore import TextToImage
+
+SCRIPTS = Path(__file__).parents[2] / "sample"
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    return load_script("convert")
+
+
+@pytest.fixture
+def run(script, tmp_path, capsys):
+    """Convert what `content` is when torch saves it: exit code, new file, what went to stderr."""
+
+    def call(content: object, *flags: str, suffix: str = ".ckpt", **how) -> tuple[int, Path, str]:
+        old, new = tmp_path / f"old{suffix}", tmp_path / "new.safetensors"
+        if content is not None:
+            torch.save(content, old, **how)
+        try:
+            code = script.main([str(old), str(new), *flags])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        assert not list(tmp_path.glob(".converting*"))
+        return code, new, capsys.readouterr().err
+
+    return call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint(run, zipped):
+    shared = torch.randn(4, 4)
+    weights = {
+        "a": torch.randn(3, 5),
+        "half": torch.randn(4).half(),
+        "ids": torch.arange(77),
+        "shared": shared,
+        "again": shared,
+        "part": shared[:2],
+        "turned": shared.t(),
+        "none": torch.zeros(0),
+    }
+    content = {"state_dict": {**weights, "note": "x"}, "epoch": 3, "optimizer_states": [{}]}
+    code, new, err = run(content, _use_new_zipfile_serialization=zipped)
+    assert code == 0 and "left out, no weights: epoch, optimizer_states, note" in err
+    found = load_file(new)
+    assert found.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+
+
+def test_the_network_is_shut_off_while_it_is_open():
+    code = f"""
+import runpy, socket
+worker = runpy.run_path({str(SCRIPTS / "convert_worker.py")!r}, run_name="worker")
+"""
+    code += "server = socket.create_server(('127.0.0.1', 0)); address = server.getsockname()\n"
+    code += "socket.create_connection(address).close()\n"
+    # torch's threads are there by now in this process, so the system call is made in a fresh one.
+    code += "import os\npid = os.fork()\nif pid: os._exit(os.waitpid(pid, 0)[1] >> 8)\n"
+    code += "if not worker['shut_network'](): os._exit(7)\n"
+    code += "try: socket.create_connection(address, 1)\nexcept OSError: os._exit(0)\nos._exit(1)"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode == 7:
+        pytest.skip("this system lets no process leave its network")
+    assert done.returncode == 0
+
+
+def test_dtype(run):
+    code, new, _ = run({"a": torch.ones(2), "ids": torch.arange(2)}, "--dtype", "float16")
+    assert code == 0
+    assert {name: x.dtype for name, x in load_file(new).items()} == {
+        "a": torch.float16,
+        "ids": torch.int64,
+    }
+
+
+@pytest.mark.parametrize(("flags", "token"), [([], "<cat-toy>"), (["--name", "my-cat"], "my-cat")])
+def test_a_textual_inversion(run, flags, token):
+    vectors = torch.nn.Parameter(torch.randn(3, 768))
+    content = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}}
+    code, new, _ = run({**content, "name": "<cat-toy>", "step": 9}, *flags, suffix=".pt")
+    assert code == 0
+    with safe_open(new, "pt") as file:
+        assert list(file.keys()) == [token] and file.metadata()["name"] == token
+        assert torch.equal(file.get_tensor(token), vectors)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"state_dict": {"bad": torch.tensor([1.0, float("nan")])}}, "NaN or infinity"),
+        ([torch.ones(2)], "a list, not weights by name"),
+        ({"epoch": 3}, "no tensors are in it; its keys are epoch"),
+        ({"bytes": torch.ones(2, dtype=torch.uint8)}, "bytes is of a kind that weights are not"),
+        ({"sparse": torch.eye(3).to_sparse()}, "sparse is of a kind"),
+    ],
+)
+def test_what_is_refused(tmp_path, content, said):
+    worker = load_script("convert_worker")
+    torch.save(content, tmp_path / "old.pt")
+    with pytest.raises(worker.Refused, match=said):
+        worker.convert(tmp_path / "old.pt", tmp_path, "", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.pt"]
+
+
+def test_what_holds_code_is_refused(run):
+    code, new, err = run(torch.nn.Linear(2, 2))
+    assert code == 3 and "Unpickl" in err and "why:" in err and "try:" in err
+    assert "torch.nn.modules.linear.Linear" in err
+    assert "weights_only" not in err and "safe_globals" not in err  # no advice to open it unsafely
+    assert not new.exists()
+
+
+def test_overflow_is_named(run):
+    code, _, err = run({"large": torch.tensor([1e6])}, "--dtype", "float16")  # 65504 is the limit
+    assert code == 3 and "at least as torch.float16, in large" in err
+
+
+def test_too_little_memory_or_time(run):
+    code, new, err = run({"a": torch.zeros(30_000_000)}, "--memory", "0.05")
+    assert code in (3, 4) and "memory" in err and not new.exists()
+    code, new, err = run(None, "--seconds", "0")
+    assert code == 3 and "--seconds" in err and not new.exists()
+
+
+def test_nothing_is_overwritten(run, tmp_path):
+    (tmp_path / "new.safetensors").write_text("mine")
+    code, new, err = run({"a": torch.ones(2)})
+    assert code == 2 and "exists" in err and new.read_text() == "mine"
+
+
+def test_an_old_torch_is_not_trusted(script, run, monkeypatch):
+    monkeypatch.setattr(script, "version", lambda _: "2.9.1+cpu")
+    code, new, err = run({"a": torch.ones(2)})
+    assert code == 2 and "torch 2.10" in err and not new.exists()
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def test_a_single_file_becomes_a_folder(script, request, tmp_path, kind, monkeypatch):
+    """Of a family's own size this would be gigabytes; a tiny model's folder shows the writing."""
+    from sdcore.checkpoint.loading import save_folder
+
+    pipe = TextToImage.from_pretrained(request.getfixturevalue(f"{kind}_folder"))
+    save_folder(pipe, tmp_path / "folder")
+    cls = StableDiffusionXLPipeline if kind == "sdxl" else StableDiffusionPipeline
+    theirs = cls.from_pretrained(tmp_path / "folder")
+    ours = TextToImage.from_pretrained(tmp_path / "folder")
+    state = theirs.unet.state_dict()
+    assert all(torch.equal(x, state[name]) for name, x in ours.unet.state_dict().items())
+    assert ours("a cat", seed=1, steps=2).images == pipe("a cat", seed=1, steps=2).images
+
+
+def test_a_folder_becomes_a_single_file(script, sd_folder, tmp_path, capsys):
+    new = tmp_path / "new.safetensors"
+    assert script.main([str(sd_folder), str(new), "--dtype", "float16"]) == 0
+    assert any(name.startswith("model.diffusion_model.") for name in load_file(new))
+    with pytest.raises(SystemExit):
+        script.main([str(sd_folder), str(tmp_path / "other")])
+    assert "cannot become" in capsys.readouterr().err
+
+
+def test_help_loads_no_torch():
+    code = "import runpy, sys\ntry: runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
+    code += "finally: assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, str(SCRIPTS / "convert.py"), "--help"]
+    assert "--memory" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_worker_says_one_line(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "old.pt")
+    worker = [sys.executable, "-I", str(SCRIPTS / "convert_worker.py")]
+    given = [tmp_path / "old.pt", tmp_path, "", "keep", 4 << 30, 60]
+    done = subprocess.run([*worker, *map(str, given)], capture_output=True, env={}, check=True)
+    answer = json.loads(done.stdout)
+    assert answer.pop("network_shut") in (True, False)  # not every system allows it
+    assert answer == {"tensors": 1, "left": []}

@@ -1,0 +1,211 @@
+"""sample/text_to_image.py, as people run it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+from sdcore.metadata.png import read_settings
+from sdcore.prompt.dialects import DIALECTS
+
+SCRIPT = Path(__file__).parents[2] / "sample" / "text_to_image.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("text_to_image", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(script, sd_folder, tmp_path, capsys):
+    """Run the script's main; gives exit code, printed paths, and what went to stderr."""
+
+    def call(*arguments: str) -> tuple[int, list[Path], str]:
+        where = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
+        model = [] if "--model" in arguments else ["--model", str(sd_folder)]
+        steps = [] if "--steps" in arguments else ["--steps", "2"]
+        code = script.main([*arguments, *where, *model, *steps])
+        captured = capsys.readouterr()
+        return code, [Path(line) for line in captured.out.splitlines()], captured.err
+
+    return call
+
+
+def test_pictures_of_several_prompts_in_batches(run) -> None:
+    code, paths, err = run(
+        "a cat", "a Dog!", "--images", "2", "--batch-size", "3", "--seed", "5", "--grid"
+    )
+    assert code == 0 and "step 3 of 3" in err
+    assert [p.name for p in paths] == [
+        *("a-cat.png", "a-cat-1.png", "a-dog.png", "a-dog-1.png", "grid.png")
+    ]
+    settings = [read_settings(path) for path in paths[:4]]
+    assert [s.seed for s in settings] == [5, 6, 7, 8]
+    assert [s.prompt for s in settings] == ["a cat", "a cat", "a Dog!", "a Dog!"]
+    with Image.open(paths[4]) as grid, Image.open(paths[3]) as last:
+        assert grid.size == (128, 128)
+        assert grid.crop((64, 64, 128, 128)).tobytes() == last.tobytes()
+    _, again, _ = run("a dog!", "--seed", "7")
+    assert again[0].name == "a-dog-2.png"  # nothing is overwritten
+
+
+def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
+    target = tmp_path / "deep" / "picture.png"
+    code, paths, _ = run(
+        *("a cat", "--output", str(target), "--size", "40x24", "--scheduler", "Euler a"),
+        *("--negative-prompt", "bad", "--guidance-scale", "3", "--attention", "reference"),
+    )
+    assert code == 0 and paths == [target]
+    settings = read_settings(target)
+    expected = {"width": 40, "height": 24, "scheduler": "euler a", "negative_prompt": "bad"}
+    assert {key: getattr(settings, key) for key in expected} == expected
+    assert settings.guidance_scale == 3.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--scheduler", "eulr"], 2, "euler"),
+        (["--steps", "0"], 2, "--steps is 0"),
+        (["--size", "65"], 2, "multiple of 8"),
+        (["--size", "6z"], 2, "--size 6z"),
+        (["--size", "64", "--width", "0"], 2, "beside --width"),
+        (["--width", "0"], 2, "width is 0"),
+        (["--clip-skip", "-1"], 2, "--clip-skip is -1"),
+        (["--guidance-scale", "nan"], 2, "nan"),
+        (["--guidance-rescale", "2"], 2, "guidance_rescale"),
+        (["--dialect", "a11"], 2, "'a1111'"),
+        (["--hires", "100"], 2, "width in --hires"),
+        (["--hires-strength", "0.5"], 2, "without --hires"),
+        (["--hires", "128", "--hires-strength", "0"], 2, "--hires-strength is 0"),
+        (["--lora", "here.txt:0.5"], 3, "here.txt"),
+        (["--lora", "gone.safetensors"], 3, "gone.safetensors"),
+        (["--lora-folder", "gone"], 3, "--lora-folder gone"),
+        (["--embedding", "here.txt"], 3, "here.txt"),
+        (["<lora:ink:1>", "--dialect", "a1111"], 2, "no LoRA 'ink'"),
+        (["<lora:ink:much>", "--dialect", "a1111"], 2, "much"),
+        (["--hash-model", "--model", "no/such"], 2, "--hash-model"),
+        (["--prompt-file", "here.txt"], 3, "holds no prompt"),
+        (["--prompt-file", "gone.txt"], 3, "gone.txt"),
+        (["--size", "64", "--width", "64"], 2, "--size"),
+        (["--images", "0"], 2, "--images"),
+        (["--seed", "-1"], 2, "seed"),
+        (["--attention", "flesh"], 2, "flesh"),
+        (["--output", "picture.jpg"], 2, "picture.jpg"),
+        (["--output", "here.txt/new"], 3, "here.txt is not a folder"),
+        (["--device", "abacus"], 2, "abacus"),
+        (["--model", "no/such/folder"], 3, "no/such/folder"),
+    ],
+)
+def test_errors_have_three_parts_an_exit_code_and_no_traceback(
+    run, tmp_path, monkeypatch, arguments, code, said
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.txt").touch()
+    got, paths, err = run("a cat", *arguments)
+    assert got == code and not paths
+    _, _, message = err.partition("error:")  # after the line that says which attention runs
+    assert said in message and "why:" in message and "try:" in message
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_lora_that_is_not_here_is_missed_before_the_model_is_loaded(run) -> None:
+    code, paths, err = run("a cat", "a fox <lora:ink:1>", "--dialect", "a1111")
+    assert code == 2 and not paths and err.startswith("error: There is no LoRA 'ink'")
+
+
+def test_what_the_embedded_model_has_not_is_refused(script, capsys) -> None:
+    for flag in (["--variant", "fp16"], ["--revision", "x"], ["--prediction-type", "epsilon"]):
+        assert script.main(["a cat", *flag]) == 2
+        assert f"{flag[0]} {flag[1]} has no effect" in capsys.readouterr().err
+    assert script.main([]) == 2
+    assert "There is no prompt" in capsys.readouterr().err
+
+
+def test_prompts_from_a_file(run, tmp_path) -> None:
+    (tmp_path / "prompts.txt").write_text("\ufeffa fox\r\n\n  苹果 \r\n", "utf-8")
+    code, paths, _ = run("a cat", "--prompt-file", str(tmp_path / "prompts.txt"), "--seed", "3")
+    assert code == 0
+    assert [(read_settings(p).prompt, read_settings(p).seed) for p in paths] == [
+        *(("a cat", 3), ("a fox", 4), ("苹果", 5))
+    ]
+
+
+def test_an_explanation_paints_nothing(script, sd_folder, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--model", str(sd_folder), "--dialect", "a1111", "--negative-prompt", "bad"]
+    assert script.main(["a (red:1.3) cat", "--explain-prompt", *flags]) == 0
+    told = capsys.readouterr().out
+    assert "1.3  red" in told and "prompt: bad" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_the_dialects(script) -> None:
+    text = " ".join(script.make_parser().format_help().split())
+    assert "plain, a1111, a1111-nonorm, comfy or compel" in text
+    assert list(DIALECTS) == ["plain", "a1111", "a1111-nonorm", "comfy", "compel"]
+
+
+def test_debug_shows_the_traceback(run) -> None:
+    with pytest.raises(ValueError, match="--steps is 0"):
+        run("a cat", "--steps", "0", "--debug")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(MemoryError(), 4), (RuntimeError("CUDA out of memory. Tried"), 4), (KeyError("x"), 1)],
+)
+def test_unforeseen_errors_are_named_too(script, monkeypatch, capsys, error, code) -> None:
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(script, "paint", fail)
+    assert script.main(["a cat"]) == code
+    err = capsys.readouterr().err
+    assert "why:" in err and "try:" in err
+
+
+def test_non_finite_numbers_leave_no_picture(run, monkeypatch, tmp_path) -> None:
+    from sdcore import Autoencoder
+
+    def overflow(self, latents):
+        return latents.new_full((1, 3, 64, 64), float("nan"))
+
+    monkeypatch.setattr(Autoencoder, "_decode_whole", overflow)
+    code, paths, err = run("a cat")
+    assert code == 5 and not paths and "decoder" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cut_prompt_is_a_plain_warning(run) -> None:
+    code, paths, err = run("a red apple " * 30)
+    assert code == 0 and len(paths) == 1
+    assert "warning: the prompt is longer" in err and ".py" not in err
+
+
+def test_help_does_not_load_torch() -> None:
+    def once() -> float:
+        start = time.perf_counter()
+        code = (
+            "import runpy, sys\n"
+            "try: runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
+            "finally: assert 'torch' not in sys.modules and 'PIL' not in sys.modules"
+        )
+        command = [sys.executable, "-c", code, str(SCRIPT), "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert "--guidance-scale" in done.stdout
+        return time.perf_counter() - start
+
+    assert min(once() for _ in range(3)) < 0.5

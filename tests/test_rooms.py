@@ -1,0 +1,67 @@
+"""The rooms of the package: each imports only what stands below it, and nothing goes in circles."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+BELOW = {
+    "errors": "",
+    "files": "errors",
+    "attention": "errors",
+    "positions": "errors",
+    "text": "errors files attention positions",
+    "unet": "errors files attention positions",
+    "diffusion": "errors files",
+    "image": "errors files",
+    "prompt": "errors text",
+    "checkpoint": "errors files text unet diffusion image",
+    "control": "errors attention text prompt diffusion image",
+    "adapters": "errors files attention text checkpoint",
+    "metadata": "errors files diffusion prompt",
+    "sampling": "errors control prompt unet text diffusion attention",
+    "sequence": "errors files attention positions text",
+}
+BELOW["pipeline"] = " ".join(set(BELOW) - {"sequence"})
+BELOW["training"] = " ".join({*BELOW["pipeline"].split(), "pipeline"})
+BELOW["app"] = " ".join(BELOW)
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of the project that a file imports anywhere, also for types alone."""
+    tree = ast.parse(path.read_text("utf-8"))
+    named = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    named += [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    return {name for name in named if name.split(".")[0] in ("sdcore", "train", "sample", "bench")}
+
+
+def modules() -> dict[str, Path]:
+    paths = (ROOT / "sdcore").rglob("*.py")
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in paths}
+    return {name.removesuffix(".__init__"): path for name, path in names.items()}
+
+
+def test_each_room_imports_only_what_stands_below_it():
+    wrong = []
+    for name, path in modules().items():
+        room = name.split(".")[1] if "." in name else None
+        for other in imports(path):
+            there = other.split(".")[1] if "." in other else "sdcore"
+            allowed = room and (there in (room, "sdcore") or there in BELOW[room].split())
+            if not other.startswith("sdcore") or (room and not allowed):
+                wrong.append(f"{name} imports {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_imports_in_a_circle():
+    graph = {name: imports(path) for name, path in modules().items() if name != "sdcore"}
+    graph = {name: {x for x in needed if x in graph} for name, needed in graph.items()}
+    TopologicalSorter(graph).prepare()
+
+
+def test_train_never_imports_bench_and_bench_never_imports_sample():
+    for folder, refused in (("train", ("bench", "sample")), ("bench", ("sample",))):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not [name for name in imports(path) if name.startswith(refused)], path

@@ -1,0 +1,149 @@
+"""Settings files: what is refused, and by which words; overrides; `resolved.yaml` repeats a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sdcore.errors import FileError, UsageError
+from sdcore.training.run import RunSettings
+from sdcore.training.settings import Settings, load_settings, save_settings
+from train.emoji.data.settings import DataSettings
+from train.emoji.pretrain_autoencoder import AutoencoderSettings
+from train.emoji.pretrain_text_encoder import TextSettings
+from train.emoji.pretrain_unet import UNetSettings
+from train.emoji.read_captions import ReadingSettings
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "train"
+
+
+class Recipe(Settings):
+    width: int = 8
+    widths: tuple[int, ...] = (8, 16)
+    run: RunSettings
+
+
+MINIMAL = "run: {folder: out, steps: 10, batch_size: 2, learning_rate: 1.0e-3}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_file_holds_only_what_differs(tmp_path: Path) -> None:
+    settings = load_settings(Recipe, write(tmp_path, MINIMAL))
+    assert (settings.width, settings.run.steps, settings.run.warmup_steps) == (8, 10, 200)
+
+
+@pytest.mark.parametrize(
+    ("text", "key_path", "nearest"),
+    [
+        ("widht: 8\n" + MINIMAL, "widht", "'width'"),
+        (MINIMAL.replace("steps", "step"), "run.step", "'steps'"),
+        (MINIMAL.replace("learning_rate", "learning_rat"), "run.learning_rat", "'learning_rate'"),
+    ],
+)
+def test_unknown_key_names_file_key_path_and_nearest(
+    tmp_path: Path, text: str, key_path: str, nearest: str
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UsageError) as caught:
+        load_settings(Recipe, path)
+    assert str(path) in caught.value.what
+    assert f"{key_path}: unknown key; did you mean {nearest}?" in caught.value.what
+
+
+def test_unknown_key_with_nothing_near_lists_what_is_known(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"zzz: unknown key; known: \['run', 'width', 'widths'\]"):
+        load_settings(Recipe, write(tmp_path, "zzz: 1\n" + MINIMAL))
+
+
+@pytest.mark.parametrize(
+    ("override", "key_path"),
+    [
+        ("width=wide", "width"),
+        ("widths=[8, wide]", "widths.1"),
+        ("run.precision=bf17", "run.precision"),
+        ("run.steps=1.5", "run.steps"),
+    ],
+)
+def test_value_that_does_not_fit_names_its_key_path(
+    tmp_path: Path, override: str, key_path: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(Recipe, write(tmp_path, MINIMAL), [override])
+    assert f": {key_path}: " in caught.value.what
+
+
+def test_overrides_reach_nested_keys_as_yaml_values(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    overrides = ["width=16", "widths=[1, 2]", "run.steps=99", "run.precision='no'"]
+    settings = load_settings(Recipe, path, overrides)
+    assert (settings.width, settings.widths) == (16, (1, 2))
+    assert (settings.run.steps, settings.run.precision) == (99, "no")
+    assert settings.run.batch_size == 2  # its neighbours in the file stay
+
+
+@pytest.mark.parametrize("override", ["width", "width.deep=3", "run.steps.deep=3", "widths=[1"])
+def test_override_that_makes_no_sense_is_a_usage_error(tmp_path: Path, override: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(Recipe, write(tmp_path, "width: 8\n" + MINIMAL), [override])
+    assert repr(override) in caught.value.what
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words", "run: [1\n"])
+def test_file_that_holds_no_settings(tmp_path: Path, text: str) -> None:
+    with pytest.raises(FileError, match=r"recipe\.yaml"):
+        load_settings(Recipe, write(tmp_path, text))
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"absent\.yaml"):
+        load_settings(Recipe, tmp_path / "absent.yaml")
+
+
+def test_yaml_cannot_build_objects(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    text = f"width: !!python/object/apply:pathlib.Path.touch [{canary}]\n" + MINIMAL
+    with pytest.raises(FileError, match="not valid YAML"):
+        load_settings(Recipe, write(tmp_path, text))
+    assert not canary.exists()
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    settings = load_settings(Recipe, write(tmp_path, MINIMAL))
+    with pytest.raises(ValueError, match="frozen"):
+        settings.width = 3
+
+
+def test_resolved_settings_hold_every_key_and_repeat_the_run(tmp_path: Path) -> None:
+    settings = load_settings(Recipe, write(tmp_path, MINIMAL), ["run.learning_rate=1.25e-4"])
+    resolved = tmp_path / "resolved.yaml"
+    save_settings(settings, resolved)
+    assert load_settings(Recipe, resolved) == settings
+    text = resolved.read_text("utf-8")
+    missing = [
+        key for key in (*Recipe.model_fields, *RunSettings.model_fields) if f"{key}:" not in text
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("emoji_data.yaml", DataSettings),
+        ("emoji_autoencoder.yaml", AutoencoderSettings),
+        ("emoji_text_encoder.yaml", TextSettings),
+        ("emoji_reading.yaml", ReadingSettings),
+        ("emoji_unet.yaml", UNetSettings),
+    ],
+)
+def test_every_recipe_s_settings_load_and_repeat(
+    tmp_path: Path, name: str, model: type[Settings]
+) -> None:
+    settings = load_settings(model, CONFIGS / name)
+    save_settings(settings, tmp_path / name)
+    assert load_settings(model, tmp_path / name) == settings
