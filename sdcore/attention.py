@@ -244,14 +244,12 @@ class AttentionLayer(nn.Module):
 class SelfAttention(AttentionLayer):
     """Tokens look at one another: x (B, N, D) to (B, N, D)."""
 
-    def __init__(
-        self, width: int, heads: int, *, dropout: float = 0.0, site: Site | None = None
-    ) -> None:
+    def __init__(self, width: int, heads: int, *, site: Site | None = None) -> None:
         super().__init__(heads, site)
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(width, width, bias=False)
         self.to_v = nn.Linear(width, width, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
+        self.to_out = nn.Sequential(nn.Linear(width, width))  # published as to_out.0
 
     def forward(
         self,
@@ -268,19 +266,13 @@ class CrossAttention(AttentionLayer):
     """Tokens read the text: x (B, N, D), text (B, T, text_width) to (B, N, D)."""
 
     def __init__(
-        self,
-        width: int,
-        heads: int,
-        text_width: int,
-        *,
-        dropout: float = 0.0,
-        site: Site | None = None,
+        self, width: int, heads: int, text_width: int, *, site: Site | None = None
     ) -> None:
         super().__init__(heads, site)
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(text_width, width, bias=False)
         self.to_v = nn.Linear(text_width, width, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
+        self.to_out = nn.Sequential(nn.Linear(width, width))  # published as to_out.0
 
     def forward(
         self,
