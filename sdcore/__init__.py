@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from sdcore.prompt.reading import read_tokens as read_tokens
     from sdcore.sampling.conditioning import SizeConditioning as SizeConditioning
     from sdcore.sampling.guidance import Guidance as Guidance
+    from sdcore.size import Size as Size
     from sdcore.text.config import CLIPTextConfig as CLIPTextConfig
     from sdcore.text.encoder import CLIPTextEncoder as CLIPTextEncoder
     from sdcore.text.tokenizer import Tokenizer as Tokenizer
@@ -95,6 +96,7 @@ _HOMES = {
     "prompt.reading": "read_tokens",
     "sampling.conditioning": "SizeConditioning",
     "sampling.guidance": "Guidance",
+    "size": "Size",
     "text.config": "CLIPTextConfig",
     "text.encoder": "CLIPTextEncoder",
     "text.tokenizer": "Tokenizer",

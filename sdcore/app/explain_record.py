@@ -199,7 +199,7 @@ def explain_picture(
     heatmaps = heatmaps_of_image(
         pipe, picture, prompt, IMAGE_TIMES, seed=seed, dialect=dialect, clip_skip=clip_skip
     )
-    (canvas,) = make_canvases([picture], None, (None, None), picture.size)
+    (canvas,) = make_canvases([picture], None)
     (seen,) = to_images(canvas.pixels()[None])
     windows = [Window(f"noise of time {time}", 1, None) for time in sorted(IMAGE_TIMES)[::-1]]
     return _explained(pipe, seen, {"prompt": heatmaps}, windows, facts)

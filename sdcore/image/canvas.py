@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sdcore.errors import UsageError
 from sdcore.image.pictures import to_mask, to_rgb
+from sdcore.size import Size
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, as in Pillow
 
@@ -31,7 +32,7 @@ class Canvas:
         picture: RGB, at its own size.
         mask: grey, as large as the picture; None repaints everything.
         box: the part that is painted, in the picture's pixels.
-        size: (width, height) at which it is painted. Where the two differ the part is resized
+        size: the size at which it is painted. Where the two differ the part is resized
             (Lanczos). With `keeps_aspect` it is not distorted for that: what is missing to the
             aspect ratio is filled up with the pixels at its edges.
         keeps_aspect: see `size`.
@@ -40,7 +41,7 @@ class Canvas:
     picture: Image.Image
     mask: Image.Image | None
     box: Box
-    size: tuple[int, int]
+    size: Size
     keeps_aspect: bool = False
 
     def pixels(self) -> Tensor:
@@ -64,7 +65,7 @@ class Canvas:
             return painted
         left, top, right, bottom = self.box
         mode = "crop" if self.keeps_aspect else "default"
-        painted = _resize(painted, (right - left, bottom - top), mode)
+        painted = _resize(painted, Size(right - left, bottom - top), mode)
         whole = self.picture.copy()
         whole.paste(painted, (left, top))
         return Image.composite(whole, self.picture, self.mask)
@@ -74,11 +75,10 @@ class Canvas:
         return _resize(image.crop(self.box), self.size, mode)
 
 
-def _resize(image: Image.Image, size: tuple[int, int], mode: str) -> Image.Image:
-    width, height = size
-    if image.size == size:
+def _resize(image: Image.Image, size: Size, mode: str) -> Image.Image:
+    if image.size == size.width_height:
         return image
-    resized = _processor.resize(image, height, width, resize_mode=mode)
+    resized = _processor.resize(image, size.height, size.width, resize_mode=mode)
     assert isinstance(resized, Image.Image)
     return resized
 
@@ -86,15 +86,17 @@ def _resize(image: Image.Image, size: tuple[int, int], mode: str) -> Image.Image
 def make_canvases(
     images: Sequence[Image.Image],
     masks: Sequence[Image.Image] | None,
-    size: tuple[int | None, int | None],
-    model_size: tuple[int, int],
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    model_size: Size | None = None,
     only_masked: int | None = None,
 ) -> list[Canvas]:
     """The canvas of each picture, all of one size to paint at.
 
     Args:
-        size: (width, height) to paint at; None is that of the first picture, rounded down to a
-            multiple of 8, or `model_size` where only a part is painted.
+        width, height: to paint at; None is that of the first picture, rounded down to a multiple of
+            8; or that of `model_size`, if there is one, where only a part is painted.
         only_masked: paints the rectangle around what the mask repaints, this many pixels wider on
             each side and grown to the aspect ratio of the size, instead of the whole picture.
 
@@ -106,11 +108,10 @@ def make_canvases(
         masks = [to_mask(mask, _name("The mask", i, masks)) for i, mask in enumerate(masks)]
         for picture, mask in zip(pictures, masks, strict=True):
             _check_mask(picture, mask)
-    width, height = pictures[0].size
-    natural = (max(8, width - width % 8), max(8, height - height % 8))
-    if only_masked is not None:
+    natural = Size(*pictures[0].size).rounded_down()
+    if only_masked is not None and model_size is not None:
         natural = model_size
-    to_paint = (size[0] or natural[0], size[1] or natural[1])
+    to_paint = Size(width or natural.width, height or natural.height)
     if masks is None or only_masked is None:
         each = masks or [None] * len(pictures)
         return [
@@ -123,13 +124,13 @@ def make_canvases(
     ]
 
 
-def masked_box(mask: Image.Image, size: tuple[int, int], padding: int) -> Box:
+def masked_box(mask: Image.Image, size: Size, padding: int) -> Box:
     """The rectangle around all that is not black, grown by `padding` and to the ratio of `size`.
 
     The rule of Stable Diffusion web UI's "only masked": it moves inwards at the picture's edges and
     is as large as the picture allows.
     """
-    return VaeImageProcessor.get_crop_region(mask, *size, pad=padding)
+    return VaeImageProcessor.get_crop_region(mask, *size.width_height, pad=padding)
 
 
 def _check_mask(picture: Image.Image, mask: Image.Image) -> None:

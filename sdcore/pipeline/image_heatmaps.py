@@ -62,7 +62,7 @@ def heatmaps_of_image(
             "There is no time." if not times else "The UNet reads a mask beside the picture.",
             "Give at least one time." if not times else "Use a text-to-image model.",
         )
-    (canvas,) = make_canvases([image], None, (None, None), image.size)
+    (canvas,) = make_canvases([image], None)
     pixels = canvas.pixels()[None].to(pipe.device)
     height, width = pixels.shape[2:]
     choices = ModelDefaults(guidance_scale=1.0, width=width, height=height)

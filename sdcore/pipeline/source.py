@@ -19,6 +19,7 @@ from sdcore.errors import NonFiniteError, UsageError
 from sdcore.image.canvas import Canvas, make_canvases
 from sdcore.metadata.image_settings import SourceSettings
 from sdcore.pipeline.request import check_size, whole
+from sdcore.size import Size
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Source:
     def size(self, factor: int) -> dict[str, int]:
         """Width and height to paint at, where it says any; `factor` is the autoencoder's."""
         if self.canvases:
-            width, height = self.canvases[0].size
-            return {"width": width, "height": height}
+            size = self.canvases[0].size
+            return {"width": size.width, "height": size.height}
         if self.latents is not None:
             height, width = (size * factor for size in self.latents.shape[2:])
             return {"width": width, "height": height}
@@ -128,7 +129,14 @@ def read_source(
         if value is not None:
             check_size(value, name)
     only_masked = _check_padding(only_masked)
-    canvases = make_canvases(images, masks, size, model_size, only_masked)
+    canvases = make_canvases(
+        images,
+        masks,
+        width=size[0],
+        height=size[1],
+        model_size=Size(*model_size),
+        only_masked=only_masked,
+    )
     if strength is None:
         strength = default_strength if masks is None else 1.0
     return Source(canvases, strength=strength, only_masked=only_masked)

@@ -14,6 +14,7 @@ from PIL import Image
 from sdcore import TextToImage, UNet, UNetConfig
 from sdcore.errors import UsageError
 from sdcore.image.canvas import make_canvases, masked_box
+from sdcore.size import Size
 
 FAST = {"steps": 2, "guidance_scale": 1.0, "seed": 1}
 
@@ -144,11 +145,11 @@ def test_an_inpainting_model_needs_a_mask(inpainting, pipe) -> None:
 def test_the_part_around_a_mask_is_padded_and_grown_to_the_aspect_ratio() -> None:
     mask = Image.new("L", (200, 100))
     mask.paste(1, (90, 40, 110, 50))  # all that is not black counts
-    assert masked_box(mask, (64, 64), 0) == (90, 35, 110, 55)
-    assert masked_box(mask, (64, 64), 10) == (80, 25, 120, 65)
-    assert masked_box(mask, (128, 64), 10) == (70, 30, 130, 60)
+    assert masked_box(mask, Size(64, 64), 0) == (90, 35, 110, 55)
+    assert masked_box(mask, Size(64, 64), 10) == (80, 25, 120, 65)
+    assert masked_box(mask, Size(128, 64), 10) == (70, 30, 130, 60)
     mask.paste(255, (180, 90, 200, 100))
-    left, top, right, bottom = masked_box(mask, (64, 64), 0)
+    left, top, right, bottom = masked_box(mask, Size(64, 64), 0)
     assert (right, bottom) == (200, 100) and bottom - top == 100 and right - left == 110
 
 
@@ -159,7 +160,7 @@ def test_the_part_around_a_mask_is_padded_and_grown_to_the_aspect_ratio() -> Non
 def test_the_part_holds_the_whole_mask_and_lies_in_the_picture(
     mask, padding, width, height
 ) -> None:
-    left, top, right, bottom = masked_box(mask, (width, height), padding)
+    left, top, right, bottom = masked_box(mask, Size(width, height), padding)
     assert 0 <= left < right <= mask.width and 0 <= top < bottom <= mask.height
     box = mask.getbbox()
     assert box is not None
@@ -169,8 +170,9 @@ def test_the_part_holds_the_whole_mask_and_lies_in_the_picture(
 def test_only_the_part_around_the_mask_is_painted_at_the_models_size(pipe) -> None:
     picture, mask = clouds((200, 120)), Image.new("L", (200, 120))
     mask.paste(255, (150, 20, 170, 40))
-    (canvas,) = make_canvases([picture], [mask], (None, None), pipe.native_size, only_masked=6)
-    assert canvas.size == (64, 64) and canvas.box == (144, 14, 176, 46)
+    native = Size(*pipe.native_size)
+    (canvas,) = make_canvases([picture], [mask], model_size=native, only_masked=6)
+    assert canvas.size == Size(64, 64) and canvas.box == (144, 14, 176, 46)
     assert canvas.pixels().shape == (3, 64, 64)
     assert canvas.mask_pixels().mean() == pytest.approx((20 / 32) ** 2, abs=0.02)
     result = pipe("a cat", image=picture, mask=mask, only_masked=6, **FAST)

@@ -1,0 +1,95 @@
+"""The size of a picture in pixels: the one record for it, so that no order has to be remembered."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from numbers import Integral
+
+from sdcore.errors import UsageError
+
+# 8 also where one latent covers less: the rule of Stable Diffusion and of diffusers' pipelines.
+SIZE_UNIT = 8
+_WRITTEN = re.compile(r"([0-9]{1,6})(?:x([0-9]{1,6}))?")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A width and a height in pixels, whole numbers.
+
+    A size as such may be any: a photograph need not be a multiple of 8. What is painted is checked
+    by `paintable`.
+    """
+
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "") -> Size:
+        """The size that is written as 768x512, width first, or as 512 for both.
+
+        Args:
+            flag: the flag of a command that it was written behind, for the error.
+
+        Raises:
+            UsageError: it is written in another way.
+        """
+        found = _WRITTEN.fullmatch(text.lower())
+        if found is None:
+            example = f"{flag} " if flag else ""
+            raise UsageError(
+                f"{flag or 'The size'} {text} cannot be used.",
+                "It is one number, or width and height joined by x.",
+                f"Use for example {example}512 or {example}768x512.",
+            )
+        return cls(int(found[1]), int(found[2] or found[1]))
+
+    @property
+    def width_height(self) -> tuple[int, int]:
+        """The order of Pillow."""
+        return self.width, self.height
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """The order of a tensor (..., H, W)."""
+        return self.height, self.width
+
+    @property
+    def area(self) -> int:
+        """The number of pixels."""
+        return self.width * self.height
+
+    def latent_grid(self, factor: int) -> tuple[int, int]:
+        """(h, w) of the latents, of which each covers `factor` pixels in width and in height."""
+        return self.height // factor, self.width // factor
+
+    def paintable(self, unit: int = SIZE_UNIT) -> Size:
+        """This size as plain ints. UsageError where its sides are no multiples of `unit`."""
+        return Size(check_side(self.width, "width", unit), check_side(self.height, "height", unit))
+
+    def rounded_down(self, unit: int = SIZE_UNIT) -> Size:
+        """The largest size within this one that can be painted; at least one unit each way."""
+        width, height = (max(unit, side - side % unit) for side in self.width_height)
+        return Size(width, height)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+def check_side(side: object, name: str, unit: int = SIZE_UNIT) -> int:
+    """A width or height in pixels as an int. UsageError if no picture of it can be painted.
+
+    Args:
+        side: a whole number of any kind, NumPy's too.
+        name: of the side, for the error.
+        unit: what it must be a multiple of.
+    """
+    whole = int(side) if isinstance(side, Integral) and not isinstance(side, bool) else None
+    if whole is None or whole < unit or whole % unit:
+        near = 64 * unit if whole is None else max(unit, round(whole / unit) * unit)
+        raise UsageError(
+            f"The {name} is {side!r} pixels.",
+            f"It must be a multiple of {unit}, {unit} or more.",
+            f"Use {near}.",
+        )
+    return whole
