@@ -12,7 +12,6 @@ very layers and weights that were there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from sdcore.adapters.lora_names import (
     spellings,
 )
 from sdcore.adapters.lora_saving import save_lora
+from sdcore.checks import as_finite
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from sdcore.files.jsonfile import name_some
 from sdcore.files.weights import is_finite
@@ -265,8 +265,7 @@ def _as_weight(weight: float | LoraWeight) -> LoraWeight:
     if not isinstance(weight, LoraWeight):
         weight = LoraWeight(weight, weight)
     for amount in (weight.unet, weight.text):
-        number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        if not number or not math.isfinite(amount):
+        if as_finite(amount) is None:
             why = "it must be a finite number"
             raise UsageError(f"a LoRA's weight is {amount!r:.40}", why, "1 is as it was trained")
     return weight

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sdcore.adapters.lora_math import KINDS, Change
 from sdcore.adapters.lora_names import PARTS, refused_kind, split_key
+from sdcore.checks import as_finite
 from sdcore.errors import FileError
 from sdcore.files.header import WeightFile, open_header
 from sdcore.files.jsonfile import name_some, parse_json_object, read_json
@@ -203,11 +204,12 @@ class _Scales:
         if chosen is None:
             return 1.0
         rank = rank or settings.get("r")
-        if not _is_number(chosen) or not _is_number(rank) or not rank:
+        over, under = as_finite(chosen), as_finite(rank)
+        if over is None or not under:
             why = f"alpha {chosen!r:.40}, rank {rank!r:.40} for {layer:.120}"
             hint = "restore the file from where the LoRA came from"
             raise FileError(f"{self.path}: its settings cannot be used", why, hint)
-        return chosen / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+        return over / (math.sqrt(under) if settings.get("use_rslora") else under)
 
 
 def _for_layer(layer: str, pattern: Any) -> Any:
@@ -219,7 +221,3 @@ def _for_layer(layer: str, pattern: Any) -> Any:
     entries = pattern.items() if isinstance(pattern, dict) else ()
     plain = ((name.removeprefix("^").removesuffix("$"), value) for name, value in entries)
     return next((v for name, v in plain if layer == name or layer.endswith(f".{name}")), None)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -5,13 +5,13 @@ Shapes: P prompts, T text tokens; the rest as in attention.py.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sdcore.attention import Attend, Site
+from sdcore.checks import as_finite
 from sdcore.control.run_control import Run, RunControl, check_rows
 from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
@@ -57,8 +57,7 @@ def word_scales(
     """
     rows = torch.ones(len(readings), len(prompts), readings[0].ids.shape[1])
     for word, scale in scales.items():
-        number = isinstance(scale, int | float) and not isinstance(scale, bool)
-        if not number or not math.isfinite(scale):
+        if as_finite(scale) is None:
             why = "It multiplies what the word gives to the picture."
             raise UsageError(f"The scale of {word!r} is {scale!r}.", why, "Use a finite number.")
         for prompt in prompts_with(readings[0], prompts, word):

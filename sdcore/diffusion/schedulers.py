@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from sdcore.checks import as_int
 from sdcore.diffusion.noise import PREDICTION_TYPES
 from sdcore.errors import FileError, UsageError
 from sdcore.files.jsonfile import read_json
@@ -214,7 +215,7 @@ def scheduler_name(scheduler: Any) -> str:
 def set_steps(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> None:
     """Choose the times of a run of `steps` steps. UsageError when the model has no such times."""
     trained = scheduler.config.num_train_timesteps
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= trained:
+    if as_int(steps, 1, trained) is None:
         raise UsageError(
             f"Cannot sample in {steps!r} steps.",
             f"The model was trained with {trained} noise levels; a run visits 1 to {trained}.",

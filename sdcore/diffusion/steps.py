@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdcore.checks import as_finite
 from sdcore.errors import UsageError
 
 
@@ -133,8 +134,8 @@ def check_strength(strength: Any) -> None:
 def _check_share(name: str, value: Any) -> None:
     if value is None:
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and (0 < value < 1 or (value == 1 and name == "strength")):
+    number = as_finite(value, 0, 1)
+    if number and (number < 1 or name == "strength"):
         return
     if name == "strength":
         allowed, hint = "up to 1", "Use 0.3 to stay near the picture, 0.8 to keep little of it."

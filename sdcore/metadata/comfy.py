@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdcore.checks import as_finite
 from sdcore.diffusion.sampler_names import from_comfy
 from sdcore.files.jsonfile import parse_json_object
 from sdcore.metadata.image_settings import LoraSettings
@@ -205,10 +206,10 @@ def _read_lora(graph: _Graph, node: _Node) -> LoraSettings:
 
 def _lora_weight(graph: _Graph, node: _Node, key: str, name: str) -> float:
     weight = graph.value(node, key)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or abs(weight) > 100:
+    number = as_finite(weight, -100, 100)
+    if number is None:
         graph.differs(f"{key} of LoRA {name!r:.60} is not known; 1 is used")
-        return 1.0
-    return float(weight)
+    return 1.0 if number is None else float(number)
 
 
 def _read_latents(graph: _Graph, sampler: _Node) -> tuple[int | None, int | None]:

@@ -7,13 +7,13 @@ the prompt holds, and a field that this version does not know is an error that n
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from sdcore import __version__
+from sdcore.checks import as_finite
 from sdcore.files.jsonfile import parse_json_object
 
 FORMAT = 1
@@ -174,10 +174,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if len(kinds) == len(value):
             pairs = enumerate(zip(kinds, value, strict=True))
             return tuple(_read(k, v, f"{where}[{i}]") for i, (k, v) in pairs)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value):
-            return value
-    elif type(value) is kind:
+    if kind is float and as_finite(value) is not None:
+        return value
+    if kind is not float and type(value) is kind:
         return value
     raise ValueError(f"{where} is {value!r:.60}, which it cannot be")
 

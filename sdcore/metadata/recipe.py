@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sdcore.checks import as_finite, as_int
 from sdcore.metadata.image_settings import (
     EmbeddingSettings,
     HiresSettings,
@@ -82,18 +83,15 @@ def base_name(name: str) -> str:
 
 def whole_number(value: object, most: int) -> int | None:
     """0 to `most`, from a number or its digits; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        return None
-    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,19}", value.strip()):
-        return None
-    return int(value) if 0 <= int(value) <= most else None
+    if isinstance(value, str):
+        value = int(value) if re.fullmatch(r"[0-9]{1,19}", value.strip()) else None
+    return as_int(value, 0, most)
 
 
 def decimal(value: object, most: float) -> float | None:
     """0 to `most`, from a number or its digits; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,30})?", value.strip()):
-        return None
-    number = float(value) if isinstance(value, str) or abs(value) <= most else -1.0
-    return number if 0 <= number <= most else None
+    if isinstance(value, str):
+        plain = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,30})?", value.strip())
+        value = float(value) if plain else None
+    number = as_finite(value, 0, most)
+    return None if number is None else float(number)

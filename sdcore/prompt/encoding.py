@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sdcore.checks import as_int
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.prompt.chunks import Chunks
 from sdcore.prompt.dialects import Dialect
@@ -83,7 +84,7 @@ class Encoder:
     def check_clip_skip(self, clip_skip: int) -> None:
         """UsageError, unless there are so many layers to leave out."""
         most = self.text_encoder.config.num_hidden_layers - self.xl
-        if type(clip_skip) is not int or not 0 <= clip_skip <= most:
+        if as_int(clip_skip, 0, most) is None:
             raise UsageError(
                 f"clip_skip = {clip_skip!r} cannot be used.",
                 f"The {self.stage} has layers for 0 to {most}.",

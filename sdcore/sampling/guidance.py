@@ -13,7 +13,6 @@ T text tokens, D text width, H heads, N image tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sdcore.checks import as_finite
 from sdcore.errors import UsageError
 from sdcore.unet.unet import AddedConditions
 
@@ -84,13 +84,13 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        if not _is_number(self.scale) or not math.isfinite(self.scale) or self.scale < 0:
+        if as_finite(self.scale, 0) is None:
             raise UsageError(
                 f"guidance_scale is {self.scale!r}.",
                 "It must be a finite number that is not negative.",
                 "Use 1 for no guidance, 5 to 8 for most models.",
             )
-        if not _is_number(self.rescale) or not 0 <= self.rescale <= 1:
+        if as_finite(self.rescale, 0, 1) is None:
             raise UsageError(
                 f"guidance_rescale is {self.rescale!r}.",
                 "It mixes two predictions, so it lies between 0 and 1.",
@@ -100,10 +100,6 @@ class Guidance:
     @property
     def active(self) -> bool:
         return self.scale > 1
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def guided_prediction(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdcore.checks import as_finite, as_int
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
 from sdcore.text.config import CLIPTextConfig
@@ -161,14 +162,13 @@ class RecurrentTextConfig:
         if self.cell not in CELLS:
             raise _bad_setting("cell", self.cell, f"there are {', '.join(CELLS)}")
         for name, value in asdict(self).items():
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if name not in ("cell", "layer_norm_eps") and (not whole or value < 0):
+            if name not in ("cell", "layer_norm_eps") and as_int(value, 0) is None:
                 raise _bad_setting(name, value, "it must be a whole number")
         for name in ("vocab_size", "hidden_size", "state_size", "num_hidden_layers"):
             if not 1 <= getattr(self, name) <= 1 << 24:
                 raise _bad_setting(name, getattr(self, name), f"it must be from 1 to {1 << 24}")
         eps = self.layer_norm_eps
-        if not isinstance(eps, float) or not 0 < eps < 1:
+        if as_finite(eps) is None or not 0 < eps < 1:
             raise _bad_setting("layer_norm_eps", eps, "it must be a number between 0 and 1")
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from sdcore.checks import as_finite, as_int
 from sdcore.errors import UsageError
 
 ACTIVATION_NAMES = ("quick_gelu", "gelu")
@@ -71,7 +72,7 @@ class CLIPTextConfig:
             _check_size(name, getattr(self, name))
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             value = getattr(self, name)
-            if not _is_int(value) and not (value is None and name != "eos_token_id"):
+            if as_int(value) is None and (value is not None or name == "eos_token_id"):
                 raise _bad_setting(name, value, "it must be one whole number")
         if self.hidden_act not in ACTIVATION_NAMES:
             raise _bad_setting("hidden_act", self.hidden_act, f"sdcore has {ACTIVATION_NAMES}")
@@ -79,7 +80,7 @@ class CLIPTextConfig:
             why = f"it does not divide hidden_size = {self.hidden_size}"
             raise _bad_setting("num_attention_heads", self.num_attention_heads, why)
         eps = self.layer_norm_eps
-        if not isinstance(eps, (int, float)) or isinstance(eps, bool) or not 0 < eps < 1:
+        if as_finite(eps) is None or not 0 < eps < 1:
             raise _bad_setting("layer_norm_eps", eps, "it must be a number between 0 and 1")
 
     @classmethod
@@ -121,13 +122,9 @@ _SIZES = (
 )
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _check_size(name: str, value: object) -> None:
     limit = _LAYERS_LIMIT if name == "num_hidden_layers" else _SIZE_LIMIT
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+    if as_int(value, 1, limit) is None:
         raise _bad_setting(name, value, f"it must be a whole number from 1 to {limit}")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdcore.attention import AttentionLayer, causal_mask, padding_mask
+from sdcore.checks import as_int
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
 from sdcore.text.config import CLIPTextConfig
@@ -249,7 +250,7 @@ def check_ids(ids: Tensor, mask: Tensor | None, vocabulary: int, longest: int) -
 
 def check_clip_skip(clip_skip: int, layers: int) -> None:
     """UsageError unless a text encoder of so many layers can leave the last `clip_skip` out."""
-    if type(clip_skip) is not int or not 0 <= clip_skip <= layers:
+    if as_int(clip_skip, 0, layers) is None:
         raise UsageError(
             f"clip_skip = {clip_skip!r} cannot be used",
             f"this text encoder has {layers} layers",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdcore.checks import as_int
 from sdcore.errors import FileError
 from sdcore.files.folder import refuse_custom_code
 from sdcore.files.jsonfile import read_json, require_file
@@ -59,11 +60,11 @@ class TokenizerFiles:
 
     def __post_init__(self) -> None:
         length = self.max_length
-        if not _is_int(length) or not 3 <= length <= _LENGTH_LIMIT:
+        if as_int(length, 3, _LENGTH_LIMIT) is None:
             why = f"it is {length!r:.40}; it must be a whole number from 3 to {_LENGTH_LIMIT}"
             raise FileError("the tokenizer's model_max_length cannot be used", why, "CLIP has 77")
         for token, number in {**self.vocab, **self.added_ids}.items():
-            if not _is_int(number) or not 0 <= number < 1 << 31:
+            if as_int(number, 0, (1 << 31) - 1) is None:
                 why = f"{token!r:.40} has the id {number!r:.40}"
                 raise FileError("the tokenizer's vocabulary is damaged", why, "restore the files")
         for role, token in self.roles.items():
@@ -212,7 +213,3 @@ def _token(value: dict[str, Any]) -> Token:
     if not isinstance(token["content"], str) or not token["content"]:
         raise ValueError(f"{value!r:.80} is no added token")
     return token
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from sdcore.checks import as_int
 from sdcore.errors import UsageError
 
 CLASS_NAME = "UNet2DConditionModel"
@@ -245,7 +246,7 @@ def _check_sizes(name: str, value: Any) -> None:
     for entry in value if isinstance(value, tuple) else (value,):
         if isinstance(entry, tuple):
             _check_sizes(name, entry)
-        elif type(entry) is not int or entry < least:
+        elif as_int(entry, least) is None:
             raise _refusal(name, value, f"it must be whole numbers from {least} on")
 
 

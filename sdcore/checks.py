@@ -1,0 +1,73 @@
+"""The one way in which numbers from outside are judged: no booleans, no NaN, NumPy's too."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+from sdcore.errors import UsageError
+
+
+def as_int(value: object, least: int | None = None, most: int | None = None) -> int | None:
+    """The whole number that `value` is, from `least` to `most`; None where it is no such number.
+
+    NumPy's whole numbers count; booleans, 3.0 and digits in a text do not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return None
+    number = int(value)
+    return number if _within(number, least, most) else None
+
+
+def as_finite(
+    value: object, least: float | None = None, most: float | None = None
+) -> int | float | None:
+    """The finite number that `value` is, from `least` to `most`; None where it is no such number.
+
+    An int stays one. NumPy's numbers count; booleans, NaN, infinity and digits in a text do not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an int of hundreds of digits
+        return None
+    number = value if isinstance(value, int | float) else number
+    return number if math.isfinite(number) and _within(number, least, most) else None
+
+
+def check_int(name: str, value: object, least: int, most: int | None = None, *, hint: str) -> int:
+    """`value` as an int.
+
+    Args:
+        name: of the value, as a sentence about it begins: "The seed".
+        hint: what to try, as a sentence.
+
+    Raises:
+        UsageError: it is no whole number from `least` to `most`.
+    """
+    number = as_int(value, least, most)
+    if number is None:
+        why = f"It must be a whole number {_span(least, most)}."
+        raise UsageError(f"{name} is {value!r:.80}.", why, hint)
+    return number
+
+
+def check_number(
+    name: str, value: object, least: float, most: float | None = None, *, hint: str
+) -> int | float:
+    """`value`, a finite number; otherwise as `check_int`."""
+    number = as_finite(value, least, most)
+    if number is None:
+        raise UsageError(
+            f"{name} is {value!r:.80}.", f"It must be a number {_span(least, most)}.", hint
+        )
+    return number
+
+
+def _within(number: float, least: float | None, most: float | None) -> bool:
+    return (least is None or number >= least) and (most is None or number <= most)
+
+
+def _span(least: float, most: float | None) -> str:
+    return f"from {least} to {most}" if most is not None else f"that is {least} or more"
