@@ -58,13 +58,15 @@ def test_links_and_files_named_exist(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
     files = set(re.findall(r"(?:python|bash) ([\w/]+\.py)", text))
+    files |= set(re.findall(r"`((?:sdcore|sample|train|bench|tests|configs)/[\w/]+\.\w+)`", text))
     missing += [name for name in files if not (ROOT / name).is_file()]
     assert not missing
 
 
 def test_files_of_the_reading_order_exist() -> None:
     text = (ROOT / "docs" / "from_prompt_to_picture.md").read_text("utf-8")
-    named = re.findall(r"`(\w+\.py)`", " ".join(re.findall(r"^### \d+\. .*$", text, re.MULTILINE)))
+    headings = "\n".join(re.findall(r"^### \d+\. .*$", text, re.MULTILINE))
+    named = re.findall(r"`([\w/]+\.py)`", headings)
     assert len(named) >= 10
     assert not [name for name in named if not (ROOT / "sdcore" / name).is_file()]
 

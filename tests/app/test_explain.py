@@ -1,4 +1,4 @@
-"""sample/explain.py: the page, the grid, and what is refused. A browser looks at the page, too."""
+"""The command that explains: the page, the grid, what is refused. A browser looks, too."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
-import sys
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -29,7 +27,6 @@ from sdcore.diffusion.schedulers import make_scheduler, set_steps
 from sdcore.image.pictures import to_images
 from tests.browser import Browser
 
-SCRIPT = Path(__file__).parents[2] / "sample" / "explain.py"
 HOSTILE = (
     'a fox </script><script>alert(1)</script> "><img src=x onerror=alert(2)> <!-- &lt; {{data}}'
 )
@@ -71,7 +68,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(sd_folder, tmp_path, monkeypatch, capsys):
-    """Run the script's main in an empty folder; gives exit code, printed paths and stderr."""
+    """Run the command in an empty folder; gives exit code, printed paths and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, model: Path | str = sd_folder) -> tuple[int, list[Path], str]:
@@ -398,17 +395,6 @@ def test_refusals_come_before_the_model_is_loaded(run, tmp_path, arguments, said
 def test_prompts_that_change_with_the_steps_are_refused(run) -> None:
     code, paths, err = run("a [fox:cat:0.5]", "--dialect", "a1111")
     assert code == 2 and not paths and "changes with the steps" in err
-
-
-def test_help_does_not_load_torch() -> None:
-    code = (
-        "import runpy, sys\n"
-        "try: runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
-        "finally: assert not {'torch', 'PIL', 'numpy', 'diffusers'} & set(sys.modules)"
-    )
-    command = [sys.executable, "-c", code, str(SCRIPT), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "--grid-steps" in done.stdout
 
 
 @pytest.fixture(scope="module")

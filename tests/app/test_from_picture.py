@@ -1,4 +1,4 @@
-"""sample/text_to_image.py --from: pictures painted again, and texts of other programs."""
+"""--from: pictures painted again, and texts of other programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.metadata.test_recipe import GRAPH, node
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    """Run the script's main; gives exit code, printed paths, and what went to stderr."""
+    """Run the command; gives exit code, printed paths, and what went to stderr."""
 
     def call(*arguments: str | Path) -> tuple[int, list[Path], str]:
         output = ["--output", tmp_path / "out"]

@@ -6,8 +6,6 @@ The judge is tried on a small set of drawings made here, and on the built set wh
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -361,12 +359,6 @@ def test_the_command(
     assert Image.open(tmp_path / "out" / "pictures.png").width == 1500
     with pytest.raises(UsageError, match="too few"):
         prompt_control.run(prompt_control._parser().parse_args([*arguments, "--prompts", "2"]))
-
-
-def test_help_needs_no_torch() -> None:
-    code = "import sys, bench.prompt_control as p; p._parser(); print('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
 
 
 def test_the_grid_in_the_readme_is_of_the_first_prompts(

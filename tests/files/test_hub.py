@@ -25,7 +25,7 @@ NAME = "owner/model"
 OPEN = """
 import json, sys, warnings
 from sdcore.files.folder import component_folder, find_model, read_model_index
-from sdcore.files.preflight import preflight_model
+from sdcore.checkpoint.parts import preflight_model
 from sdcore.errors import SdcoreError
 what = json.loads(sys.argv[1])
 result = {}

@@ -23,10 +23,11 @@ import pytest
 from sdcore import TextToImage, UNet
 from sdcore.adapters.lora import read_lora
 from sdcore.adapters.textual_inversion import read_embedding
+from sdcore.app.convert import WORKER
 from sdcore.checkpoint.inspection import inspect
 from sdcore.errors import FileError, UsageError
 
-SCRIPTS = Path(__file__).parents[2] / "sample"
+SCRIPT = Path(__file__).parents[2] / "sample" / "convert.py"
 CANARY = "canary"  # is replaced by the path of a file of the same length
 
 
@@ -285,7 +286,7 @@ def test_the_converter_opens_none(tmp_path):
         sys.executable,
         "-c",
         BATCH,
-        str(SCRIPTS / "convert_worker.py"),
+        str(WORKER),
         str(files),
         str(out),
     ]
@@ -308,7 +309,7 @@ def test_the_converter_as_people_run_it(tmp_path, name):
     old.write_bytes(dict(hostile(str(canary)))[name])
     command = [
         sys.executable,
-        str(SCRIPTS / "convert.py"),
+        str(SCRIPT),
         str(old),
         str(tmp_path / "new.safetensors"),
     ]

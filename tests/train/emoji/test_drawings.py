@@ -128,7 +128,7 @@ def test_pack_that_is_not_installed_says_so(packs: Path) -> None:
 
 
 def test_lock_file_pins_every_pack_by_version_and_hash_and_names_no_host() -> None:
-    folder = ROOT / "train" / "data"
+    folder = ROOT / "train" / "emoji" / "data"
     wanted = json.loads((folder / "package.json").read_text("utf-8"))["dependencies"]
     text = (folder / "package-lock.json").read_text("utf-8")
     locked = json.loads(text)["packages"]
@@ -141,7 +141,7 @@ def test_lock_file_pins_every_pack_by_version_and_hash_and_names_no_host() -> No
 
 def test_the_embedded_model_s_packs_are_locked_and_none_is_share_alike() -> None:
     settings = load_settings(DataSettings, ROOT / "configs" / "train" / "emoji_data.yaml")
-    lock = json.loads((ROOT / "train" / "data" / "package-lock.json").read_text("utf-8"))
+    lock = json.loads((ROOT / "train" / "emoji" / "data" / "package-lock.json").read_text("utf-8"))
     packs = {style.pack for style in settings.styles.values()}
     assert "openmoji" not in packs
     for pack in packs:

@@ -1,14 +1,12 @@
-"""sample/convert.py: old checkpoints read in a closed process, models between folder and file."""
+"""Old checkpoints read in a closed process, models between folder and file."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -17,25 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sdcore import TextToImage
+from sdcore.app import convert, convert_worker
 
-SCRIPTS = Path(__file__).parents[2] / "sample"
-
-
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return load_script("convert")
+WORKER = convert.WORKER
 
 
 @pytest.fixture
-def run(script, tmp_path, capsys):
+def run(tmp_path, capsys):
     """Convert what `content` is when torch saves it: exit code, new file, what went to stderr."""
 
     def call(content: object, *flags: str, suffix: str = ".ckpt", **how) -> tuple[int, Path, str]:
@@ -43,7 +29,7 @@ def run(script, tmp_path, capsys):
         if content is not None:
             torch.save(content, old, **how)
         try:
-            code = script.main([str(old), str(new), *flags])
+            code = convert.main([str(old), str(new), *flags])
         except SystemExit as stop:
             code = int(stop.code or 0)
         assert not list(tmp_path.glob(".converting*"))
@@ -77,7 +63,7 @@ def test_a_checkpoint(run, zipped):
 def test_the_network_is_shut_off_while_it_is_open():
     code = f"""
 import runpy, socket
-worker = runpy.run_path({str(SCRIPTS / "convert_worker.py")!r}, run_name="worker")
+worker = runpy.run_path({str(WORKER)!r}, run_name="worker")
 """
     code += "server = socket.create_server(('127.0.0.1', 0)); address = server.getsockname()\n"
     code += "socket.create_connection(address).close()\n"
@@ -122,10 +108,9 @@ def test_a_textual_inversion(run, flags, token):
     ],
 )
 def test_what_is_refused(tmp_path, content, said):
-    worker = load_script("convert_worker")
     torch.save(content, tmp_path / "old.pt")
-    with pytest.raises(worker.Refused, match=said):
-        worker.convert(tmp_path / "old.pt", tmp_path, "", None)
+    with pytest.raises(convert_worker.Refused, match=said):
+        convert_worker.convert(tmp_path / "old.pt", tmp_path, "", None)
     assert [path.name for path in tmp_path.iterdir()] == ["old.pt"]
 
 
@@ -155,14 +140,14 @@ def test_nothing_is_overwritten(run, tmp_path):
     assert code == 2 and "exists" in err and new.read_text() == "mine"
 
 
-def test_an_old_torch_is_not_trusted(script, run, monkeypatch):
-    monkeypatch.setattr(script, "version", lambda _: "2.9.1+cpu")
+def test_an_old_torch_is_not_trusted(run, monkeypatch):
+    monkeypatch.setattr(convert, "version", lambda _: "2.9.1+cpu")
     code, new, err = run({"a": torch.ones(2)})
     assert code == 2 and "torch 2.10" in err and not new.exists()
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
-def test_a_single_file_becomes_a_folder(script, request, tmp_path, kind, monkeypatch):
+def test_a_single_file_becomes_a_folder(request, tmp_path, kind, monkeypatch):
     """Of a family's own size this would be gigabytes; a tiny model's folder shows the writing."""
     from sdcore.checkpoint.loading import save_folder
 
@@ -176,25 +161,18 @@ def test_a_single_file_becomes_a_folder(script, request, tmp_path, kind, monkeyp
     assert ours("a cat", seed=1, steps=2).images == pipe("a cat", seed=1, steps=2).images
 
 
-def test_a_folder_becomes_a_single_file(script, sd_folder, tmp_path, capsys):
+def test_a_folder_becomes_a_single_file(sd_folder, tmp_path, capsys):
     new = tmp_path / "new.safetensors"
-    assert script.main([str(sd_folder), str(new), "--dtype", "float16"]) == 0
+    assert convert.main([str(sd_folder), str(new), "--dtype", "float16"]) == 0
     assert any(name.startswith("model.diffusion_model.") for name in load_file(new))
     with pytest.raises(SystemExit):
-        script.main([str(sd_folder), str(tmp_path / "other")])
+        convert.main([str(sd_folder), str(tmp_path / "other")])
     assert "cannot become" in capsys.readouterr().err
-
-
-def test_help_loads_no_torch():
-    code = "import runpy, sys\ntry: runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
-    code += "finally: assert 'torch' not in sys.modules"
-    command = [sys.executable, "-c", code, str(SCRIPTS / "convert.py"), "--help"]
-    assert "--memory" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_worker_says_one_line(tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "old.pt")
-    worker = [sys.executable, "-I", str(SCRIPTS / "convert_worker.py")]
+    worker = [sys.executable, "-I", str(WORKER)]
     given = [tmp_path / "old.pt", tmp_path, "", "keep", 4 << 30, 60]
     done = subprocess.run([*worker, *map(str, given)], capture_output=True, env={}, check=True)
     answer = json.loads(done.stdout)

@@ -1,41 +1,26 @@
-"""sample/text_to_image.py, as people run it."""
+"""The command that paints, as people run it."""
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
-import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from PIL import Image
 
+from sdcore.app import paint
 from sdcore.metadata.png import read_settings
 from sdcore.prompt.dialects import DIALECTS
 
-SCRIPT = Path(__file__).parents[2] / "sample" / "text_to_image.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("text_to_image", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture
-def run(script, sd_folder, tmp_path, capsys):
-    """Run the script's main; gives exit code, printed paths, and what went to stderr."""
+def run(sd_folder, tmp_path, capsys):
+    """Run the command; gives exit code, printed paths, and what went to stderr."""
 
     def call(*arguments: str) -> tuple[int, list[Path], str]:
         where = [] if "--output" in arguments else ["--output", str(tmp_path / "out")]
         model = [] if "--model" in arguments else ["--model", str(sd_folder)]
         steps = [] if "--steps" in arguments else ["--steps", "2"]
-        code = script.main([*arguments, *where, *model, *steps])
+        code = paint.main([*arguments, *where, *model, *steps])
         captured = capsys.readouterr()
         return code, [Path(line) for line in captured.out.splitlines()], captured.err
 
@@ -126,11 +111,11 @@ def test_a_lora_that_is_not_here_is_missed_before_the_model_is_loaded(run) -> No
     assert code == 2 and not paths and err.startswith("error: There is no LoRA 'ink'")
 
 
-def test_what_the_embedded_model_has_not_is_refused(script, capsys) -> None:
+def test_what_the_embedded_model_has_not_is_refused(capsys) -> None:
     for flag in (["--variant", "fp16"], ["--revision", "x"], ["--prediction-type", "epsilon"]):
-        assert script.main(["a cat", *flag]) == 2
+        assert paint.main(["a cat", *flag]) == 2
         assert f"{flag[0]} {flag[1]} has no effect" in capsys.readouterr().err
-    assert script.main([]) == 2
+    assert paint.main([]) == 2
     assert "There is no prompt" in capsys.readouterr().err
 
 
@@ -143,17 +128,17 @@ def test_prompts_from_a_file(run, tmp_path) -> None:
     ]
 
 
-def test_an_explanation_paints_nothing(script, sd_folder, tmp_path, monkeypatch, capsys) -> None:
+def test_an_explanation_paints_nothing(sd_folder, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--model", str(sd_folder), "--dialect", "a1111", "--negative-prompt", "bad"]
-    assert script.main(["a (red:1.3) cat", "--explain-prompt", *flags]) == 0
+    assert paint.main(["a (red:1.3) cat", "--explain-prompt", *flags]) == 0
     told = capsys.readouterr().out
     assert "1.3  red" in told and "prompt: bad" in told
     assert not list(tmp_path.iterdir())
 
 
-def test_help_names_the_dialects(script) -> None:
-    text = " ".join(script.make_parser().format_help().split())
+def test_help_names_the_dialects() -> None:
+    text = " ".join(paint.make_parser().format_help().split())
     assert "plain, a1111, a1111-nonorm, comfy or compel" in text
     assert list(DIALECTS) == ["plain", "a1111", "a1111-nonorm", "comfy", "compel"]
 
@@ -167,12 +152,12 @@ def test_debug_shows_the_traceback(run) -> None:
     ("error", "code"),
     [(MemoryError(), 4), (RuntimeError("CUDA out of memory. Tried"), 4), (KeyError("x"), 1)],
 )
-def test_unforeseen_errors_are_named_too(script, monkeypatch, capsys, error, code) -> None:
+def test_unforeseen_errors_are_named_too(monkeypatch, capsys, error, code) -> None:
     def fail(_):
         raise error
 
-    monkeypatch.setattr(script, "paint", fail)
-    assert script.main(["a cat"]) == code
+    monkeypatch.setattr(paint, "paint", fail)
+    assert paint.main(["a cat"]) == code
     err = capsys.readouterr().err
     assert "why:" in err and "try:" in err
 
@@ -193,19 +178,3 @@ def test_a_cut_prompt_is_a_plain_warning(run) -> None:
     code, paths, err = run("a red apple " * 30)
     assert code == 0 and len(paths) == 1
     assert "warning: the prompt is longer" in err and ".py" not in err
-
-
-def test_help_does_not_load_torch() -> None:
-    def once() -> float:
-        start = time.perf_counter()
-        code = (
-            "import runpy, sys\n"
-            "try: runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
-            "finally: assert 'torch' not in sys.modules and 'PIL' not in sys.modules"
-        )
-        command = [sys.executable, "-c", code, str(SCRIPT), "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert "--guidance-scale" in done.stdout
-        return time.perf_counter() - start
-
-    assert min(once() for _ in range(3)) < 0.5

@@ -1,9 +1,7 @@
-"""sample/edit_prompt.py, as people run it."""
+"""The command that edits a prompt, as people run it."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +13,10 @@ from sdcore.app import edit as edit_prompt
 from sdcore.control.prompt_edit import EditSettings, PromptEdit
 from sdcore.metadata.png import read_recipe
 
-SCRIPT = Path(__file__).parents[2] / "sample" / "edit_prompt.py"
-
 
 @pytest.fixture
 def run(sd_folder, tmp_path, monkeypatch, capsys):
-    """Run the script's main in an empty folder; gives exit code, printed paths and stderr."""
+    """Run the command in an empty folder; gives exit code, printed paths and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, model: Path | str = sd_folder) -> tuple[int, list[Path], str]:
@@ -135,14 +131,3 @@ def test_words_that_are_not_there_are_refused_before_the_first_step(
     code, paths, err = run(*arguments)
     assert code == 2 and not paths and said in err and "try:" in err
     assert "step 1" not in err and not list(tmp_path.iterdir())
-
-
-def test_help_does_not_load_torch() -> None:
-    code = (
-        "import runpy, sys\n"
-        "try: runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
-        "finally: assert not {'torch', 'PIL', 'numpy', 'diffusers'} & set(sys.modules)"
-    )
-    command = [sys.executable, "-c", code, str(SCRIPT), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "--keep-layout" in done.stdout
