@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sdcore.adapters.lora_math import Change, LowRank
 from sdcore.adapters.lora_names import Place
 from sdcore.errors import UsageError
-from sdcore.files.publish import publish
+from sdcore.files.atomic import replace_file
+from sdcore.files.weights import tensors_writer
 
 
 def save_lora(
@@ -49,7 +48,7 @@ def save_lora(
             tensors |= _in_kohya_words(place, change, xl)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     header = {**(metadata or {}), "format": "pt"}
-    publish(path.parent, {path.name: partial(save_file, tensors, metadata=header)})
+    replace_file(path, tensors_writer(tensors, header))
 
 
 def _in_diffusers_words(place: Place, change: Change) -> dict[str, Tensor]:

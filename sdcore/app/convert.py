@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -76,9 +74,9 @@ def convert_model(old: Path, new: Path, dtype_name: str) -> None:
 
 def convert_pickle(options: argparse.Namespace) -> None:
     """An old checkpoint or embedding to safetensors; this process never opens it."""
+    from sdcore.files.atomic import replace_file
     from sdcore.files.header import open_header
     from sdcore.files.jsonfile import require_file
-    from sdcore.files.publish import publish
 
     old, new = options.old, options.new
     if new.suffix != SAFE:
@@ -88,21 +86,22 @@ def convert_pickle(options: argparse.Namespace) -> None:
     if torch_version < OLDEST_TORCH:
         why = f"torch {version('torch')} has a hole that such a file can use"
         raise UsageError(f"{old} is not opened", why, "install torch 2.10 or newer")
-    new.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=new.parent, prefix=".converting-") as folder:
-        answer = read_apart(options, Path(folder))
+    answer: dict[str, Any] = {}
+
+    def write(path: Path) -> None:
+        folder = path.with_name("apart")
+        folder.mkdir()
+        answer.update(read_apart(options, folder))
         if "refused" in answer:
             hint = "take the model from a source that has it as safetensors"
             raise FileError(f"{old} was not converted", f"{answer['refused']:.600}", hint)
-        made = Path(folder) / "converted.safetensors"
+        made = folder / "converted.safetensors"
         if made.is_symlink():
             raise FileError(f"{old} was not converted", "a link was left behind", "do not trust it")
         open_header(made)  # what comes out of that process is not trusted either
+        made.rename(path)
 
-        def move(path: Path) -> None:
-            shutil.move(made, path)
-
-        publish(new.parent, {new.name: move})
+    replace_file(new, write)
     if answer.get("left"):
         warnings.warn(f"left out, no weights: {', '.join(map(str, answer['left']))}", stacklevel=1)
     if not answer.get("network_shut"):

@@ -248,6 +248,6 @@ def save_grid(explained: Explained, options: argparse.Namespace) -> Path:
 
 def write_page(path: Path, text: str) -> Path:
     """Write a page; a number is added to its name where there is one. Raises FileError."""
-    from sdcore.files.publish import write_new
+    from sdcore.files.atomic import text_writer, write_new
 
-    return write_new(path, lambda file: file.write(text.encode("utf-8", "replace")))
+    return write_new(path, text_writer(text, errors="replace"))

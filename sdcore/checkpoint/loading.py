@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from sdcore.checkpoint.parts import preflight_model
 from sdcore.checkpoint.single_file import read_single_file
 from sdcore.diffusion.schedulers import load_scheduler
 from sdcore.errors import UsageError
+from sdcore.files.atomic import json_writer, replace_file
 from sdcore.files.component import check_placement
 from sdcore.files.folder import LocalFolder, find_model
 from sdcore.files.preflight import MODEL_INDEX
-from sdcore.files.publish import publish
 from sdcore.image.autoencoder import Autoencoder
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
@@ -116,12 +115,7 @@ def save_folder(model: Model, folder: Path) -> None:
         index["feature_extractor"] = [None, None]
     else:
         index["force_zeros_for_empty_prompt"] = model.defaults.zeros_for_no_prompt
-    text = json.dumps(index, indent=2) + "\n"
-
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    publish(folder, {MODEL_INDEX: write})
+    replace_file(folder / MODEL_INDEX, json_writer(index))
 
 
 def _text_class(text_encoder: CLIPTextEncoder | None) -> str:

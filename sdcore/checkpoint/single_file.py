@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sdcore.checkpoint.clip_tokenizer import clip_tokenizer
@@ -29,12 +27,12 @@ from sdcore.checkpoint.ldm_names import Entry, is_leftover, table, text_prefix
 from sdcore.checkpoint.model import Model
 from sdcore.diffusion.schedulers import load_scheduler, make_scheduler
 from sdcore.errors import FileError, NonFiniteError, UsageError
+from sdcore.files.atomic import replace_file
 from sdcore.files.component import Component, build_without_memory, check_placement, list_faults
 from sdcore.files.folder import ModelIndex
 from sdcore.files.header import WeightFile, open_header
 from sdcore.files.jsonfile import name_some
-from sdcore.files.publish import publish
-from sdcore.files.weights import is_finite, read_tensors
+from sdcore.files.weights import is_finite, read_tensors, tensors_writer
 from sdcore.image.autoencoder import Autoencoder
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
@@ -139,11 +137,7 @@ def save_single_file(model: Model, path: str | Path, *, dtype: torch.dtype | Non
         raise NonFiniteError("saving weights", why, "keep the last good checkpoint; use bfloat16")
     word = "v" if "v_pred" in tensors else "epsilon"
     notes = {"format": "pt", "modelspec.prediction_type": word}
-    publish(path.parent, {path.name: partial(_write, tensors, notes)})
-
-
-def _write(tensors: dict[str, Tensor], notes: dict[str, str], path: Path) -> None:
-    save_file(tensors, path, metadata=notes)
+    replace_file(path, tensors_writer(tensors, notes))
 
 
 def _check_parameters(models: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 jsonfile.py   settings files;  header.py  safetensors headers;  weights.py  the tensors in them
 hashes.py     of files and of weights
-publish.py    files written beside their target, synced, then renamed
+atomic.py     the one writer: a draft, synced to disk, that then gets its name;  locks.py
 layout.py     the names of weight files, variants and shards
 preflight.py  which files a model needs, and which are missing
 folder.py     a folder on disk or a hub name;  hub.py  what is fetched, from where

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sdcore.errors import NonFiniteError, UsageError
+from sdcore.files.atomic import Write, json_writer, replace_files
 from sdcore.files.jsonfile import name_some
 from sdcore.files.layout import (
     CONFIG_NAME,
@@ -21,8 +18,9 @@ from sdcore.files.layout import (
     shard_file_name,
     weights_file_name,
 )
-from sdcore.files.publish import publish
-from sdcore.files.weights import is_finite
+from sdcore.files.weights import is_finite, tensors_writer
+
+_NOTES = {"format": "pt"}  # transformers opens no file without it
 
 
 class Saved(Protocol):
@@ -70,28 +68,28 @@ def save_component(
     config = {**module.config.to_dict()}
     writers = _weight_writers(state, module.WEIGHTS_NAME, variant, shard_bytes)
     stale = _other_weights(folder, module.WEIGHTS_NAME, variant, set(writers))
-    publish(folder, {**writers, CONFIG_NAME: partial(_write_json, config)})
+    replace_files(folder, {**writers, CONFIG_NAME: json_writer(config)})
     for path in stale:
         path.unlink()
 
 
 def _weight_writers(
     state: dict[str, Tensor], name: str, variant: str | None, shard_bytes: int | None
-) -> dict[str, Callable[[Path], None]]:
+) -> dict[str, Write]:
     """File name -> function that writes it: one file, or shards and their index."""
     shards = _split(state, shard_bytes)
     if len(shards) == 1:
-        return {weights_file_name(name, variant): partial(_write_tensors, state)}
-    writers: dict[str, Callable[[Path], None]] = {}
+        return {weights_file_name(name, variant): tensors_writer(state, _NOTES)}
+    writers: dict[str, Write] = {}
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         place = f"{number:05d}-of-{len(shards):05d}"
         file_name = shard_file_name(name, variant, place)
-        writers[file_name] = partial(_write_tensors, shard)
+        writers[file_name] = tensors_writer(shard, _NOTES)
         weight_map.update(dict.fromkeys(shard, file_name))
     total = sum(value.nbytes for value in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    writers[index_file_name(name, variant)] = partial(_write_json, index)
+    writers[index_file_name(name, variant)] = json_writer(index)
     return writers
 
 
@@ -121,11 +119,3 @@ def _other_weights(folder: Path, name: str, variant: str | None, keep: set[str])
     shards = folder.glob(shard_file_name(name, variant, "?????-of-?????"))
     single = [folder / weights_file_name(name, variant), folder / index_file_name(name, variant)]
     return [path for path in (*single, *shards) if path.exists() and path.name not in keep]
-
-
-def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _write_json(value: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,15 +1,18 @@
-"""The tensors of weight files."""
+"""The tensors of weight files, in and out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sdcore.errors import FileError
+from sdcore.files.atomic import Write
 from sdcore.files.header import BYTES, WeightFile, unsound
 from sdcore.files.jsonfile import name_some
 
@@ -44,6 +47,23 @@ def read_tensors(
         hint = "take the weights from another source, or load them as torch.float32"
         raise FileError(f"{file.path} holds numbers that are not finite", why, hint)
     return tensors
+
+
+def tensors_writer(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> Write:
+    """What writes a safetensors file.
+
+    Args:
+        tensors: contiguous, no two of them in the same memory.
+        notes: strings for the header.
+    """
+
+    def write(path: Path) -> None:
+        try:
+            save_file(dict(tensors), path, metadata=dict(notes) if notes else None)
+        except SafetensorError as error:  # what its own kind of OSError is
+            raise OSError(f"{error}") from error
+
+    return write
 
 
 def is_finite(tensor: Tensor) -> bool:

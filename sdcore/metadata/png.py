@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcore.errors import FileError
-from sdcore.files.publish import write_new
+from sdcore.files.atomic import write_new
 from sdcore.metadata.comfy import recipe_of_graph
 from sdcore.metadata.image_settings import ImageSettings
 from sdcore.metadata.parameters import write_parameters
@@ -33,9 +33,6 @@ _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 def save_png(image: Image, path: Path, settings: ImageSettings | None = None) -> Path:
     """Write a picture and its settings; a number is added to the name where `path` exists.
 
-    The file is written beside its target, synced, and then given its name, so that no reader ever
-    sees half a picture.
-
     Returns:
         the path that was written.
 
@@ -50,7 +47,7 @@ def save_png(image: Image, path: Path, settings: ImageSettings | None = None) ->
         parameters = write_parameters(settings).encode("utf-8", "replace").decode()
         text.add_text("parameters", parameters)
         text.add_text("sdcore", settings.to_json())
-    return write_new(path, lambda file: image.save(file, format="PNG", pnginfo=text))
+    return write_new(path, lambda draft: image.save(draft, format="PNG", pnginfo=text))
 
 
 def read_texts(path: Path) -> dict[str, str]:

@@ -14,7 +14,6 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from torch import Tensor
 
 from sdcore.errors import FileError, UsageError
+from sdcore.files.atomic import replace_files, text_writer
 from sdcore.files.folder import component_folder
-from sdcore.files.publish import publish
 from sdcore.text.tokenizer_files import END, START, TokenizerFiles, read_tokenizer_files
 
 WORD_END = "</w>"
@@ -151,7 +150,7 @@ class Tokenizer:
             "tokenizer_config.json": _pretty(self._config()),
             "special_tokens_map.json": _pretty(files.roles),
         }
-        publish(Path(folder), {name: partial(_write_text, text) for name, text in texts.items()})
+        replace_files(Path(folder), {name: text_writer(text) for name, text in texts.items()})
 
     def __call__(self, prompts: str | Sequence[str]) -> Tokens:
         """Encode one prompt or several, each to `max_length` positions.
@@ -314,7 +313,3 @@ def _build(files: TokenizerFiles) -> tokenizers.Tokenizer:
 
 def _pretty(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _write_text(text: str, path: Path) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")

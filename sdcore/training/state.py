@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step-00001000/` of safetensors files and a `manifest.json` with the hash
 of each. No file is much over 14 MB, so that a checkpoint can be moved to wherever the run goes on.
-It is written beside its place, flushed to disk, and renamed; only then older ones are removed.
+It appears whole (`files.atomic`); only then older ones are removed.
 `latest` is the newest checkpoint that verifies, so a run killed at any moment resumes from a good
 one. Nothing is pickled. No random state is stored, because every random draw of a training run is a
 function of (seed, purpose, step, sample): see `generator`.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,10 +19,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdcore.errors import FileError
+from sdcore.files.atomic import json_writer, replace_folder
+from sdcore.files.weights import tensors_writer
 
 Tensors = Mapping[str, Tensor]
 FILE_BYTES = 14_000_000  # of a file's tensors; one tensor is never divided
@@ -37,21 +38,21 @@ def generator(seed: int, purpose: str, step: int, sample: int) -> torch.Generato
 
 
 def save_checkpoint(runs: Path, step: int, parts: Mapping[str, Tensors], keep: int = 2) -> Path:
-    """Write `parts` (name -> tensors) as the checkpoint of `step`; keep the newest `keep`."""
+    """Write `parts` (name -> tensors) as the checkpoint of `step`; keep the newest `keep`.
+
+    Raises:
+        FileError: the disk is full, or the folder cannot be written; older ones are still there.
+    """
+
+    def write(folder: Path) -> None:
+        for name, tensors in parts.items():
+            for stem, some in _files(name, tensors):
+                tensors_writer(some)(folder / f"{stem}.safetensors")
+        hashes = {path.name: _hash(path) for path in sorted(folder.iterdir())}
+        json_writer({"step": step, "files": hashes}, indent=None)(folder / "manifest.json")
+
     target = runs / _name(step)
-    draft = runs / f".{target.name}.tmp"
-    shutil.rmtree(draft, ignore_errors=True)  # of a save that was killed
-    draft.mkdir(parents=True)
-    for name, tensors in parts.items():
-        for stem, some in _files(name, tensors):
-            save_file(some, draft / f"{stem}.safetensors")
-    hashes = {path.name: _hash(path) for path in sorted(draft.iterdir())}
-    (draft / "manifest.json").write_text(json.dumps({"step": step, "files": hashes}), "utf-8")
-    for path in (*draft.iterdir(), draft):
-        _flush(path)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
-    _flush(runs)
+    replace_folder(target, write)
     _prune(runs, target, keep)
     return target
 
@@ -141,9 +142,9 @@ def _prune(runs: Path, newest: Path, keep: int) -> None:
     kept = older
     if len(older) >= keep:  # else none has to go; to verify is to read every byte of it
         kept = list(islice(filter(verifies, older), keep - 1))
-    drafts = runs.glob(".step-*.tmp*")  # of saves that were killed
-    for path in (*drafts, *(path for path in older if path not in kept)):
-        shutil.rmtree(path)
+    for path in older:
+        if path not in kept:
+            shutil.rmtree(path)
 
 
 def _name(step: int) -> str:
@@ -156,11 +157,3 @@ def _checkpoints(runs: Path) -> list[Path]:
 
 def _hash(path: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -114,7 +114,7 @@ def test_unet_shards_and_variants_go_both_ways_with_diffusers(sd_folder, tmp_pat
 # --- writing is all or nothing ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failing", ["sdcore.files.saving.save_file", "os.fsync"])
+@pytest.mark.parametrize("failing", ["sdcore.files.weights.save_file", "os.fsync"])
 def test_a_failed_save_leaves_the_old_files(folder, monkeypatch, failing):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -275,8 +275,8 @@ def test_nothing_is_ever_replaced(tmp_path) -> None:
 
 
 def test_a_picture_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch) -> None:
-    def full_disk(self, file, **_):
-        file.write(b"half")
+    def full_disk(self, path, **_):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
