@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from sdcore.pipeline.text_to_image import TextToImageResult as TextToImageResult
     from sdcore.prompt.explain import explain_prompt as explain_prompt
     from sdcore.prompt.reading import read_tokens as read_tokens
-    from sdcore.sampling.conditioning import SizeConditioning as SizeConditioning
     from sdcore.sampling.guidance import Guidance as Guidance
+    from sdcore.sampling.sizes import SizeConditioning as SizeConditioning
     from sdcore.size import Size as Size
     from sdcore.text.config import CLIPTextConfig as CLIPTextConfig
     from sdcore.text.encoder import CLIPTextEncoder as CLIPTextEncoder
@@ -94,7 +94,7 @@ _HOMES = {
     "pipeline.text_to_image": "TextToImage TextToImageResult",
     "prompt.explain": "explain_prompt",
     "prompt.reading": "read_tokens",
-    "sampling.conditioning": "SizeConditioning",
+    "sampling.sizes": "SizeConditioning",
     "sampling.guidance": "Guidance",
     "size": "Size",
     "text.config": "CLIPTextConfig",

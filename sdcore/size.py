@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from numbers import Integral
 
+from sdcore.checks import as_int
 from sdcore.errors import UsageError
 
 # 8 also where one latent covers less: the rule of Stable Diffusion and of diffusers' pipelines.
@@ -84,12 +84,12 @@ def check_side(side: object, name: str, unit: int = SIZE_UNIT) -> int:
         name: of the side, for the error.
         unit: what it must be a multiple of.
     """
-    whole = int(side) if isinstance(side, Integral) and not isinstance(side, bool) else None
-    if whole is None or whole < unit or whole % unit:
-        near = 64 * unit if whole is None else max(unit, round(whole / unit) * unit)
+    number = as_int(side)
+    if number is None or number < unit or number % unit:
+        near = 64 * unit if number is None else max(unit, round(number / unit) * unit)
         raise UsageError(
             f"The {name} is {side!r} pixels.",
             f"It must be a multiple of {unit}, {unit} or more.",
             f"Use {near}.",
         )
-    return whole
+    return number

@@ -39,3 +39,9 @@ def sd2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in the layout of Stable Diffusion XL, with both text encoders."""
     return tiny.write_sdxl(tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.fixture(scope="session")
+def refiner_folder(sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model in the layout of Stable Diffusion XL's refiner, with `sdxl_folder`'s parts."""
+    return tiny.write_refiner(tmp_path_factory.mktemp("refiner"), sdxl_folder)

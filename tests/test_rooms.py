@@ -24,7 +24,7 @@ BELOW = {
     "control": "errors attention text prompt diffusion image",
     "adapters": "errors files attention text checkpoint",
     "metadata": "errors files diffusion prompt",
-    "sampling": "errors control prompt unet text diffusion attention",
+    "sampling": "errors control prompt unet text diffusion attention checkpoint",
     "sequence": "errors files attention positions text",
 }
 BELOW["pipeline"] = " ".join(set(BELOW) - {"sequence"})

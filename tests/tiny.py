@@ -16,6 +16,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -194,6 +195,34 @@ def write_sdxl(folder: Path) -> Path:
             **NOISE_SCHEDULE, timestep_spacing="leading", steps_offset=1
         ),
         force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def write_refiner(folder: Path, base: Path) -> Path:
+    """SDXL's refiner: a base model's second text encoder alone, five numbers about the size."""
+    parts = StableDiffusionXLPipeline.from_pretrained(base)
+    torch.manual_seed(21)
+    unet = make_unet(
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(4, 8),
+        use_linear_projection=True,
+        cross_attention_dim=40,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 5 * 8,
+    )
+    StableDiffusionXLImg2ImgPipeline(
+        vae=parts.vae,
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=parts.text_encoder_2,
+        tokenizer_2=parts.tokenizer_2,
+        unet=unet,
+        scheduler=parts.scheduler,
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
         add_watermarker=False,
     ).save_pretrained(folder, safe_serialization=True)
     return folder

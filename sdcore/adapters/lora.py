@@ -25,7 +25,6 @@ from sdcore.adapters.lora_names import (
     Place,
     layers_of,
     made_for_another,
-    model_family,
     parts_of,
     spellings,
 )
@@ -304,7 +303,7 @@ def _misfit(
     """Why a file does not fit: another family where that can be told, else what differs."""
     noted = f"; its header says {lora.base_model:.80}" if lora.base_model else ""
     widths = {name: change.inputs() for name, change in lora.changes.items()}
-    model = model_family(pipe)
+    model = pipe.kind.family
     if (why := made_for_another(widths, pipe)) is not None:
         hint = f"use a LoRA that was trained on {model}"
         return FileError(f"{lora.path} was made for another model", f"{why}{noted}", hint)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sdcore.adapters.lora_math import KINDS, Change
-from sdcore.adapters.lora_names import PARTS, refused_kind, split_key
+from sdcore.adapters.lora_names import CHANGED, refused_kind, split_key
 from sdcore.checks import as_finite
 from sdcore.errors import FileError
 from sdcore.files.header import WeightFile, open_header
@@ -191,7 +191,7 @@ class _Scales:
                 raise FileError(what, str(error), "take it from another source") from error
             for name, value in noted.items():
                 part, _, setting = name.partition(".")
-                if part in PARTS:
+                if part in CHANGED:
                     self.settings.setdefault(f"{part}.", {})[setting] = value
 
     def of(self, layer: str, rank: int | None, alpha: float | None) -> float:

@@ -20,10 +20,12 @@ from torch import nn
 
 from sdcore.adapters.lora_math import Hadamard, Kronecker
 from sdcore.attention import CrossAttention, SelfAttention
+from sdcore.checkpoint.kind import FAMILIES
 from sdcore.checkpoint.ldm_names import UNET_PREFIX, table
+from sdcore.checkpoint.parts import TEXT_ENCODERS
 from sdcore.text.encoder import CLIPTextAttention
 
-PARTS = ("unet", "text_encoder", "text_encoder_2")
+CHANGED = ("unet", *TEXT_ENCODERS)  # the parts of a model that LoRAs change
 
 
 class Place(NamedTuple):
@@ -82,7 +84,6 @@ REFUSED = {
 
 _ANY_ENDING, _ANY_REFUSED = tuple(ENDINGS), tuple(REFUSED)
 
-_FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}
 _XL_TEXT = ("lora_te2_", "text_encoder_2.")
 # Parts of a name that no model with a UNet and CLIP has.
 _OTHER_MODELS = {
@@ -117,8 +118,8 @@ def refused_kind(key: str) -> str | None:
 
 def parts_of(pipe: Any) -> dict[str, nn.Module]:
     """The networks of a pipeline that LoRAs change, by their names in diffusers."""
-    found = {part: getattr(pipe, part, None) for part in PARTS}
-    return {part: module for part, module in found.items() if module is not None}
+    found = {part: getattr(pipe, part, None) for part in CHANGED}
+    return {part: network for part, network in found.items() if network is not None}
 
 
 def layers_of(pipe: Any) -> dict[Place, nn.Linear | nn.Conv2d]:
@@ -187,13 +188,6 @@ def _attention_spellings(parts: Mapping[str, nn.Module], layers: Set[Place]) -> 
     }
 
 
-def model_family(pipe: Any) -> str:
-    """What kind of model a pipeline is, for messages."""
-    width = pipe.unet.levels[-1].text_width
-    xl = getattr(pipe, "text_encoder_2", None) is not None
-    return _FAMILIES.get(width, f"a model with {'two text encoders' if xl else 'a text encoder'}")
-
-
 def made_for_another(widths: Mapping[str, int], pipe: Any) -> str | None:
     """Why a file belongs to another family than this pipeline; None where nothing tells.
 
@@ -203,16 +197,16 @@ def made_for_another(widths: Mapping[str, int], pipe: Any) -> str | None:
     for name in widths:
         for mark, family in _OTHER_MODELS.items():
             if name.startswith(mark) or (mark[-1] not in "._" and mark in name):
-                return f"{name:.120} is a layer of {family}, this model is {model_family(pipe)}"
-    text_width = pipe.unet.levels[-1].text_width
+                return f"{name:.120} is a layer of {family}, this model is {pipe.kind.family}"
+    text_width = pipe.kind.text_width
     for name, width in widths.items():
         if name.endswith(_TEXT_READERS) and width != text_width:
-            family = _FAMILIES.get(width, "another family")
+            family = FAMILIES.get(width, "another family")
             return (
                 f"it is for {family}, whose text has the width {width}; this model is "
-                f"{model_family(pipe)}, width {text_width}"
+                f"{pipe.kind.family}, width {text_width}"
             )
     second = next((name for name in widths if name.startswith(_XL_TEXT)), None)
-    if second is not None and getattr(pipe, "text_encoder_2", None) is None:
+    if second is not None and pipe.part("text_encoder_2") is None:
         return f"{second:.120} is in the second text encoder of SDXL; this model has one"
     return None

@@ -23,6 +23,7 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
+from sdcore.checkpoint.parts import TEXT_ENCODERS, TOKENIZER_OF
 from sdcore.errors import FileError, UsageError
 from sdcore.files.header import open_header
 from sdcore.files.jsonfile import name_some
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 # Keys that hold vectors and no name: A1111's, its old one, and SDXL's, one for each text encoder.
 _NAMELESS = ("emb_params", "*", "string_to_param.*", "clip_l", "clip_g")
-_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+_VECTORS_OF = dict(zip(TEXT_ENCODERS, ("clip_l", "clip_g"), strict=True))
 _FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
 _LONGEST_WORD = 200
 
@@ -110,14 +111,14 @@ def apply_embeddings(
         FileError: an embedding was made for another family of models.
         UsageError: a word has a meaning already, or embeddings are on this pipeline.
     """
-    readers = {part: getattr(pipe, part) for part in _ENCODERS if getattr(pipe, part) is not None}
+    readers = {part: pipe.part(part) for part in pipe.kind.text_encoders}
     if any(isinstance(_table(encoder), _LearnedEmbedding) for encoder in readers.values()):
         hint = "give all embeddings in one call, or remove() the earlier ones"
         raise UsageError("embeddings are already on this model", "some were applied before", hint)
     words = [embedding.trigger(dialect) for embedding in embeddings]
     changes = []
     for part, encoder in readers.items():
-        name = part.replace("text_encoder", "tokenizer")
+        name = TOKENIZER_OF[part]
         tokenizer: Tokenizer = getattr(pipe, name)
         vectors = [_fit(embedding, part, encoder, list(readers)) for embedding in embeddings]
         first, ids = _table(encoder).num_embeddings, {}
@@ -267,7 +268,7 @@ def _table(encoder: Any) -> Any:
 def _fit(embedding: Embedding, part: str, encoder: Any, parts: list[str]) -> Tensor:
     """An embedding's vectors for one text encoder, or FileError."""
     made_for, width = embedding.vectors, encoder.config.hidden_size
-    rows = made_for.get(_ENCODERS[part])
+    rows = made_for.get(_VECTORS_OF[part])
     if "" in made_for and len(parts) == 1:
         rows = made_for[""]
     pair = len(made_for) == 2

@@ -99,7 +99,7 @@ def more_arguments(options: argparse.Namespace, recipe: Recipe | None) -> dict[s
     """Arguments of the pipeline for which there is no flag, or one that can only be set."""
     if recipe is None or recipe.settings is None:
         return {"tiled": options.tiled}
-    from sdcore.sampling.conditioning import SizeConditioning
+    from sdcore.sampling.sizes import SizeConditioning
 
     settings = recipe.settings
     sizes = {
@@ -151,7 +151,7 @@ def fit(
         return options
     fitted = copy.copy(options)
     if options.clip_skip is None:
-        fitted.clip_skip = recipe.clip_skip_for(pipe.text_encoder_2 is not None)
+        fitted.clip_skip = recipe.clip_skip_for(xl=pipe.kind.penultimate)
     print(f"from {options.source}: a picture by {recipe.origin}", file=sys.stderr)
     beyond = _beyond(recipe.settings) if recipe.settings else []
     for why in (*recipe.differences, *beyond, *_other_model(options, recipe, pipe)):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcore.checkpoint.families import describe, family_title, recognise
-from sdcore.checkpoint.parts import COMPONENTS, preflight_model
+from sdcore.checkpoint.parts import NETWORKS, PARTS, preflight_model
 from sdcore.files.folder import LocalFolder, find_model, read_model_index
 from sdcore.files.hashes import file_hash, tensor_hash
 from sdcore.files.header import WeightFile, find_weights, open_header, what_it_is
@@ -32,7 +32,7 @@ _LDM_PARTS = {
     "text_encoder_2": ("conditioner.embedders.1.",),
     "EMA copy": ("model_ema.",),
 }
-_STEMS = ("diffusion_pytorch_model", "model")
+_STEMS = tuple(dict.fromkeys(PARTS[name].contents for name in reversed(NETWORKS)))
 _SETTINGS = (CONFIG_NAME, "scheduler_config.json", "tokenizer_config.json")
 _LABELS = "projection_class_embeddings_input_dim"
 _TAGS = 10  # of a LoRA's training captions
@@ -74,7 +74,7 @@ def _hub_model(files: ModelFiles, variant: str | None) -> Report:
 
 def _model(folder: Path, variant: str | None, hashes: bool) -> Report:
     index = read_model_index(folder)
-    names = [name for name in index.components if name in COMPONENTS]
+    names = [name for name in index.components if name in PARTS]
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     unet = read_json(folder / "unet" / CONFIG_NAME)
     prediction = scheduler.get("prediction_type", "epsilon")
@@ -88,7 +88,7 @@ def _model(folder: Path, variant: str | None, hashes: bool) -> Report:
         "prediction type": prediction,
         "zero terminal SNR": bool(scheduler.get("rescale_betas_zero_snr", False)),
         "components": {name: _component(folder / name, variant, hashes) for name in names},
-        "not run": [name for name in index.components if name not in COMPONENTS],
+        "not run": [name for name in index.components if name not in PARTS],
     }
 
 

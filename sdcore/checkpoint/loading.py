@@ -9,20 +9,23 @@ from typing import Any
 
 import torch
 
-from sdcore.checkpoint.defaults import find_components, read_defaults
+from sdcore.checkpoint.defaults import read_defaults
+from sdcore.checkpoint.kind import ModelKind
 from sdcore.checkpoint.model import Model
-from sdcore.checkpoint.parts import preflight_model
+from sdcore.checkpoint.parts import (
+    PARTS,
+    TEXT_ENCODERS,
+    ModelPart,
+    find_components,
+    preflight_model,
+)
 from sdcore.checkpoint.single_file import read_single_file
 from sdcore.diffusion.schedulers import load_scheduler
-from sdcore.errors import UsageError
+from sdcore.errors import FileError, UsageError
 from sdcore.files.atomic import json_writer, replace_file
 from sdcore.files.component import check_placement
 from sdcore.files.folder import LocalFolder, find_model
 from sdcore.files.preflight import MODEL_INDEX
-from sdcore.image.autoencoder import Autoencoder
-from sdcore.text.encoder import CLIPTextEncoder
-from sdcore.text.tokenizer import Tokenizer
-from sdcore.unet.unet import UNet
 
 
 def read_model(
@@ -58,27 +61,36 @@ def _read_folder(
     ready = preflight_model(files, index.components, variant)
     folder = files.fetch(ready.files)
 
-    def read(cls: Any, part: str) -> Any:
-        if part not in index.components:
+    def read(name: str) -> Any:
+        if name not in index.components:
             return None  # SDXL's refiner reads with its second text encoder alone
-        if cls is Tokenizer:
-            return cls.from_pretrained(folder, subfolder=part)
-        how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": ready.variants[part]}
-        return cls.from_pretrained(folder, subfolder=part, **how)
+        part = PARTS[name]
+        if not part.is_network:
+            return part.load_class().from_pretrained(folder, subfolder=name)
+        how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": ready.variants[name]}
+        return part.load_class().from_pretrained(folder, subfolder=name, **how)
 
-    second = (read(Tokenizer, "tokenizer_2"), read(CLIPTextEncoder, "text_encoder_2"))
-    defaults = read_defaults(folder, index)
-    if not isinstance(files, LocalFolder):
-        defaults = replace(defaults, name=files.name)  # the cache's folder is named by its commit
-    return Model(
-        read(Tokenizer, "tokenizer"),
-        read(CLIPTextEncoder, "text_encoder"),
-        read(UNet, "unet"),
-        read(Autoencoder, "vae"),
+    second = (read("tokenizer_2"), read("text_encoder_2"))
+    model = Model(
+        read("tokenizer"),
+        read("text_encoder"),
+        read("unet"),
+        read("vae"),
         load_scheduler(folder / "scheduler"),
         second_reader=None if None in second else second,
-        defaults=defaults,
     )
+    model.defaults = read_defaults(folder, index, _kind_of(model, files.name))
+    if not isinstance(files, LocalFolder):  # the cache's folder is named by its commit
+        model.defaults = replace(model.defaults, name=files.name)
+    return model
+
+
+def _kind_of(model: Model, name: str) -> ModelKind:
+    """What kind of model was read. FileError where its parts do not belong together."""
+    try:
+        return model.kind
+    except UsageError as error:
+        raise FileError(f"{name} cannot be run. {error.what}", error.why, error.hint) from error
 
 
 def _refuse(kind: str, **given: object) -> None:
@@ -96,21 +108,13 @@ def save_folder(model: Model, folder: Path) -> None:
         NonFiniteError: a weight is NaN or infinite.
         FileError: the disk is full, or the folder cannot be written.
     """
-    parts = {
-        "tokenizer": (model.tokenizer, "transformers", "CLIPTokenizer"),
-        "text_encoder": (model.text_encoder, "transformers", _text_class(model.text_encoder)),
-        "tokenizer_2": (model.tokenizer_2, "transformers", "CLIPTokenizer"),
-        "text_encoder_2": (model.text_encoder_2, "transformers", _text_class(model.text_encoder_2)),
-        "unet": (model.unet, "diffusers", "UNet2DConditionModel"),
-        "vae": (model.autoencoder, "diffusers", "AutoencoderKL"),
-        "scheduler": (model.scheduler, "diffusers", type(model.scheduler).__name__),
-    }
-    index: dict[str, Any] = {"_class_name": _pipeline_class(model)}
-    for name, (part, library, cls) in parts.items():
-        if part is not None:
-            part.save_pretrained(folder / name)
-            index[name] = [library, cls]
-    if model.text_encoder_2 is None:
+    kind = model.kind
+    index: dict[str, Any] = {"_class_name": kind.pipeline_class}
+    for name, part in PARTS.items():
+        if (value := model.part(name)) is not None:
+            value.save_pretrained(folder / name)
+            index[name] = [part.library, _published_class(part, value)]
+    if not kind.pooled_text:
         index |= {"requires_safety_checker": False, "safety_checker": [None, None]}
         index["feature_extractor"] = [None, None]
     else:
@@ -118,14 +122,9 @@ def save_folder(model: Model, folder: Path) -> None:
     replace_file(folder / MODEL_INDEX, json_writer(index))
 
 
-def _text_class(text_encoder: CLIPTextEncoder | None) -> str:
-    projects = text_encoder is not None and text_encoder.config.with_projection
-    return "CLIPTextModelWithProjection" if projects else "CLIPTextModel"
-
-
-def _pipeline_class(model: Model) -> str:
-    """diffusers' pipeline for such parts, which decides what opens the folder there."""
-    xl, inpaints = model.text_encoder_2 is not None, model.unet.config.in_channels == 9
-    if xl and model.text_encoder is None:
-        return "StableDiffusionXLImg2ImgPipeline"
-    return f"StableDiffusion{'XL' * xl}{'Inpaint' * inpaints}Pipeline"
+def _published_class(part: ModelPart, value: Any) -> str:
+    """The class that model_index.json names for a part."""
+    if not part.classes:
+        return type(value).__name__  # a scheduler of diffusers
+    projects = part.name in TEXT_ENCODERS and value.config.with_projection
+    return part.classes[1 if projects else 0]

@@ -7,6 +7,9 @@ from typing import Any, Self
 import torch
 
 from sdcore.checkpoint.defaults import ModelDefaults
+from sdcore.checkpoint.kind import ModelKind, decide_kind
+from sdcore.checkpoint.parts import NETWORKS, PARTS, TEXT_ENCODERS
+from sdcore.files.component import Component
 from sdcore.image.autoencoder import Autoencoder
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
@@ -51,6 +54,23 @@ class Model:
         return [(tokenizer, encoder) for tokenizer, encoder in pairs if tokenizer and encoder]
 
     @property
+    def kind(self) -> ModelKind:
+        """What kind of model these parts make. UsageError where they do not belong together."""
+        encoders = {name: self.part(name) for name in TEXT_ENCODERS}
+        text = {name: encoder.config for name, encoder in encoders.items() if encoder is not None}
+        return decide_kind(self.unet.config, text, self.autoencoder.latent_channels)
+
+    def part(self, name: str) -> Any:
+        """The part that diffusers' folders call so, see `PARTS`; None where there is none."""
+        return getattr(self, PARTS[name].attribute)
+
+    @property
+    def networks(self) -> dict[str, Component]:
+        """The networks that there are, by their names in `PARTS`."""
+        found = {name: self.part(name) for name in NETWORKS}
+        return {name: network for name, network in found.items() if network is not None}
+
+    @property
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
 
@@ -60,7 +80,6 @@ class Model:
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or convert every network in place, as `torch.nn.Module.to` does."""
-        for part in (self.text_encoder, self.text_encoder_2, self.unet, self.autoencoder):
-            if part is not None:
-                part.to(*args, **kwargs)
+        for network in self.networks.values():
+            network.to(*args, **kwargs)
         return self

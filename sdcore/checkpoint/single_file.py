@@ -17,14 +17,11 @@ import torch
 from torch import Tensor
 
 from sdcore.checkpoint.clip_tokenizer import clip_tokenizer
-from sdcore.checkpoint.defaults import (
-    ZERO_SNR_RESCALE,
-    find_components,
-    read_defaults,
-)
+from sdcore.checkpoint.defaults import ZERO_SNR_RESCALE, read_defaults
 from sdcore.checkpoint.families import check_whole, recognise, spoken_prediction
 from sdcore.checkpoint.ldm_names import Entry, is_leftover, table, text_prefix
 from sdcore.checkpoint.model import Model
+from sdcore.checkpoint.parts import NETWORKS, PARTS, TOKENIZER_OF, find_components
 from sdcore.diffusion.schedulers import load_scheduler, make_scheduler
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from sdcore.files.atomic import replace_file
@@ -33,17 +30,8 @@ from sdcore.files.folder import ModelIndex
 from sdcore.files.header import WeightFile, open_header
 from sdcore.files.jsonfile import name_some
 from sdcore.files.weights import is_finite, read_tensors, tensors_writer
-from sdcore.image.autoencoder import Autoencoder
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
-from sdcore.unet.unet import UNet
-
-_CLASSES: dict[str, type[Component]] = {
-    "unet": UNet,
-    "vae": Autoencoder,
-    "text_encoder": CLIPTextEncoder,
-    "text_encoder_2": CLIPTextEncoder,
-}
 
 
 @dataclass(frozen=True)
@@ -90,9 +78,11 @@ def read_single_file(
     index = find_components(plan.folder)
     models = {
         part: build_without_memory(
-            cls, plan.folder / part / "config.json", plan.unet if part == "unet" else None
+            PARTS[part].load_class(),
+            plan.folder / part / "config.json",
+            plan.unet if part == "unet" else None,
         )
-        for part, cls in _CLASSES.items()
+        for part in NETWORKS
         if part in index.components
     }
     _fill(models, file, dtype, device)
@@ -117,13 +107,7 @@ def save_single_file(model: Model, path: str | Path, *, dtype: torch.dtype | Non
         FileError: the disk is full, or the folder cannot be written.
     """
     path = Path(path).expanduser()
-    models = {
-        "unet": model.unet,
-        "vae": model.autoencoder,
-        "text_encoder": model.text_encoder,
-        "text_encoder_2": model.text_encoder_2,
-    }
-    models = {part: model for part, model in models.items() if model is not None}
+    models = model.networks
     _check_parameters(models)
     tensors = _markers(model.scheduler.config)
     for part, entries in table(models).items():
@@ -143,8 +127,8 @@ def save_single_file(model: Model, path: str | Path, *, dtype: torch.dtype | Non
 def _check_parameters(models: Mapping[str, Any]) -> None:
     """Check that each model is one that files can hold, with the parameters it was built with."""
     for part, model in models.items():
-        if type(model) is not _CLASSES[part]:
-            why = f"single files hold a {_CLASSES[part].__name__}"
+        if type(model) is not (expected := PARTS[part].load_class()):
+            why = f"single files hold a {expected.__name__}"
             what = f"the {part} is a {type(model).__name__}, which no single file can hold"
             raise UsageError(what, why, "save it as a folder")
         with torch.device("meta"):
@@ -243,24 +227,24 @@ def _usual_name(name: str, models: Mapping[str, Component]) -> str:
 
 
 def _assemble(file: WeightFile, plan: _Plan, index: ModelIndex, models: Mapping[str, Any]) -> Model:
-    defaults = replace(read_defaults(plan.folder, index), name=file.path.stem)
-    if plan.zero_terminal_snr:
-        defaults = replace(defaults, guidance_rescale=ZERO_SNR_RESCALE)
     tokenizers = {
-        part: _tokenizer(plan.folder / part.replace("text_encoder", "tokenizer"), model)
-        for part, model in models.items()
-        if part.startswith("text_encoder")
+        part: _tokenizer(plan.folder / tokenizer, models[part])
+        for part, tokenizer in TOKENIZER_OF.items()
+        if part in models
     }
     second = models.get("text_encoder_2")
-    return Model(
+    model = Model(
         tokenizers.get("text_encoder"),
         models.get("text_encoder"),
         models["unet"],
         models["vae"],
         _scheduler(plan),
         second_reader=None if second is None else (tokenizers["text_encoder_2"], second),
-        defaults=defaults,
     )
+    model.defaults = replace(read_defaults(plan.folder, index, model.kind), name=file.path.stem)
+    if plan.zero_terminal_snr:
+        model.defaults = replace(model.defaults, guidance_rescale=ZERO_SNR_RESCALE)
+    return model
 
 
 def _tokenizer(folder: Path, text_encoder: CLIPTextEncoder) -> Tokenizer:

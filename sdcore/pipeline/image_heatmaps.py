@@ -19,8 +19,9 @@ from sdcore.image.canvas import make_canvases
 from sdcore.pipeline.request import make_request
 from sdcore.prompt.reading import read_tokens
 from sdcore.sampling.begin import begin_run
-from sdcore.sampling.conditioning import SizeConditioning, plan_prompts
+from sdcore.sampling.conditioning import plan_prompts
 from sdcore.sampling.guidance import Guidance, guided_prediction
+from sdcore.sampling.sizes import choose_sizes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,12 +52,13 @@ def heatmaps_of_image(
     Raises:
         UsageError: a time out of range, or a picture or model that cannot be used.
     """
+    kind = pipe.kind
     alphas = alphas_cumprod_from_config(pipe.scheduler.config).to(pipe.device)
     for time in times:
         if type(time) is not int or not 0 <= time < len(alphas):
             why = f"The model was trained with the times 0 to {len(alphas) - 1}."
             raise UsageError(f"The time is {time!r}.", why, "Use whole numbers such as 500.")
-    if not times or pipe.unet.config.in_channels != pipe.autoencoder.latent_channels:
+    if not times or kind.channels != kind.latent_channels:
         raise UsageError(
             "The heatmaps of this picture cannot be read.",
             "There is no time." if not times else "The UNet reads a mask beside the picture.",
@@ -67,11 +69,10 @@ def heatmaps_of_image(
     height, width = pixels.shape[2:]
     choices = ModelDefaults(guidance_scale=1.0, width=width, height=height)
     request = make_request(prompt, None, seed, 1, choices, pipe.autoencoder.factor)
-    size = None
-    if pipe.unet.config.addition_embed_type is not None:
-        size = SizeConditioning((height, width), (0, 0), (height, width))
+    size, _ = choose_sizes(kind, canvas.size)
     plan = plan_prompts(
         pipe.readers,
+        kind,
         request.prompts,
         request.negative_prompts,
         len(times),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from sdcore.checkpoint.defaults import ModelDefaults
 from sdcore.errors import UsageError
-from sdcore.sampling.conditioning import SizeConditioning
 from sdcore.sampling.guidance import Guidance
 
 _LARGEST_SEED = 2**63 - 1
@@ -57,42 +56,6 @@ def make_request(
         width=check_size(choices.width, "width", unit),
         height=check_size(choices.height, "height", unit),
     )
-
-
-def choose_sizes(
-    numbers: int,
-    painted: tuple[int, int],
-    size: SizeConditioning | None,
-    negative: SizeConditioning | None,
-) -> tuple[SizeConditioning | None, SizeConditioning | None]:
-    """What the UNet is told about the size, for the prompt and for the negative prompt.
-
-    Args:
-        numbers: how many it reads: six in SDXL, five in its refiner, none elsewhere.
-        painted: (height, width), for what is None.
-    """
-    if not numbers:
-        if size is not None or negative is not None:
-            raise UsageError(
-                "size_conditioning is given.",
-                "This model is told nothing about sizes; SDXL is.",
-                "Leave it out.",
-            )
-        return None, None
-    for given in (size, negative):
-        if given is not None and not isinstance(given, SizeConditioning):
-            raise UsageError(
-                f"The size conditioning is of type {type(given).__name__}.",
-                "It says original size, crop and target size.",
-                "Pass a sdcore.sampling.conditioning.SizeConditioning.",
-            )
-    size = size or SizeConditioning(original=painted, crop=(0, 0), target=painted)
-    if numbers == 5:  # the refiner, with diffusers' scores
-        negative = negative or replace(size, crop=(0, 0), aesthetic=None)
-        size = replace(size, aesthetic=6.0 if size.aesthetic is None else size.aesthetic)
-        score = 2.5 if negative.aesthetic is None else negative.aesthetic
-        negative = replace(negative, aesthetic=score)
-    return size, negative
 
 
 def whole(value: Any) -> Any:

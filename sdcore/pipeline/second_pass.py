@@ -27,8 +27,8 @@ from sdcore.metadata.image_settings import (
 )
 from sdcore.pipeline.request import SIZE_UNIT, check_size, whole
 from sdcore.pipeline.text_to_image import TextToImage, TextToImageResult
-from sdcore.sampling.conditioning import SizeConditioning
 from sdcore.sampling.loop import OnStep
+from sdcore.sampling.sizes import SizeConditioning
 
 # pixels: the decoded picture by Lanczos, which keeps its edges; latents: bilinear, which leaves it
 # soft, so that the second run draws more anew (the web UI's "Latent").

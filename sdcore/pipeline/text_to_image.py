@@ -23,7 +23,7 @@ from sdcore.diffusion.schedulers import copy_scheduler, make_scheduler, schedule
 from sdcore.diffusion.steps import visited_times
 from sdcore.image.pictures import to_images
 from sdcore.metadata.image_settings import ImageSettings, SizeSettings
-from sdcore.pipeline.request import Request, check_steps_before, choose_sizes, make_request, whole
+from sdcore.pipeline.request import Request, check_steps_before, make_request, whole
 from sdcore.pipeline.source import (
     Source,
     check_channels,
@@ -33,8 +33,10 @@ from sdcore.pipeline.source import (
     read_source,
 )
 from sdcore.pipeline.start import make_start
-from sdcore.sampling.conditioning import SizeConditioning, plan_prompts
+from sdcore.sampling.conditioning import plan_prompts
 from sdcore.sampling.loop import OnStep, Sampler, denoise
+from sdcore.sampling.sizes import SizeConditioning, choose_sizes
+from sdcore.size import Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -222,11 +224,12 @@ class TextToImage(Model):
         check_count(source, len(request.seeds) // images_per_prompt, len(request.seeds))
         check_channels(source, self.unet.config.in_channels, latent)
         sampler = self._sampler(choices, source, request, denoising_end)
-        painted = (request.height, request.width)
+        kind, painted = self.kind, Size(request.width, request.height)
         sizes = size_conditioning, negative_size_conditioning
-        size, negative_size = choose_sizes(self._added_numbers(), painted, *sizes)
+        size, negative_size = choose_sizes(kind, painted, *sizes)
         plan = plan_prompts(
             self.readers,
+            kind,
             request.prompts,
             request.negative_prompts,
             len(sampler.times),
@@ -244,7 +247,7 @@ class TextToImage(Model):
             self.autoencoder,
             (request.height // factor, request.width // factor),
             latents,
-            reads_mask=self.unet.config.in_channels > latent,
+            reads_mask=kind.reads_mask,
             tiled=tiled,
         )
         denoised = denoise(self.unet, sampler, start, plan, request.guidance, control, on_step)
@@ -294,15 +297,6 @@ class TextToImage(Model):
         )
         generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
         return Sampler(scheduler, times, generators)
-
-    def _added_numbers(self) -> int:
-        """How many numbers the UNet is told about the size: 6, the refiner's 5, or 0."""
-        config, encoder = self.unet.config, self.text_encoder_2
-        if config.addition_embed_type is None or encoder is None:
-            return 0
-        assert config.projection_class_embeddings_input_dim and config.addition_time_embed_dim
-        waves = config.projection_class_embeddings_input_dim - encoder.config.projection_dim
-        return waves // config.addition_time_embed_dim
 
     def _settings(
         self,

@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdcore.checkpoint.kind import ModelKind
+from sdcore.errors import UsageError
 from sdcore.prompt.dialects import Dialect, find_dialect
 from sdcore.prompt.encoding import Encoder, PromptEncoder, ReadPart, ReadText
 from sdcore.prompt.other_readings import describe_other_readings
 from sdcore.prompt.reading import as_tokens, equally_long
 from sdcore.prompt.text import Parsed, Steps
 from sdcore.sampling.guidance import Conditioning, Part, StepConditioning
+from sdcore.sampling.sizes import SizeConditioning, check_size_conditioning
 from sdcore.text.tokenizer import describe_cut
 from sdcore.unet.unet import AddedConditions
 
@@ -32,32 +35,6 @@ if TYPE_CHECKING:
     from sdcore.text.tokenizer import Tokenizer, Tokens
 
 Reader = tuple["Tokenizer", "CLIPTextEncoder"]
-
-
-@dataclass(frozen=True)
-class SizeConditioning:
-    """What SDXL is told about a picture's size, all in pixels, (height, width) or (top, left).
-
-    Attributes:
-        original: the size that the picture had before it was cropped and scaled.
-        crop: where the crop began; (0, 0) for a picture that nothing is cut from.
-        target: the size that is painted.
-        aesthetic: the refiner's score in place of the target size; 6.0, and 2.5 for the negative
-            prompt, in diffusers.
-
-    Podell et al. 2023 (arXiv 2307.01952), section 2.2.
-    """
-
-    original: tuple[int, int]
-    crop: tuple[int, int]
-    target: tuple[int, int]
-    aesthetic: float | None = None
-
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        """The UNet's `time_ids`: six, or the refiner's five."""
-        last = self.target if self.aesthetic is None else (self.aesthetic,)
-        return (*self.original, *self.crop, *last)
 
 
 @dataclass(frozen=True)
@@ -77,6 +54,7 @@ class PromptPlan:
 
 def plan_prompts(
     readers: Sequence[Reader],
+    kind: ModelKind,
     prompts: Sequence[str],
     negative_prompts: Sequence[str | None],
     steps: int,
@@ -92,22 +70,29 @@ def plan_prompts(
     """Read prompts and negative prompts; each text is encoded once, before the first step.
 
     Args:
-        readers: tokenizer and text encoder; both pairs for SDXL, the second alone for its refiner.
+        readers: tokenizer and text encoder, those of `kind.text_encoders`.
+        kind: of the model: at which layer the text is read, and what else the UNet reads.
         guided: whether guidance is used, which needs the negative prompts.
         steps: how often the UNet is called, `Step.count`.
         dialect: a name in `sdcore.prompt.DIALECTS`.
         clip_skip: how many of the text encoders' last layers are left out, counted as in diffusers;
             in the dialect plain, as there, for the prompt only.
         steps_before: of an earlier pass at another size, for prompts that change with the steps.
-        size: for SDXL, None for SD 1.x and 2.x.
-        negative_size: where the negative prompt is told another size.
+        size: what SDXL's UNet reads about the picture's size; None for a model that reads nothing.
+        negative_size: with the negative prompt; None is the same.
         zeros_for_no_prompt: a missing negative prompt is zeros, not the text of "".
+
+    Raises:
+        UsageError: the dialect, a mark in a prompt, `clip_skip` or a size cannot be used, or the
+            UNet reads a size and there is none.
 
     Warns:
         UserWarning: a prompt is cut, means something else in another dialect, or has no effect.
     """
+    _check_sizes(kind, size, negative_size)
+    stage = "text encoder {}" if kind.pooled_text else "text encoder"
     encoders = [
-        Encoder(*reader, stage=f"text encoder {i}" if size else "text encoder", xl=size is not None)
+        Encoder(*reader, stage=stage.format(i), xl=kind.penultimate)
         for i, reader in enumerate(readers, start=1)
     ]
     for encoder in encoders:
@@ -128,6 +113,17 @@ def plan_prompts(
     told = _Told(positives, negatives, size, negative_size or size, zeros)
     tokens = as_tokens([parts[0].texts[0].tokens for parts in positives])
     return PromptPlan(tokens, tuple(told.at(step) for step in range(steps)))
+
+
+def _check_sizes(kind: ModelKind, *sizes: SizeConditioning | None) -> None:
+    for size in sizes:
+        check_size_conditioning(kind, size)
+    if kind.size_numbers and sizes[0] is None:
+        raise UsageError(
+            "The size of the picture is not given.",
+            f"This model's UNet reads {kind.size_numbers} numbers about it.",
+            "Pass size=, such as choose_sizes(kind, Size(1024, 1024))[0].",
+        )
 
 
 def _is_alone(parts: Sequence[ReadPart]) -> bool:

@@ -18,7 +18,7 @@ from sdcore.errors import FileError
 from sdcore.files.hashes import file_hash, tensor_hash, weights_hash
 from sdcore.metadata.image_settings import EmbeddingSettings, LoraSettings
 from sdcore.metadata.png import read_settings, save_png
-from sdcore.sampling.conditioning import SizeConditioning
+from sdcore.sampling.sizes import SizeConditioning
 from tests.metadata.test_recipe import GRAPH, node
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from sdcore import TextToImage
 from sdcore.checkpoint.clip_tokenizer import clip_tokenizer
-from sdcore.checkpoint.defaults import find_components
 from sdcore.checkpoint.families import FOLDER, describe, recognise
 from sdcore.checkpoint.ldm_names import table
+from sdcore.checkpoint.parts import find_components
 from sdcore.checkpoint.single_file import read_single_file, save_single_file
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from sdcore.files.component import build_without_memory

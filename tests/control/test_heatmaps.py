@@ -348,10 +348,10 @@ def test_an_overlay_is_as_large_as_the_picture_and_shows_the_place(sd):
     assert heat_colors(torch.ones(2, 2)).isfinite().all()
 
 
-def test_a_real_picture_is_looked_at_once_for_each_time(sd, sdxl_folder):
+def test_a_real_picture_is_looked_at_once_for_each_time(sd, sdxl_folder, refiner_folder):
     picture = Image.new("RGB", (75, 49), "white")
     picture.paste((200, 30, 30), (10, 10, 40, 40))
-    for pipe in (sd, TextToImage.from_pretrained(sdxl_folder)):
+    for pipe in (sd, *map(TextToImage.from_pretrained, (sdxl_folder, refiner_folder))):
         heatmaps = heatmaps_of_image(pipe, picture, "a red fox", times=(100, 500))
         windows = {window for window, _, _ in heatmaps.recorded}
         assert windows == {0, 1}

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from sdcore import TextToImage
 from sdcore.diffusion.schedulers import SCHEDULERS
-from sdcore.sampling.conditioning import SizeConditioning
+from sdcore.sampling.sizes import SizeConditioning
 from tests import tiny
 from tests.reference.test_pipeline import PROMPTS, assert_same_picture, by_diffusers
 
@@ -227,35 +227,6 @@ def test_same_part_around_the_mask(inpaint, box) -> None:
 
 
 # --- SDXL's refiner ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def refiner_folder(sdxl_folder, tmp_path_factory) -> Path:
-    base = diffusers.StableDiffusionXLPipeline.from_pretrained(sdxl_folder)
-    torch.manual_seed(21)
-    unet = tiny.make_unet(
-        transformer_layers_per_block=(1, 2),
-        attention_head_dim=(4, 8),
-        use_linear_projection=True,
-        cross_attention_dim=40,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=24 + 5 * 8,
-    )
-    folder = tmp_path_factory.mktemp("refiner")
-    diffusers.StableDiffusionXLImg2ImgPipeline(
-        vae=base.vae,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=base.text_encoder_2,
-        tokenizer_2=base.tokenizer_2,
-        unet=unet,
-        scheduler=base.scheduler,
-        requires_aesthetics_score=True,
-        force_zeros_for_empty_prompt=False,
-        add_watermarker=False,
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sdcore import TextToImage
-from sdcore.sampling.conditioning import PromptPlan, SizeConditioning, plan_prompts
+from sdcore.sampling.conditioning import PromptPlan, plan_prompts
+from sdcore.sampling.sizes import choose_sizes
+from sdcore.size import Size
 
-SIZE = SizeConditioning((64, 64), (0, 0), (64, 64))
 TEXTS = st.one_of(
     st.text(max_size=60),
     st.lists(st.sampled_from(["a", "(red:1.3)", "[x]", "fox,", "é🦊", "BREAK", "++", "\\("])).map(
@@ -47,12 +48,11 @@ def both(folder: Path) -> tuple[Any, TextToImage]:
 
 
 def plan(ours: TextToImage, prompt: str, negative: str | None = "", **how: Any) -> PromptPlan:
-    size = SIZE if ours.tokenizer_2 is not None else None
+    kind, steps = ours.kind, how.pop("steps", 1)
+    size, _ = choose_sizes(kind, Size(64, 64))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return plan_prompts(
-            ours.readers, [prompt], [negative], how.pop("steps", 1), size=size, **how
-        )
+        return plan_prompts(ours.readers, kind, [prompt], [negative], steps, size=size, **how)
 
 
 def text_of(ours: TextToImage, prompt: str, dialect: str, **how: Any) -> Tensor:

@@ -13,7 +13,9 @@ import torch
 from sdcore import TextToImage
 from sdcore.diffusion.steps import Step
 from sdcore.errors import NonFiniteError, UsageError
-from sdcore.sampling.conditioning import PromptPlan, SizeConditioning, plan_prompts
+from sdcore.sampling.conditioning import PromptPlan, plan_prompts
+from sdcore.sampling.sizes import SizeConditioning, choose_sizes
+from sdcore.size import Size
 
 LONG = "a cat, " * 40  # two chunks; 80 tokens
 
@@ -28,6 +30,11 @@ def xl(sdxl_folder: Path) -> TextToImage:
     return TextToImage.from_pretrained(sdxl_folder)
 
 
+@pytest.fixture(scope="module")
+def refiner(refiner_folder: Path) -> TextToImage:
+    return TextToImage.from_pretrained(refiner_folder)
+
+
 def plan(
     pipe: TextToImage,
     *prompts: str,
@@ -38,10 +45,10 @@ def plan(
     **how: Any,
 ) -> PromptPlan:
     negatives = negatives or [None] * len(prompts)
+    kind = pipe.kind
+    how = {"size": choose_sizes(kind, Size(64, 64))[0], "guided": scale > 1, **how}
     with torch.no_grad():
-        return plan_prompts(
-            pipe.readers, prompts, negatives, steps, guided=scale > 1, dialect=dialect, **how
-        )
+        return plan_prompts(pipe.readers, kind, prompts, negatives, steps, dialect=dialect, **how)
 
 
 def text_at(told: PromptPlan, index: int, part: int = 0) -> torch.Tensor:
@@ -151,33 +158,51 @@ def test_clip_skip_holds_for_the_negative_prompt_except_in_plain(sd) -> None:
 @pytest.mark.parametrize("family", ["sd", "xl"])
 def test_an_impossible_clip_skip_is_refused(request, family, clip_skip) -> None:
     pipe = request.getfixturevalue(family)
-    size = SizeConditioning((64, 64), (0, 0), (64, 64)) if family == "xl" else None
     with pytest.raises(UsageError, match="clip_skip"):
-        plan(pipe, "a cat", clip_skip=clip_skip, size=size)
+        plan(pipe, "a cat", clip_skip=clip_skip)
 
 
 def test_sdxl_is_told_sizes_and_has_zeros_for_no_prompt(xl) -> None:
     size = SizeConditioning((60, 50), (1, 2), (64, 48))
-    other = SizeConditioning((30, 20), (0, 0), (64, 48), aesthetic=2.5)
-    assert other.numbers == (30, 20, 0, 0, 2.5)
+    other = SizeConditioning((30, 20), (0, 0), (64, 48))
     told = plan(xl, "a cat", "a dog", size=size, zeros_for_no_prompt=True).steps[0]
     assert told.parts[0].conditioning.added.time_ids.tolist() == [[60, 50, 1, 2, 64, 48]] * 2
     assert not told.unconditional.text.any() and not told.unconditional.added.pooled_text.any()
     told = plan(xl, "a", negatives=["b"], size=size, negative_size=other).steps[0]
-    assert told.unconditional.added.time_ids.tolist() == [[30, 20, 0, 0, 2.5]]
+    assert told.unconditional.added.time_ids.tolist() == [[30, 20, 0, 0, 64, 48]]
     assert told.unconditional.text.any()
 
 
-def test_the_refiner_reads_with_the_second_encoder_alone(xl) -> None:
-    size = SizeConditioning((64, 64), (0, 0), (64, 64))
-    texts = ["a (cat:1.2)"], [None], 1
-    how = {"guided": False, "dialect": "comfy", "size": size}
-    with torch.no_grad():
-        both = plan_prompts(xl.readers, *texts, **how).steps[0]
-        second = plan_prompts(xl.readers[1:], *texts, **how).steps[0]
-    whole, half = both.parts[0].conditioning, second.parts[0].conditioning
-    assert torch.equal(whole.text[..., 32:], half.text)
-    assert torch.equal(whole.added.pooled_text, half.added.pooled_text)
+def test_the_refiner_reads_with_the_second_encoder_alone(xl, refiner) -> None:
+    both, second = (
+        plan(pipe, "a (cat:1.2)", dialect="comfy", scale=1).steps[0].parts[0].conditioning
+        for pipe in (xl, refiner)
+    )
+    assert torch.equal(both.text[..., 32:], second.text)
+    assert torch.equal(both.added.pooled_text, second.added.pooled_text)
+    assert second.added.time_ids.tolist() == [[64, 64, 0, 0, 6]]
+
+
+def test_the_kind_says_where_sdxl_is_read_and_a_size_must_be_given(xl, sd) -> None:
+    texts = xl.readers, xl.kind, ["a cat"], [None], 1
+    with pytest.raises(UsageError, match="size of the picture is not given"):
+        plan_prompts(*texts)
+    with pytest.raises(UsageError, match="aesthetic score"):
+        plan_prompts(*texts, size=SizeConditioning((8, 8), (0, 0), (8, 8), aesthetic=6.0))
+    with pytest.raises(UsageError, match="told nothing about sizes"):
+        plan_prompts(sd.readers, sd.kind, *texts[2:], size=SizeConditioning.of(Size(8, 8)))
+
+
+def test_sizes_that_are_not_given_are_those_of_a_whole_picture(sd, xl, refiner) -> None:
+    painted = Size(48, 64)
+    assert choose_sizes(sd.kind, painted) == (None, None)
+    full = SizeConditioning((64, 48), (0, 0), (64, 48))
+    assert choose_sizes(xl.kind, painted) == (full, full)
+    size, negative = choose_sizes(refiner.kind, painted)
+    assert size.numbers == (64, 48, 0, 0, 6.0) and negative.numbers == (64, 48, 0, 0, 2.5)
+    cropped = SizeConditioning((99, 98), (3, 4), (64, 48), aesthetic=3.0)
+    size, negative = choose_sizes(refiner.kind, painted, cropped)
+    assert size == cropped and negative.numbers == (99, 98, 0, 0, 2.5)
 
 
 def test_one_warning_for_each_prompt(sd) -> None:

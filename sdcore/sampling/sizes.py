@@ -1,0 +1,96 @@
+"""What SDXL's UNet reads about the size of a picture, besides the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sdcore.checkpoint.kind import ModelKind
+from sdcore.errors import UsageError
+from sdcore.size import Size
+
+# diffusers' aesthetic scores of the refiner, for the prompt and for the negative prompt.
+SCORE, NEGATIVE_SCORE = 6.0, 2.5
+
+
+@dataclass(frozen=True)
+class SizeConditioning:
+    """What SDXL's UNet reads about a picture's size, in pixels, rows first as in its training.
+
+    Attributes:
+        original: (height, width) that the picture had before it was cropped and scaled.
+        crop: (top, left) where the crop began; (0, 0) for a picture that nothing is cut from.
+        target: (height, width) that is painted.
+        aesthetic: the refiner's score in place of the target size; 6.0, and 2.5 for the negative
+            prompt, in diffusers.
+
+    Podell et al. 2023 (arXiv:2307.01952), section 2.2.
+    """
+
+    original: tuple[int, int]
+    crop: tuple[int, int]
+    target: tuple[int, int]
+    aesthetic: float | None = None
+
+    @classmethod
+    def of(cls, size: Size) -> SizeConditioning:
+        """A whole picture of a size, nothing cut from it."""
+        return cls(original=size.height_width, crop=(0, 0), target=size.height_width)
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The UNet's `time_ids`: six, or the refiner's five."""
+        last = self.target if self.aesthetic is None else (self.aesthetic,)
+        return (*self.original, *self.crop, *last)
+
+
+def choose_sizes(
+    kind: ModelKind,
+    painted: Size,
+    size: SizeConditioning | None = None,
+    negative: SizeConditioning | None = None,
+) -> tuple[SizeConditioning | None, SizeConditioning | None]:
+    """What the UNet reads about the size, for the prompt and for the negative prompt.
+
+    Args:
+        painted: the picture's size, for what is None.
+
+    Raises:
+        UsageError: a conditioning that this model cannot read.
+    """
+    for one in (size, negative):
+        check_size_conditioning(kind, one)
+    if not kind.size_numbers:
+        return None, None
+    size = size or SizeConditioning.of(painted)
+    if not kind.refiner:
+        return size, negative or size
+    negative = negative or replace(size, crop=(0, 0), aesthetic=None)
+    score, negative_score = size.aesthetic, negative.aesthetic
+    return (
+        replace(size, aesthetic=SCORE if score is None else score),
+        replace(negative, aesthetic=NEGATIVE_SCORE if negative_score is None else negative_score),
+    )
+
+
+def check_size_conditioning(kind: ModelKind, size: SizeConditioning | None) -> None:
+    """Refuse, with a UsageError, a conditioning that this model's UNet cannot read."""
+    if size is None:
+        return
+    if not kind.size_numbers:
+        raise UsageError(
+            "size_conditioning is given.",
+            "This model is told nothing about sizes; SDXL is.",
+            "Leave it out.",
+        )
+    if not isinstance(size, SizeConditioning):
+        raise UsageError(
+            f"The size conditioning is of type {type(size).__name__}.",
+            "It says original size, crop and target size.",
+            "Pass a sdcore.SizeConditioning.",
+        )
+    if size.aesthetic is not None and not kind.refiner:
+        raise UsageError(
+            "The size conditioning has an aesthetic score.",
+            "Only SDXL's refiner reads one; this model reads a target size in its place.",
+            "Leave the score out.",
+        )
