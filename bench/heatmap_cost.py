@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.parity import SD15, SDXL
-from sdcore.attention import use_attention
+from sdcore.attention import Control, use_attention
 from sdcore.control.heatmaps import WordHeatmaps, marked_attention
 from sdcore.control.prompt_edit import EditSettings, PromptEdit
 from sdcore.diffusion.steps import Step
@@ -44,6 +44,7 @@ from sdcore.sampling.guidance import (
     Guidance,
     Part,
     StepConditioning,
+    StepControls,
     guided_prediction,
 )
 from sdcore.text.tokenizer import Span, Tokens
@@ -147,24 +148,24 @@ class Bench:
         def draw(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(self.device, self.dtype)
 
-        def told() -> Conditioning:
+        def condition() -> Conditioning:
             added = None
             if "addition_embed_type" in self.layout:
                 numbers = torch.full((rows, 6), 1024.0, device=self.device)
                 added = AddedConditions(draw(rows, 1280), numbers)
             return Conditioning(draw(rows, TOKENS, self.layout["cross_attention_dim"]), added)
 
-        return draw(rows, 4, *self.grid), StepConditioning((Part(told()),), told())
+        return draw(rows, 4, *self.grid), StepConditioning((Part(condition()),), condition())
 
     def way(self, name: str) -> Way:
         rows = 2 if name in ("two prompts", "edit") else 1
-        latents, told = self.conditioning(rows)
+        latents, conditioning = self.conditioning(rows)
         time_ = torch.tensor(500.0, device=self.device)
         edit = PromptEdit(make_tokens(2), EditSettings(words={"word3": (0.5, 1)}))
 
-        def control() -> Any:
+        def control() -> Control | None:
             heatmaps = WordHeatmaps(make_tokens(1))
-            kinds = {
+            kinds: dict[str, Callable[[], Control]] = {
                 "heatmaps": lambda: heatmaps.at(STEP),
                 "columns": Columns,
                 "side": lambda: Side(heatmaps.marks),
@@ -174,8 +175,8 @@ class Bench:
             return kinds[name]() if name in kinds else None
 
         def call() -> None:
-            hung = control()
-            guided_prediction(self.unet, latents, time_, told, Guidance(7.5), hung)
+            controls = StepControls((control(),))
+            guided_prediction(self.unet, latents, time_, conditioning, Guidance(7.5), controls)
 
         return call
 

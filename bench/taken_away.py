@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sdcore import TextToImage
 from sdcore.attention import Attend, AttentionLayer, Control, Site
-from sdcore.control.chain import at_sites
-from sdcore.control.run_control import RunControl, attention_sites
+from sdcore.control.chain import Chain, at_sites
+from sdcore.control.run_control import ControlLike, RunControl, attention_sites
 from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
 from sdcore.text.words import FIRST_WORD, column_marks, word_positions
@@ -71,16 +71,15 @@ def blank_values(marked: Tensor) -> Control:
     return control
 
 
-class InBoth(RunControl):
+class InBoth(Chain):
     """A control for the rows of the prompt and for those of the negative prompt."""
 
-    def __init__(self, control: Control) -> None:
-        self.control = self.negative = control
+    def __init__(self, control: ControlLike) -> None:
+        super().__init__([control])
 
-    def __call__(
-        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
-    ) -> Tensor:
-        return self.control(site, grid, q, k, v, attend)
+    @property
+    def negative(self) -> RunControl:
+        return Chain(self.controls)
 
 
 # --- where ----------------------------------------------------------------------------------------
@@ -97,7 +96,7 @@ def grids(pipe: TextToImage) -> dict[tuple[int, int], int]:
     return {(-(-height // 2**level), -(-width // 2**level)): level for level in levels}
 
 
-def at_grid(control: Control, pipe: TextToImage, grid: tuple[int, int]) -> RunControl:
+def at_grid(control: ControlLike, pipe: TextToImage, grid: tuple[int, int]) -> RunControl:
     """A control where the UNet reads the text on one grid (h, w).
 
     Raises:
@@ -151,14 +150,14 @@ class Ablation:
 
     name: str
     pipe: TextToImage
-    control: Callable[[Tokens, Sequence[Case]], Control | None] = lambda tokens, cases: None
+    control: Callable[[Tokens, Sequence[Case]], ControlLike | None] = lambda tokens, cases: None
 
 
 def of_the_network(pipe: TextToImage, guided: bool) -> list[Ablation]:
     """Cross-attention off, and each head alone; `guided` where there are negative rows as well."""
     layers = (layer for layer in pipe.unet.modules() if isinstance(layer, AttentionLayer))
     heads = min(layer.heads for layer in layers if layer.site and reads_text(layer.site))
-    chosen: dict[str, Control] = {
+    chosen: dict[str, RunControl] = {
         **{f"off at {h} x {w}": at_grid(off, pipe, (h, w)) for h, w in grids(pipe)},
         "off everywhere": at_sites(off, reads_text),
         **{f"head {n + 1} alone": at_sites(one_head(n), reads_text) for n in range(heads)},

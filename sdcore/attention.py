@@ -12,8 +12,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from functools import cache, partial
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -177,11 +177,15 @@ class Attend(Protocol):
 
 
 class Control(Protocol):
-    """What can be hung on attention: q (B, H, N, d), k and v (B, H, T, d) to out (B, H, N, d).
+    """What an attention layer calls in place of its backend: q (B, H, N, d), k and v (B, H, T, d)
+    to out (B, H, N, d).
 
     `grid` is (h, w) with h w = N. `attend(q, k, v)` alone leaves the layer as it is. All that a
     control wants is linear in v (`attend(q, k, c * v)`, `attend(q, k, identity)`), so no control
     needs the attention weights, and every control runs on every backend.
+
+    A plain function is one. What wants to know of the steps of a run is a `RunControl`
+    (sdcore.control.run_control), which gives the control of each step.
     """
 
     def __call__(
@@ -204,6 +208,95 @@ class _LayerAttend:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, **other: Tensor | None) -> Tensor:
         return self.backend(q, k, v, **{"mask": self.mask, **other})
+
+
+def call_control(
+    control: Control,
+    site: Site,
+    grid: tuple[int, int],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attend: Attend,
+) -> Tensor:
+    """What a control makes of attention at a site: (B, H, N, width of v), in the type of q.
+
+    Raises:
+        UsageError: it is no control, or its answer is not one that the layer can go on with.
+    """
+    if not _makes_controls(type(control)):
+        raise control_refusal(control)
+    out = cast(object, control(site, grid, q, k, v, attend))
+    if (
+        isinstance(out, Tensor)
+        and out.shape[:-1] == q.shape[:-1]
+        and out.shape[-1] == v.shape[-1]
+        and out.dtype == q.dtype
+        and out.device == q.device
+    ):
+        return out
+    shape = (*q.shape[:-1], v.shape[-1])
+    raise UsageError(
+        f"The control {_control_name(control)} gave {_describe(out)} at {site}.",
+        f"The layer goes on with a tensor {shape} of {q.dtype} on {q.device}.",
+        "Return what attend(q, k, v) gives, or a tensor like it.",
+    )
+
+
+RUN_HOOKS = ("begin", "at", "part", "negative", "before_step", "on_guess", "after_step")
+"""What a run asks of a `RunControl`, and nobody of a `Control`."""
+
+
+def is_control(thing: object) -> bool:
+    """Whether layers may call an object: a callable that no run needs to know of."""
+    hooks = any(hasattr(thing, hook) for hook in RUN_HOOKS)
+    return callable(thing) and not isinstance(thing, type) and not hooks
+
+
+@cache
+def _makes_controls(kind: type) -> bool:
+    """The same of the objects of a class, found out once for each class and not at every layer."""
+    called = any("__call__" in vars(base) for base in kind.__mro__)
+    return called and not issubclass(kind, type) and not any(hasattr(kind, h) for h in RUN_HOOKS)
+
+
+def control_refusal(thing: object, *, by_run: bool = False) -> UsageError:
+    """Why a layer, or a run, does not take an object as its control."""
+    name, hooks = _control_name(thing), [hook for hook in RUN_HOOKS if hasattr(thing, hook)]
+    if isinstance(thing, type):
+        what, why = f"The control is the class {name}.", "A control is an object of a class."
+        return UsageError(what, why, f"Make one: {name}(...).")
+    if not hooks:
+        return UsageError(
+            f"The control is of type {name}.",
+            "A control is called by every attention layer; see sdcore.Control.",
+            "Pass a function (site, grid, q, k, v, attend), or a run an sdcore.RunControl.",
+        )
+    if not callable(thing) and not by_run:
+        return UsageError(
+            f"An attention layer cannot call {name}.",
+            f"It has {', '.join(hooks)}: it belongs to a run, which asks it at each step.",
+            "Paint with it, pipe(..., control=control), or hand the network what it gives for one "
+            "step: control.at(step).",
+        )
+    return UsageError(
+        f"The control {name} has {', '.join(hooks)}, but is no RunControl.",
+        "A run asks an sdcore.RunControl alone for these: they would be ignored.",
+        "Derive its class from sdcore.RunControl, with an at(step) that gives what layers call.",
+    )
+
+
+def _control_name(control: object) -> str:
+    while isinstance(control, partial):
+        control = cast(object, control.func)
+    name: str = getattr(control, "__qualname__", type(control).__qualname__)
+    return name.rpartition("<locals>.")[2]
+
+
+def _describe(answer: object) -> str:
+    if not isinstance(answer, Tensor):
+        return "None" if answer is None else f"an object of type {type(answer).__name__}"
+    return f"a tensor {tuple(answer.shape)} of {answer.dtype} on {answer.device}"
 
 
 # --- the layers --------------------------------------------------------------------------------
@@ -237,7 +330,8 @@ class AttentionLayer(nn.Module):
             out = backend(q, k, v, mask)  #                      (B, H, N, d)
         else:
             assert grid is not None, "a control needs the token grid"
-            out = control(self.site, grid, q, k, v, _LayerAttend(backend, mask))
+            layer = _LayerAttend(backend, mask)
+            out = call_control(control, self.site, grid, q, k, v, layer)
         return out.transpose(1, 2).flatten(2)  #                 (B, N, D)
 
 

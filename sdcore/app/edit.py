@@ -132,13 +132,14 @@ def paint(
     """The prompt and its edits from one noise, once for each of `--images` seeds."""
     import secrets
 
-    from sdcore.app.made_at_begin import MadeAtBegin, readings_in_run
     from sdcore.app.session import paint_batches
+    from sdcore.control.made_at_begin import MadeAtBegin, tokens_in_run
     from sdcore.control.prompt_edit import PromptEdit
 
     def make(run: Run) -> PromptEdit:
+        tokenizers = [tokenizer for tokenizer, _ in pipe.readers]
         dialect = options.dialect or "plain"
-        return PromptEdit(readings_in_run(pipe, options.prompts, dialect, run), settings)
+        return PromptEdit(tokens_in_run(tokenizers, options.prompts, dialect, run), settings)
 
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     for number in range(options.images or 1):

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 
-from sdcore.app.made_at_begin import MadeAtBegin, readings_in_run
 from sdcore.control.heatmaps import WordHeatmaps, WordShare
+from sdcore.control.made_at_begin import MadeAtBegin, tokens_in_run
 from sdcore.control.run_control import Run, attention_sites
 from sdcore.errors import UsageError
 from sdcore.image.canvas import make_canvases
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdcore import TextToImage
-    from sdcore.attention import Control, Site
+    from sdcore.attention import Site
     from sdcore.diffusion.steps import Step
     from sdcore.text.tokenizer import Tokens
 
@@ -135,23 +135,23 @@ class Recording(MadeAtBegin[WordHeatmaps]):
 
         def make(negative: bool, text: str, run: Run) -> WordHeatmaps:
             check_words(text, pipe, dialect, negative)
-            readings = readings_in_run(pipe, text, dialect, run, negative=negative)
-            return WordHeatmaps(readings, windows=most)
+            tokenizers = [tokenizer for tokenizer, _ in pipe.readers]
+            tokens = tokens_in_run(tokenizers, text, dialect, run, negative=negative)
+            return WordHeatmaps(tokens, windows=most)
 
         super().__init__(lambda run: make(False, prompt, run))
-        self.negative: MadeAtBegin[WordHeatmaps] | None = None
+        self._negative: MadeAtBegin[WordHeatmaps] | None = None
         if negative_prompt:
-            self.negative = MadeAtBegin(lambda run: make(True, negative_prompt, run))
+            self._negative = MadeAtBegin(lambda run: make(True, negative_prompt, run))
+
+    @property
+    def negative(self) -> MadeAtBegin[WordHeatmaps] | None:
+        return self._negative
 
     def begin(self, run: Run) -> None:
         super().begin(run)
         self.steps: dict[int, int] = {}  # of each window
         self.expected: dict[int, Tensor] = {}  # clean latents, at the last step of each window
-
-    def at(self, step: Step) -> Control | None:
-        if self.negative is not None:
-            self.made.negative = self.negative.made
-        return super().at(step)
 
     def on_guess(self, step: Step, guess: Callable[[], Tensor]) -> None:
         window = step.index * self.most // step.count

@@ -13,16 +13,15 @@ Shapes: B images, C channels, h w grid, G columns (see words.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdcore.attention import Attend, Control, Site
 from sdcore.control.heatmaps import WordHeatmaps
-from sdcore.control.run_control import Predict, Run, RunControl, check_window, inside
+from sdcore.control.run_control import Predict, Run, RunControl, Sites, check_window, inside
 from sdcore.diffusion.steps import Step
 from sdcore.text.tokenizer import Tokens
 from sdcore.text.words import FIRST_WORD, as_readings, find_words, prompts_with
@@ -48,7 +47,7 @@ class ExciteSettings:
     strength: float = 0.1
     targets: Mapping[float, float] = field(default_factory=lambda: {0: 0.05, 0.2: 0.5, 0.4: 0.8})
     most_moves: int = 20
-    sites: Callable[[Site], bool] | None = None
+    sites: Sites | None = None
 
 
 class AttendAndExcite(RunControl):
@@ -74,6 +73,8 @@ class AttendAndExcite(RunControl):
         self.readings = as_readings(tokens)
         self.settings = settings or ExciteSettings()
         check_window(*self.settings.steps, of="attend-and-excite")
+        self._heatmaps = WordHeatmaps(self.readings, sites=self.settings.sites, differentiable=True)
+        self._smooth = torch.tensor(_SMOOTH)
         spans = self.readings[0].spans
         self.columns: list[list[list[int]]] = [[] for _ in spans]  # prompt, word -> columns
         for word in words:
@@ -82,10 +83,8 @@ class AttendAndExcite(RunControl):
                 self.columns[prompt].append([FIRST_WORD + i for place in places for i in place])
 
     def begin(self, run: Run) -> None:
-        self._heatmaps().begin(run)
-
-    def at(self, step: Step) -> Control | None:
-        return None  # it moves the latents and leaves attention alone
+        self._heatmaps.begin(run)
+        self._smooth = self._smooth.to(run.device)
 
     def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
         if not inside(step, self.settings.steps):
@@ -93,7 +92,7 @@ class AttendAndExcite(RunControl):
         target = self._target(step)
         moves = 1 if target is None else self.settings.most_moves
         for _ in range(moves):
-            peaks, gradient = self._look(latents, predict)
+            peaks, gradient = self._look(step, latents, predict)
             if target is not None and bool((peaks >= target).all()):
                 break
             length = _length(latents) / _length(gradient).clamp(min=1e-12)
@@ -107,37 +106,29 @@ class AttendAndExcite(RunControl):
         due = [t for part, t in self.settings.targets.items() if before < part <= step.progress]
         return max(due) if due else None
 
-    def _look(self, latents: Tensor, predict: Predict) -> tuple[Tensor, Tensor]:
+    def _look(self, step: Step, latents: Tensor, predict: Predict) -> tuple[Tensor, Tensor]:
         """Each image's least peak (B,), and the gradient of the loss (B, C, h, w)."""
         with torch.enable_grad():
             x = latents.detach().requires_grad_()
-            heatmaps = self._heatmaps()
-            predict(x, heatmaps)
-            peaks = torch.stack([self._least_peak(heatmaps, i) for i in range(len(x))])
+            predict(x, self._heatmaps.at(step))
+            peaks = torch.stack([self._least_peak(i) for i in range(len(x))])
             (gradient,) = torch.autograd.grad((1 - peaks).clamp(min=0).sum(), x)
+        self._heatmaps.clear()  # and with it the graph
         return peaks.detach(), gradient
 
-    def _least_peak(self, heatmaps: WordHeatmaps, image: int) -> Tensor:
+    def _least_peak(self, image: int) -> Tensor:
         """The largest value of the map of the word that is read least: ()."""
-        maps = heatmaps.maps(image=image)[FIRST_WORD:]  #          (words, h, w)
-        prompt = image * len(self.columns) // heatmaps.images
+        maps = self._heatmaps.maps(image=image)[FIRST_WORD:]  #    (words, h, w)
+        prompt = image * len(self.columns) // self._heatmaps.images
         used = len(self.readings[0].spans[prompt])
         maps = (_SHARPEN * maps[:used]).softmax(dim=0)  # which word is read most, place by place
-        smooth = maps.new_tensor(_SMOOTH)[None, None]
+        smooth = (self._smooth / self._smooth.sum())[None, None]
         peaks = []
         for columns in self.columns[prompt]:
             one = maps[[column - FIRST_WORD for column in columns]].sum(dim=0)
             padded = F.pad(one[None, None], (1, 1, 1, 1), mode="replicate")
-            peaks.append(F.conv2d(padded, smooth / smooth.sum()).amax())
+            peaks.append(F.conv2d(padded, smooth).amax())
         return torch.stack(peaks).min() if peaks else maps.sum() * 0 + 1
-
-    def _heatmaps(self) -> WordHeatmaps:
-        return WordHeatmaps(self.readings, sites=self.settings.sites, differentiable=True)
-
-    def __call__(
-        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
-    ) -> Tensor:
-        return attend(q, k, v)
 
 
 def _length(latents: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ d head width, h w token grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdcore.attention import Attend, Control, Site
-from sdcore.control.run_control import Run, RunControl, check_rows, check_window
+from sdcore.control.run_control import Run, RunControl, Sites, check_rows, check_window
 from sdcore.errors import UsageError
 from sdcore.image.overlay import lay_over
 from sdcore.text.tokenizer import Span, Tokens
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sdcore.diffusion.steps import Step
-
-Sites = Callable[[Site], bool]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,9 @@ class WordShare:
 
 @dataclass
 class _Sum:
-    total: Tensor  # (B, G, h, w)
+    """Maps (B, G, h, w) added up, and how many."""
+
+    total: Tensor
     count: int
 
 
@@ -94,25 +94,29 @@ class WordHeatmaps(RunControl):
         self.marks = column_marks(readings)  #               (P, T, G)
         self.tokens = readings[0]
         self.windows, self.sites = windows, sites
-        self.negative: WordHeatmaps | None = negative
         self.differentiable = differentiable
+        self._negative = negative
+        self._run_marks = self.marks  # where and in the type in which the run attends
         self._sums: dict[tuple[int, Site], _Sum] = {}
+
+    @property
+    def negative(self) -> WordHeatmaps | None:
+        return self._negative
 
     # --- recording -----------------------------------------------------------------------------
 
     def begin(self, run: Run) -> None:
         prompts, length, _ = self.marks.shape
         check_rows(run, prompts, length)
+        self._run_marks = self.marks.to(run.device, run.dtype)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
         self._sums.clear()
 
     def at(self, step: Step) -> Control:
         return _Recorder(self, step.index * self.windows // step.count)
-
-    def __call__(
-        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
-    ) -> Tensor:
-        self.record(0, site, grid, q, k, v, attend)
-        return attend(q, k, v)
 
     def record(
         self,
@@ -128,15 +132,14 @@ class WordHeatmaps(RunControl):
         if site.kind != "cross" or (self.sites is not None and not self.sites(site)):
             return
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            self.marks = self.marks.to(q.device)  # once, not at every layer
-            maps = marked_attention(q, k, self.marks, v.shape[-1], attend)
+            maps = marked_attention(q, k, self._run_marks, v.shape[-1], attend)
             maps = maps.transpose(1, 2).unflatten(2, grid)  # (B, N, G) -> (B, G, h, w)
             key = (window, _transformer(site))
             if key in self._sums:
-                known = self._sums[key]
+                entry = self._sums[key]
                 # A graph must not lose what it was built from; a plain sum grows in place.
-                known.total = known.total + maps if maps.requires_grad else known.total.add_(maps)
-                known.count += 1
+                entry.total = entry.total + maps if maps.requires_grad else entry.total.add_(maps)
+                entry.count += 1
             else:
                 self._sums[key] = _Sum(maps.contiguous(), 1)
 
@@ -231,10 +234,19 @@ class WordHeatmaps(RunControl):
             for column, span in enumerate(words, start=FIRST_WORD)
         )
 
-    def overlay(self, picture: Image, word: str | int, *, image: int = 0, **which) -> Image:
-        """A picture with a word's map laid over it; `which` are `steps` and `sites` of `of`."""
+    def overlay(
+        self,
+        picture: Image,
+        word: str | int,
+        *,
+        image: int = 0,
+        steps: tuple[float, float] = (0, 1),
+        sites: Sites | None = None,
+    ) -> Image:
+        """A picture with a word's map laid over it; see `of`."""
         size = (picture.height, picture.width)
-        return lay_over(picture, self.of(word, image=image, size=size, **which))
+        heat = self.of(word, image=image, steps=steps, sites=sites, size=size)
+        return lay_over(picture, heat)
 
     def _columns(self, word: str | int, image: int) -> list[int]:
         spans = self.spans(image)
@@ -293,13 +305,12 @@ class WordHeatmaps(RunControl):
             )
 
 
-class _Recorder(RunControl):
+@dataclass(frozen=True)
+class _Recorder:
     """The heatmaps in one window of steps."""
 
-    def __init__(self, heatmaps: WordHeatmaps, window: int) -> None:
-        self.heatmaps, self.window = heatmaps, window
-        negative = heatmaps.negative
-        self.negative = None if negative is None else _Recorder(negative, window)
+    heatmaps: WordHeatmaps
+    window: int
 
     def __call__(
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
@@ -317,7 +328,8 @@ def marked_attention(q: Tensor, k: Tensor, marks: Tensor, width: int, attend: At
             possible: torch's CPU kernel, and flash on CUDA, want q, k and v of one width.
     """
     batch, heads, columns = q.shape[0], q.shape[1], marks.shape[-1]
-    marks = marks.to(q.dtype).repeat_interleave(batch // len(marks), dim=0)
+    marks = marks.to(q)  # of a run's heatmaps they already are
+    marks = marks.repeat_interleave(batch // len(marks), dim=0)
     marks = F.pad(marks, (0, -columns % width))  #         (B, T, G) -> (B, T, whole widths)
     maps = []
     for values in marks.split(width, dim=-1):

@@ -16,7 +16,7 @@ tokens, T text tokens, d head width, C channels, h w latent grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,18 +26,24 @@ from torch import Tensor
 
 from sdcore.attention import Attend, Control, Site
 from sdcore.control.alignment import align_tokens
-from sdcore.control.chain import chain
+from sdcore.control.chain import join
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.control.reweight import word_scales
-from sdcore.control.run_control import Run, RunControl, check_rows, check_window, inside
+from sdcore.control.run_control import (
+    Run,
+    RunControl,
+    Sites,
+    Window,
+    check_rows,
+    check_window,
+    inside,
+)
 from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
 from sdcore.text.words import as_readings, prompts_with, word_positions
 
 if TYPE_CHECKING:
     from sdcore.diffusion.steps import Step
-
-Window = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,12 @@ class EditSettings:
     """
 
     cross: Window = (0, 0.8)
-    words: Mapping[str, Window] = field(default_factory=dict)
+    words: Mapping[str, Window] = field(default_factory=dict[str, Window])
     layout: Window | None = (0, 0.4)
-    layout_sites: Callable[[Site], bool] = lambda site: site.level >= 1
-    scales: Mapping[str, float] = field(default_factory=dict)
+    layout_sites: Sites = lambda site: site.level >= 1
+    scales: Mapping[str, float] = field(default_factory=dict[str, float])
     blend: Sequence[str] = ()
-    blend_sites: Callable[[Site], bool] | None = None
+    blend_sites: Sites | None = None
     blend_from: float = 0.2
     blend_threshold: float = 0.3
 
@@ -104,22 +110,28 @@ class PromptEdit(RunControl):
         self.windows = [_windows(r, edits, settings) for r in readings]  # position -> steps
         self.scales = word_scales(readings, edits, settings.scales)  # (E, T)
         self.places = _Places(readings, settings) if settings.blend else None
+        self._place = torch.device("cpu"), torch.float32  # where and in what type a run attends
 
     def begin(self, run: Run) -> None:
         check_rows(run, self.prompts, self.length)
+        self._place = run.device, run.dtype
         if self.places is not None:
             self.places.heatmaps.begin(run)
 
     def at(self, step: Step) -> Control:
-        edit = self._at(step)
-        return edit if self.places is None else chain(self.places.heatmaps.at(step), edit)
+        edit = self.edit_at(step)
+        if self.places is None:
+            return edit
+        joined = join([self.places.heatmaps.at(step), edit])
+        assert joined is not None
+        return joined
 
     def after_step(self, step: Step, latents: Tensor) -> Tensor:
         if self.places is None or step.progress < self.settings.blend_from:
             return latents
         return self.places.blend(latents)
 
-    def _at(self, step: Step) -> _EditAtStep:
+    def edit_at(self, step: Step) -> EditAtStep:
         """The edit in one step: which tokens attend as in the source, and which on their own."""
         moved = torch.zeros(len(self.scales), self.length, self.length)
         own = torch.zeros(len(self.scales), self.length)
@@ -128,28 +140,36 @@ class PromptEdit(RunControl):
             a = known * torch.tensor(active, dtype=torch.float32)  # (E, T)
             moved += matrix * a[:, None, :] / len(self.moves)
             own += (1 - a) / len(self.moves)
+        moved, own = moved * self.scales[:, None, :], own * self.scales
         layout = self.settings.layout is not None and inside(step, self.settings.layout)
-        return _EditAtStep(
+        return EditAtStep(
             self.prompts,
-            moved * self.scales[:, None, :],
-            own * self.scales,
-            self.settings.layout_sites if layout else None,
+            moved.to(*self._place),
+            own.to(*self._place),
+            any_moved=bool(moved.any()),
+            any_own=bool(own.any()),
+            layout=self.settings.layout_sites if layout else None,
         )
 
-    def __call__(
-        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
-    ) -> Tensor:
-        raise AssertionError("the loop asks at(step) for the edit in one step")
 
+@dataclass(frozen=True)
+class EditAtStep:
+    """An edit in one step, as the layers call it.
 
-class _EditAtStep(RunControl):
-    """An edit in one step: `moved` (E, T, T) = M a c, `own` (E, T) = (1 - a) c."""
+    Attributes:
+        prompts: 1 + E.
+        moved: (E, T, T) = M a c, how known tokens attend as in the source.
+        own: (E, T) = (1 - a) c, how much tokens attend on their own.
+        any_moved, any_own: whether there is anything but zeros in them.
+        layout: the layers at which image tokens attend as in the source; None is none.
+    """
 
-    def __init__(
-        self, prompts: int, moved: Tensor, own: Tensor, layout: Callable[[Site], bool] | None
-    ) -> None:
-        self.prompts, self.moved, self.own, self.layout = prompts, moved, own, layout
-        self.any_moved, self.any_own = bool(moved.any()), bool(own.any())
+    prompts: int
+    moved: Tensor
+    own: Tensor
+    any_moved: bool
+    any_own: bool
+    layout: Sites | None
 
     def __call__(
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
@@ -162,13 +182,14 @@ class _EditAtStep(RunControl):
 
     def _as_source(self, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
         """Values of all rows, read with the attention of the source: P_source v."""
-        count = len(q) // self.prompts
+        count, mask = len(q) // self.prompts, attend.mask
         q_source, k_source = (x[:count].repeat(self.prompts, 1, 1, 1) for x in (q, k))
-        rows = list(range(count)) * self.prompts
-        return attend(q_source, k_source, v, mask=mask_rows(attend.mask, rows))
+        if mask is not None and _of_each_row(mask):
+            mask = mask[:count].repeat(self.prompts, 1, 1, 1)
+        return attend(q_source, k_source, v, mask=mask)
 
     def _read(self, q: Tensor, k: Tensor, v: Tensor, attend: Attend) -> Tensor:
-        count = len(q) // self.prompts
+        count, mask = len(q) // self.prompts, attend.mask
         moved, own = (
             x.to(v).repeat_interleave(count, dim=0)[:, None] for x in (self.moved, self.own)
         )  #                                                       (E n, 1, T, T), (E n, 1, T)
@@ -177,10 +198,16 @@ class _EditAtStep(RunControl):
             return attend(q, k, torch.cat([source, own[..., None] * edits]))
         out = self._as_source(q, k, torch.cat([source, moved @ edits]), attend)
         if self.any_own:
-            mask = mask_rows(attend.mask, list(range(count, len(q))))
+            if mask is not None and _of_each_row(mask):
+                mask = mask[count:]
             added = attend(q[count:], k[count:], own[..., None] * edits, mask=mask)
             out = torch.cat([out[:count], out[count:] + added])
         return out
+
+
+def _of_each_row(mask: Tensor) -> bool:
+    """Whether an attention mask differs by row of the batch: (B, ..., T), and not (1, ..., T)."""
+    return mask.ndim == 4 and len(mask) > 1
 
 
 class _Places:
@@ -195,32 +222,24 @@ class _Places:
 
     def blend(self, latents: Tensor) -> Tensor:
         """The source's latents, with those of the edits where either one reads the words."""
-        count = len(latents) // self.prompts
-        grid = (latents.shape[2], latents.shape[3])
-        reads = torch.stack([self._reads(row, count, grid) for row in range(len(latents))])
-        reads = reads.unflatten(0, (self.prompts, count))  #       (1 + E, n, h, w)
+        rows = latents.unflatten(0, (self.prompts, -1))  #         (1 + E, n, C, h, w)
+        reads = torch.stack([self._reads(row, latents) for row in range(len(latents))])
+        reads = reads.unflatten(0, (self.prompts, -1))  #          (1 + E, n, h, w)
         changes = (reads[:1] | reads)[:, :, None]  #               (1 + E, n, 1, h, w)
-        rows = latents.unflatten(0, (self.prompts, count))
         return torch.where(changes, rows, rows[:1]).flatten(0, 1)
 
-    def _reads(self, row: int, count: int, grid: tuple[int, int]) -> Tensor:
-        """Where a row reads one of its words: (h, w), True or False."""
-        found = torch.zeros(grid, dtype=torch.bool)
-        for word in self.words[row // count]:
+    def _reads(self, row: int, latents: Tensor) -> Tensor:
+        """Where a row of the latents reads one of its words: (h, w), True or False."""
+        grid = (latents.shape[2], latents.shape[3])
+        found = torch.zeros(grid, dtype=torch.bool, device=latents.device)
+        for word in self.words[row * self.prompts // len(latents)]:
             heat = self.heatmaps.of(word, image=row)
             # an object is larger than the place where its word is read most
             heat = F.max_pool2d(heat[None], 3, stride=1, padding=1)
             heat = F.interpolate(heat[None], grid, mode="bilinear", align_corners=False)[0, 0]
             least, most = heat.min(), heat.max()
-            found = found.to(heat.device) | (heat > least + self.threshold * (most - least))
+            found = found | (heat > least + self.threshold * (most - least))
         return found
-
-
-def mask_rows(mask: Tensor | None, rows: Sequence[int]) -> Tensor | None:
-    """An attention mask for some rows of the batch; one mask for all rows stays as it is."""
-    if mask is None or mask.ndim < 4 or len(mask) == 1:
-        return mask
-    return mask[list(rows)]
 
 
 def _windows(tokens: Tokens, edits: Sequence[int], settings: EditSettings) -> list[list[Window]]:

@@ -21,13 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdcore.attention import Attend, Site
-from sdcore.control.run_control import Run, RunControl
+from sdcore.attention import Attend, Control, Site
+from sdcore.control.run_control import Run, RunControl, not_begun
 from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from sdcore.diffusion.steps import Step
 
 _BREAK = " BREAK "
 _FINE = 4  # masks are softened on a grid this many times as fine as the latents
@@ -110,9 +112,11 @@ class Regions(RunControl):
         self._slices: list[slice] = []
         self._fine: Tensor | None = None  # (R, h, w), without the rest of the picture
         self._masks: dict[tuple[int, int], Tensor] = {}
+        self._dtype = torch.float32  # of what the run attends with
+        self._negative: _NegativeRegions | None = None
         if any(self._negatives[1:]):
             own = [text or negative_prompt for text in self._negatives[1:]]
-            self.negative = _NegativeRegions(self, len(own) + 1)
+            self._negative = _NegativeRegions(self, len(own) + 1)
             self._negatives = [negative_prompt, *own]
         # boxes are compared before anything is loaded; masks need the picture's size
         _check_apart(self.regions, torch.stack([r.raster(64, 64) for r in self.regions]))
@@ -125,7 +129,11 @@ class Regions(RunControl):
     @property
     def negative_prompt(self) -> str:
         """What to keep away from: the general one, and one for each region if any has its own."""
-        return self._negatives[0] if self.negative is None else _BREAK.join(self._negatives)
+        return self._negatives[0] if self._negative is None else _BREAK.join(self._negatives)
+
+    @property
+    def negative(self) -> RunControl | None:
+        return self._negative
 
     def begin(self, run: Run) -> None:
         self._slices = _text_slices(run, self.texts)
@@ -134,43 +142,26 @@ class Regions(RunControl):
             _check_shape(region, h, w)
         fine = torch.stack([region.raster(h * _FINE, w * _FINE) for region in self.regions])
         _check_apart(self.regions, fine)
-        self._fine = _soften(fine, self.soft * min(h, w) * _FINE)
+        fine = _soften(fine, self.soft * min(h, w) * _FINE)
+        self._fine, self._dtype = fine.to(run.device), run.dtype
         self._masks.clear()
 
+    def at(self, step: Step) -> Control:
+        return _ReadsRegions(self, self._slices)
+
     def masks(self, grid: tuple[int, int]) -> Tensor:
-        """How much each place reads each text: (1 + R, h, w), the rest first; sums to 1."""
-        assert self._fine is not None, "begin comes first"
+        """How much each place reads each text: (1 + R, h, w), the rest first; sums to 1.
+
+        Raises:
+            UsageError: no run has begun, and the masks may be drawings of any size.
+        """
+        if self._fine is None:
+            raise not_begun(self)
         if grid not in self._masks:
             own = F.adaptive_avg_pool2d(self._fine, grid) * (1 - self.base)
-            self._masks[grid] = torch.cat([1 - own.sum(dim=0, keepdim=True), own])
+            masks = torch.cat([1 - own.sum(dim=0, keepdim=True), own])
+            self._masks[grid] = masks.to(self._dtype)
         return self._masks[grid]
-
-    def __call__(
-        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
-    ) -> Tensor:
-        return self.read(self._slices, site, grid, q, k, v, attend)
-
-    def read(
-        self,
-        slices: Sequence[slice],
-        site: Site,
-        grid: tuple[int, int],
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        attend: Attend,
-    ) -> Tensor:
-        """Each place reads the text of its region; `slices` of T are the texts."""
-        if site.kind == "self":
-            return attend(q, k, v)
-        out = torch.zeros((), dtype=v.dtype, device=v.device)
-        for part, mask in zip(slices, self.masks(grid).to(q), strict=True):
-            text_mask = attend.mask
-            if text_mask is not None and text_mask.shape[-1] > 1:
-                text_mask = text_mask[..., part]
-            read = attend(q, k[:, :, part], v[:, :, part], mask=text_mask)
-            out = out + mask.flatten()[:, None] * read  #  (N, 1) * (B, H, N, d)
-        return out
 
 
 class _NegativeRegions(RunControl):
@@ -183,10 +174,31 @@ class _NegativeRegions(RunControl):
     def begin(self, run: Run) -> None:
         self._slices = _equal_slices(run.text_tokens, self.texts)
 
+    def at(self, step: Step) -> Control:
+        return _ReadsRegions(self.regions, self._slices)
+
+
+@dataclass(frozen=True)
+class _ReadsRegions:
+    """Each place reads the text of its region; `slices` of T are the texts."""
+
+    regions: Regions
+    slices: Sequence[slice]
+
     def __call__(
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
     ) -> Tensor:
-        return self.regions.read(self._slices, site, grid, q, k, v, attend)
+        if site.kind == "self":
+            return attend(q, k, v)
+        out = torch.zeros((), dtype=v.dtype, device=v.device)
+        masks = self.regions.masks(grid).to(q)
+        for text, mask in zip(self.slices, masks, strict=True):
+            text_mask = attend.mask
+            if text_mask is not None and text_mask.shape[-1] > 1:
+                text_mask = text_mask[..., text]
+            read = attend(q, k[:, :, text], v[:, :, text], mask=text_mask)
+            out = out + mask.flatten()[:, None] * read  #  (N, 1) * (B, H, N, d)
+        return out
 
 
 def _text_slices(run: Run, texts: Sequence[str]) -> list[slice]:

@@ -6,16 +6,20 @@ Shapes: P prompts, T text tokens; the rest as in attention.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sdcore.attention import Attend, Site
+from sdcore.attention import Attend, Control, Site
 from sdcore.checks import as_finite
 from sdcore.control.run_control import Run, RunControl, check_rows
 from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
 from sdcore.text.words import as_readings, prompts_with, word_positions
+
+if TYPE_CHECKING:
+    from sdcore.diffusion.steps import Step
 
 
 class Reweight(RunControl):
@@ -34,16 +38,23 @@ class Reweight(RunControl):
     def __init__(self, tokens: Tokens | Sequence[Tokens], scales: Mapping[str, float]) -> None:
         readings = as_readings(tokens)
         self.scales = word_scales(readings, range(len(readings[0].spans)), scales)  # (P, T)
+        self._run_scales = self.scales  # where and in the type in which the run attends
 
     def begin(self, run: Run) -> None:
         check_rows(run, *self.scales.shape)
+        self._run_scales = self.scales.to(run.device, run.dtype)
 
-    def __call__(
+    def at(self, step: Step) -> Control:
+        return self.scale_values
+
+    def scale_values(
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
     ) -> Tensor:
+        """The control of every step."""
         if site.kind == "self":
             return attend(q, k, v)
-        scales = self.scales.to(v).repeat_interleave(len(v) // len(self.scales), dim=0)
+        rows = len(v) // len(self.scales)
+        scales = self._run_scales.to(v).repeat_interleave(rows, dim=0)  # (B, T)
         return attend(q, k, scales[:, None, :, None] * v)
 
 

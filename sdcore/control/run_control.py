@@ -1,9 +1,10 @@
-"""A control that takes part in a run: what it is told, what it may change, and when.
+"""A control that takes part in a run: what it learns of the run, what it may change, and when.
 
-A control is called in place of attention, `control(site, grid, q, k, v, attend) -> out`, and calls
-`attend` as often as it likes. It is an argument of the run and of every layer; nothing is attached
-to the model, so nothing is left on it, whatever happens. A plain function is enough; what wants to
-know of the run's steps and latents is a `RunControl`.
+Two things steer a picture. A `Control` (attention.py) is called in place of attention,
+`control(site, grid, q, k, v, attend) -> out`, and calls `attend` as often as it likes. A
+`RunControl` belongs to a run: it gives the control of each step, and may change the latents. Both
+are arguments; nothing is attached to the model, so nothing is left on it, whatever happens. A plain
+function is enough: a run uses it at every step.
 
 Shapes: B images, N image tokens, T text tokens, C channels, h w latent grid.
 """
@@ -11,12 +12,13 @@ Shapes: B images, N image tokens, T text tokens, C channels, h w latent grid.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
-from sdcore.attention import Attend, AttentionLayer, Control, Site
+from sdcore.attention import AttentionLayer, Control, Site, control_refusal, is_control
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,17 +26,21 @@ if TYPE_CHECKING:
     from sdcore.text.tokenizer import Tokens
 
 Predict = Callable[[Tensor, Control | None], Tensor]
+Sites = Callable[[Site], bool]
+Window = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a control may check before the first step.
+    """What a control learns of a run before the first step.
 
     rows:        B, images painted together.
     text_tokens: T of the rows that the control will see.
     parts:       T of each prompt of an AND; without one, of the prompt.
     grid:        (h, w) of the latents.
     sites:       of every attention layer of the UNet.
+    device:      of the UNet; a control moves its tensors there once, when the run begins.
+    dtype:       of the UNet, so of the q, k and v that the control will see.
     tokens:      the prompts as the first text encoder reads them; None for the negative prompts.
     """
 
@@ -43,25 +49,48 @@ class Run:
     parts: tuple[int, ...]
     grid: tuple[int, int]
     sites: tuple[Site, ...]
+    device: torch.device
+    dtype: torch.dtype
     tokens: Tokens | None = None
+
+    def of_part(self, number: int) -> Run:
+        """The run as the control of one prompt of an AND sees it; tokens are of the first alone."""
+        tokens = self.tokens if number == 0 else None
+        return replace(self, text_tokens=self.parts[number], tokens=tokens)
+
+    def of_negative(self, text_tokens: int) -> Run:
+        """The run as the control of the negative prompt sees it."""
+        return replace(self, text_tokens=text_tokens, parts=(text_tokens,), tokens=None)
 
 
 class RunControl:
     """A control that takes part in a run; what a subclass does not define does nothing.
 
-    `negative` is the control for the rows of the negative prompt.
+    A run has it to itself: what it records belongs to the run that began last.
     """
 
-    negative: Control | None = None
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if any("__call__" in vars(base) for base in cls.__mro__):
+            raise UsageError(
+                f"{cls.__qualname__} is a RunControl with __call__.",
+                "A run asks it for the control of each step and never calls it itself.",
+                "Let at(step) give what the layers call, such as a method of the class.",
+            )
+
+    @property
+    def negative(self) -> ControlLike | None:
+        """The control for the rows of the negative prompt."""
+        return None
 
     def begin(self, run: Run) -> None:
         """Called before the first step: raises UsageError where the run does not fit."""
 
     def at(self, step: Step) -> Control | None:
-        """The control for one step."""
-        return self
+        """What the attention layers call in one step."""
+        return None
 
-    def part(self, number: int) -> Control | None:
+    def part(self, number: int) -> ControlLike | None:
         """The control for one prompt of an AND. The words that a control knows are of the first."""
         return self if number == 0 else None
 
@@ -82,10 +111,35 @@ class RunControl:
         """The latents (B, C, h, w) that the step is to end with."""
         return latents
 
-    def __call__(
-        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
-    ) -> Tensor:
-        return attend(q, k, v)
+
+ControlLike = Control | RunControl
+"""What a run takes as its control."""
+
+
+def as_run_control(control: ControlLike) -> RunControl:
+    """A control as a `RunControl`: a plain one at every step, for every prompt of an AND.
+
+    Raises:
+        UsageError: it is neither a `Control` nor a `RunControl`, or half of one.
+    """
+    if isinstance(control, RunControl):
+        return control
+    if not is_control(control):
+        raise control_refusal(control, by_run=True)
+    return _AtEveryStep(control)
+
+
+class _AtEveryStep(RunControl):
+    """A plain control, for every prompt of an AND."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+
+    def at(self, step: Step) -> Control:
+        return self.control
+
+    def part(self, number: int) -> RunControl:
+        return self
 
 
 def attention_sites(model: nn.Module) -> tuple[Site, ...]:
@@ -94,12 +148,7 @@ def attention_sites(model: nn.Module) -> tuple[Site, ...]:
     return tuple(layer.site for layer in layers if layer.site is not None)
 
 
-def as_run_control(control: Control) -> RunControl:
-    """A plain function, or an object with some of the methods, as a `RunControl`."""
-    return control if isinstance(control, RunControl) else _Plain(control)
-
-
-def inside(step: Step, window: tuple[float, float]) -> bool:
+def inside(step: Step, window: Window) -> bool:
     """Whether a step begins within (start, end), as parts of the run."""
     return window[0] <= step.progress < window[1]
 
@@ -124,30 +173,10 @@ def check_rows(run: Run, prompts: int, length: int) -> None:
         )
 
 
-class _Plain(RunControl):
-    """What is no RunControl, with the methods that it has."""
-
-    def __init__(self, control: Control) -> None:
-        self.control = control
-        self.negative = getattr(control, "negative", None)
-
-    def at(self, step: Step) -> Control | None:
-        return self.control.at(step) if hasattr(self.control, "at") else self.control  # pyright: ignore
-
-    def part(self, number: int) -> Control | None:
-        return self.control.part(number) if hasattr(self.control, "part") else self.control  # pyright: ignore
-
-    def __call__(
-        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
-    ) -> Tensor:
-        return self.control(site, grid, q, k, v, attend)
-
-
-class _Nothing(RunControl):
-    """No control at all."""
-
-    def at(self, step: Step) -> Control | None:
-        return None
-
-
-NOTHING = _Nothing()
+def not_begun(control: RunControl) -> UsageError:
+    """For a control that knows nothing before its run has begun."""
+    return UsageError(
+        f"{type(control).__name__} has not begun a run.",
+        "It learns from the run what it needs to know of the prompts and the picture.",
+        "Paint with it, pipe(..., control=control), or call its begin(run) first.",
+    )

@@ -88,10 +88,10 @@ def heatmaps_of_image(
     clean = pipe.autoencoder.encode(pixels)
     noise = torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed))[None]
     heatmaps = WordHeatmaps(readings, windows=len(times))
-    begin_run(heatmaps, pipe.unet, clean, plan)
+    ready = begin_run(heatmaps, pipe.unet, clean, plan)
     for index, time in enumerate(sorted(times, reverse=True)):
         step = Step(index, len(times), float(time))
         noisy = add_noise(clean, noise.to(clean), time, alphas).to(pipe.dtype)
         at = torch.tensor(float(time), device=pipe.device)
-        guided_prediction(pipe.unet, noisy, at, plan.at(step), Guidance(1.0), heatmaps.at(step))
+        guided_prediction(pipe.unet, noisy, at, plan.at(step), Guidance(1.0), ready.at(step))
     return heatmaps

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from sdcore.control.run_control import ControlLike
 from sdcore.errors import UsageError
 from sdcore.metadata.image_settings import (
     HiresSettings,
@@ -56,7 +57,7 @@ def enlarge(
     upscale: str = "pixels",
     steps: int | None = None,
     tiled: bool = False,
-    control: Any = None,
+    control: ControlLike | None = None,
     on_step: OnStep | None = None,
 ) -> TextToImageResult:
     """The second pass at a higher resolution: what was painted, scaled up and painted over.
@@ -124,7 +125,7 @@ def refine(
     begun: TextToImageResult,
     *,
     tiled: bool = False,
-    control: Any = None,
+    control: ControlLike | None = None,
     on_step: OnStep | None = None,
 ) -> TextToImageResult:
     """The steps that a run with `denoising_end` has left, with another model: SDXL's refiner.
@@ -156,7 +157,7 @@ def refine(
     return replace(refined, settings=settings, steps_run=begun.steps_run + refined.steps_run)
 
 
-def _beyond(first: ImageSettings, control: Any) -> tuple[str, ...]:
+def _beyond(first: ImageSettings, control: ControlLike | None) -> tuple[str, ...]:
     """What the record of both passes cannot hold: the first's, and a control of the second."""
     names = (*first.beyond, "control") if control is not None else first.beyond
     return tuple(dict.fromkeys(names))

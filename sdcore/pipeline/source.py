@@ -187,16 +187,6 @@ def check_noise(noise: Any) -> None:
         _check_finite(noise, "latents")
 
 
-def check_control(control: Any) -> None:
-    """Refuse what attention layers could not call."""
-    if control is not None and not callable(control) and not callable(getattr(control, "at", None)):
-        raise UsageError(
-            f"The control is of type {type(control).__name__}.",
-            "A control is called by every attention layer; see sdcore.attention.Control.",
-            "Pass a function (site, grid, q, k, v, attend), or an object with a method at(step).",
-        )
-
-
 def _several(given: Any, name: str) -> list[Any]:
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         if not given:

@@ -19,6 +19,7 @@ from torch import Tensor
 from sdcore.checkpoint.defaults import ModelDefaults
 from sdcore.checkpoint.loading import read_model
 from sdcore.checkpoint.model import Model
+from sdcore.control.run_control import ControlLike, as_run_control
 from sdcore.diffusion.schedulers import copy_scheduler, make_scheduler, scheduler_name, set_steps
 from sdcore.diffusion.steps import visited_times
 from sdcore.image.pictures import to_images
@@ -27,7 +28,6 @@ from sdcore.pipeline.request import Request, check_steps_before, make_request, w
 from sdcore.pipeline.source import (
     Source,
     check_channels,
-    check_control,
     check_count,
     check_noise,
     read_source,
@@ -154,7 +154,7 @@ class TextToImage(Model):
         size_conditioning: SizeConditioning | None = None,
         negative_size_conditioning: SizeConditioning | None = None,
         tiled: bool = False,
-        control: Any = None,
+        control: ControlLike | None = None,
         on_step: OnStep | None = None,
     ) -> TextToImageResult:
         """Paint one or more prompts. What is None is taken from the model's folder.
@@ -188,15 +188,15 @@ class TextToImage(Model):
             size_conditioning, negative_size_conditioning: what SDXL is told about the size of the
                 picture; None is a whole picture of the size that is painted.
             tiled: the autoencoder works in tiles: for large pictures in little memory.
-            control: an `sdcore.attention.Control` for the conditional rows. One that has a method
-                `at(step)` is asked before each `Step` for the control to use then, or None.
+            control: a function that the attention layers call for the conditional rows, see
+                `sdcore.Control`, or an `sdcore.RunControl`, which gives one for each `Step`.
             on_step: called with each `Step` and the latents after it.
 
         Raises:
             UsageError: an argument that cannot be used.
             NonFiniteError: NaN or infinity appeared; the message names the stage and step.
         """
-        check_control(control)
+        control = None if control is None else as_run_control(control)
         check_noise(latents)
         source = read_source(
             image,

@@ -1,33 +1,60 @@
-"""A control made ready for a run: what it is told before the first step.
+"""A control made ready for a run: what it learns before the first step.
 
 Shapes: B images, C latent channels, h w latent grid.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from sdcore.attention import Control
-from sdcore.control.run_control import NOTHING, Run, RunControl, as_run_control, attention_sites
+from sdcore.control.run_control import (
+    ControlLike,
+    Run,
+    RunControl,
+    as_run_control,
+    attention_sites,
+)
 from sdcore.errors import UsageError
+from sdcore.sampling.guidance import StepControls
 
 if TYPE_CHECKING:
+    from sdcore.diffusion.steps import Step
     from sdcore.sampling.conditioning import PromptPlan
 
 
+@dataclass(frozen=True)
+class ReadyControl:
+    """A control whose run has begun.
+
+    control:  what takes part in the run, by its hooks.
+    parts:    the control of each prompt of an AND.
+    negative: the control of the negative prompt.
+    """
+
+    control: RunControl
+    parts: tuple[RunControl | None, ...]
+    negative: RunControl | None
+
+    def at(self, step: Step) -> StepControls:
+        """What the layers call in one step, for each group of rows."""
+        parts = tuple(None if part is None else part.at(step) for part in self.parts)
+        return StepControls(parts, None if self.negative is None else self.negative.at(step))
+
+
 def begin_run(
-    control: Control | None, unet: nn.Module, latents: Tensor, plan: PromptPlan
-) -> RunControl:
+    control: ControlLike | None, unet: nn.Module, latents: Tensor, plan: PromptPlan
+) -> ReadyControl:
     """Make a control ready for a run on latents (B, C, h, w); None gives one that does nothing.
 
     Raises:
-        UsageError: the UNet has no cross-attention, or the control does not fit the run.
+        UsageError: it is no control, it does not fit the run, or no word can reach the UNet.
     """
     if control is None:
-        return NOTHING
+        return ReadyControl(RunControl(), (), None)
+    ready = as_run_control(control)
     sites = attention_sites(unet)
     if not any(site.kind == "cross" for site in sites):
         raise UsageError(
@@ -35,19 +62,31 @@ def begin_run(
             f"{type(unet).__name__} has no cross-attention: no word can reach the picture.",
             "Use a UNet with cross-attention, or leave the control out.",
         )
-    first, grid = plan.steps[0], (latents.shape[2], latents.shape[3])
+    first, weight = plan.steps[0], next(unet.parameters())
     lengths = tuple(part.conditioning.text.shape[1] for part in first.parts)
-    ready = as_run_control(control)
-    run = Run(len(latents), lengths[0], lengths, grid, sites, plan.tokens)
+    run = Run(
+        rows=len(latents),
+        text_tokens=lengths[0],
+        parts=lengths,
+        grid=(latents.shape[2], latents.shape[3]),
+        sites=sites,
+        device=weight.device,
+        dtype=weight.dtype,
+        tokens=plan.tokens,
+    )
     ready.begin(run)
-    if ready.negative is not None:
+    parts = [ready.part(number) for number in range(len(lengths))]
+    negative = _optional(ready.negative)
+    if negative is not None:
         if first.unconditional is None:
             raise UsageError(
                 "There is a control for the negative prompt, which is not read.",
                 "At a guidance scale of 1 or less there are no rows of it.",
                 "Raise the guidance scale, or leave that control out.",
             )
-        length = first.unconditional.text.shape[1]
-        of_negative = replace(run, text_tokens=length, parts=(length,), tokens=None)
-        as_run_control(ready.negative).begin(of_negative)
-    return ready
+        negative.begin(run.of_negative(first.unconditional.text.shape[1]))
+    return ReadyControl(ready, tuple(_optional(part) for part in parts), negative)
+
+
+def _optional(control: ControlLike | None) -> RunControl | None:
+    return None if control is None else as_run_control(control)

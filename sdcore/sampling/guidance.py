@@ -15,17 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from sdcore.attention import Attend, Control, Site, call_control
 from sdcore.checks import as_finite
 from sdcore.errors import UsageError
 from sdcore.unet.unet import AddedConditions
-
-if TYPE_CHECKING:
-    from sdcore.attention import Attend, Control, Site
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,22 @@ class StepConditioning:
 
 
 @dataclass(frozen=True)
+class StepControls:
+    """The controls of one step: of the rows of each prompt of an AND, in their order, and of those
+    of the negative prompt. Rows without one attend as they would alone.
+    """
+
+    parts: tuple[Control | None, ...] = ()
+    negative: Control | None = None
+
+    def of_part(self, number: int) -> Control | None:
+        return self.parts[number] if number < len(self.parts) else None
+
+
+NO_CONTROLS = StepControls()
+
+
+@dataclass(frozen=True)
 class Guidance:
     """How strongly the prompt is followed.
 
@@ -108,29 +121,24 @@ def guided_prediction(
     time: Tensor,
     conditioning: StepConditioning,
     guidance: Guidance,
-    control: Control | None = None,
+    controls: StepControls = NO_CONTROLS,
 ) -> Tensor:
     """The UNet's prediction for B images, guided: (B, C, h, w) in the type of the UNet's answer.
 
     Args:
         unet: called as `unet(latents, time, text, control, added=...)`.
-        control: is handed the B rows of one part at a time, in the order of the images; of a
-            control that has a method `part`, `control.part(i)` is handed part i. An attribute
-            `negative` of it, if it is not None, is handed the unconditional rows.
+        controls: each sees the B rows of its own part, in the order of the images.
     """
     parts = conditioning.parts
     groups = [
-        _Rows(part.conditioning, _control_of_part(control, number))
-        for number, part in enumerate(parts)
+        _Rows(part.conditioning, controls.of_part(number)) for number, part in enumerate(parts)
     ]
     if _is_one_prompt(parts) and not guidance.active:
         return _predict(unet, latents, time, groups)[0]
 
     assert conditioning.unconditional is not None, "guidance needs the unconditional rows"
-    negative_control = getattr(control, "negative", None)
-    negative, *positives = _predict(
-        unet, latents, time, [_Rows(conditioning.unconditional, negative_control), *groups]
-    )
+    unconditional = _Rows(conditioning.unconditional, controls.negative)
+    negative, *positives = _predict(unet, latents, time, [unconditional, *groups])
     scale = guidance.scale if guidance.active else 1.0
     direction = torch.zeros_like(negative)
     for part, positive in zip(parts, positives, strict=True):
@@ -153,10 +161,6 @@ class _Rows:
 
 def _is_one_prompt(parts: Sequence[Part]) -> bool:
     return len(parts) == 1 and not isinstance(parts[0].weight, Tensor) and parts[0].weight == 1
-
-
-def _control_of_part(control: Control | None, number: int) -> Control | None:
-    return control.part(number) if hasattr(control, "part") else control  # pyright: ignore
 
 
 def _predict(
@@ -189,7 +193,7 @@ def _control_of_rows(controls: Sequence[Control | None]) -> Control | None:
     """One control for a whole call: each group of rows is shown to its own."""
     if all(control is None for control in controls):
         return None
-    return controls[0] if len(controls) == 1 else _Dispatch(controls)
+    return controls[0] if len(controls) == 1 else _ByRows(controls)
 
 
 def _rescale(prediction: Tensor, conditional: Tensor, amount: float) -> Tensor:
@@ -199,7 +203,7 @@ def _rescale(prediction: Tensor, conditional: Tensor, amount: float) -> Tensor:
     return amount * rescaled + (1 - amount) * prediction
 
 
-class _Dispatch:
+class _ByRows:
     """Shows each control its group of rows; rows without one attend as if there were none."""
 
     def __init__(self, controls: Sequence[Control | None]) -> None:
@@ -209,7 +213,10 @@ class _Dispatch:
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
     ) -> Tensor:
         groups = zip(*(x.chunk(len(self.controls)) for x in (q, k, v)), strict=True)
-        out = []
+        out: list[Tensor] = []
         for control, (q, k, v) in zip(self.controls, groups, strict=True):  # (B, H, N, d)
-            out.append(attend(q, k, v) if control is None else control(site, grid, q, k, v, attend))
+            if control is None:
+                out.append(attend(q, k, v))
+            else:
+                out.append(call_control(control, site, grid, q, k, v, attend))
         return torch.cat(out)

@@ -18,9 +18,17 @@ from torch import Tensor
 from sdcore.diffusion.steps import Step, guess_clean, iterate_steps, take_step
 from sdcore.errors import NonFiniteError
 from sdcore.sampling.begin import begin_run
-from sdcore.sampling.guidance import Guidance, Part, StepConditioning, guided_prediction
+from sdcore.sampling.guidance import (
+    Guidance,
+    Part,
+    StepConditioning,
+    StepControls,
+    guided_prediction,
+)
 
 if TYPE_CHECKING:
+    from sdcore.attention import Control
+    from sdcore.control.run_control import ControlLike
     from sdcore.sampling.conditioning import PromptPlan
     from sdcore.unet.unet import UNet
 
@@ -93,7 +101,7 @@ def denoise(
     start: Start,
     plan: PromptPlan,
     guidance: Guidance,
-    control: Any = None,
+    control: ControlLike | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """The sampling loop: latents (B, C, h, w) stay float32, the UNet runs in its own type.
@@ -103,26 +111,38 @@ def denoise(
     """
     scheduler, dtype = sampler.scheduler, next(unet.parameters()).dtype
     latents = start.latents
-    control = begin_run(control, unet, latents, plan)
+    ready = begin_run(control, unet, latents, plan)
 
     def predict(
-        latents: Tensor, control: Any, time: Tensor, told: StepConditioning, guidance: Guidance
+        latents: Tensor,
+        time: Tensor,
+        conditioning: StepConditioning,
+        guidance: Guidance,
+        controls: StepControls,
     ) -> Tensor:
         seen = scheduler.scale_model_input(latents, time)
         if start.beside is not None:
             seen = torch.cat([seen, start.beside], dim=1)  #            (B, 2C + 1, h, w)
-        return guided_prediction(unet, seen.to(dtype), time, told, guidance, control).float()
+        seen = seen.to(dtype)
+        return guided_prediction(unet, seen, time, conditioning, guidance, controls).float()
+
+    def predict_alone(
+        latents: Tensor, control: Control | None, time: Tensor, conditioning: StepConditioning
+    ) -> Tensor:
+        """The first prompt's rows alone, for a control that looks ahead."""
+        first = StepConditioning((Part(conditioning.parts[0].conditioning),), None)
+        return predict(latents, time, first, Guidance(1.0), StepControls((control,)))
 
     for step, time in iterate_steps(sampler.times):
-        told = plan.at(step)
-        alone = StepConditioning((Part(told.parts[0].conditioning),), None)
-        conditional = partial(predict, time=time, told=alone, guidance=Guidance(1.0))
-        latents = control.before_step(step, latents, conditional)
-        prediction = predict(latents, control.at(step), time, told, guidance)
-        control.on_guess(step, partial(guess_clean, scheduler, prediction, time, latents))
+        conditioning = plan.at(step)
+        look_ahead = partial(predict_alone, time=time, conditioning=conditioning)
+        latents = ready.control.before_step(step, latents, look_ahead)
+        prediction = predict(latents, time, conditioning, guidance, ready.at(step))
+        guess = partial(guess_clean, scheduler, prediction, time, latents)
+        ready.control.on_guess(step, guess)
         latents = take_step(scheduler, prediction, time, latents, sampler.generators)
         _check_finite(latents, prediction, step)
-        latents = control.after_step(step, latents)
+        latents = ready.control.after_step(step, latents)
         if start.kept is not None:
             following = sampler.times[step.index + 1 : step.index + 2]
             next_time = following[0] if len(following) else None

@@ -40,7 +40,9 @@ from bench.verdict import MEASURES
 from sdcore import TextToImage, UNet
 from sdcore.attention import CrossAttention, Site
 from sdcore.control.chain import at_sites
+from sdcore.control.run_control import as_run_control
 from sdcore.errors import FileError, UsageError
+from tests.control.runs import STEP
 from tests.explicit_map import attention_map, make_attend
 from train.emoji.data.drawings import load
 from train.emoji.data.settings import DataSettings
@@ -94,10 +96,10 @@ def test_off_is_a_unet_to_which_the_layer_gives_nothing(pipe: TextToImage) -> No
     whole = call(pipe.unet)
     for grid, level in grids(pipe).items():
         expected = call(without(pipe.unet, lambda _, w: w.zero_(), level))
-        assert torch.equal(call(pipe.unet, at_grid(off, pipe, grid)), expected)
+        assert torch.equal(call(pipe.unet, at_grid(off, pipe, grid).at(STEP)), expected)
         assert (whole - expected).abs().max() > 1e-3
     everywhere = call(without(pipe.unet, lambda _, w: w.zero_()))
-    assert torch.equal(call(pipe.unet, at_sites(off, reads_text)), everywhere)
+    assert torch.equal(call(pipe.unet, at_sites(off, reads_text).at(STEP)), everywhere)
 
 
 def test_off_holds_for_the_negative_prompt_as_well(pipe: TextToImage) -> None:
@@ -128,7 +130,7 @@ def test_one_head_is_a_projection_of_that_head_alone(pipe: TextToImage) -> None:
             others = torch.arange(layer.heads) != head
             weight.unflatten(1, (layer.heads, -1))[:, others] = 0
 
-        ours = call(pipe.unet, at_sites(one_head(head), reads_text))
+        ours = call(pipe.unet, at_sites(one_head(head), reads_text).at(STEP))
         torch.testing.assert_close(ours, call(without(pipe.unet, keep)), rtol=1e-5, atol=1e-6)
         assert (ours - whole).abs().max() > 1e-3
 
@@ -171,6 +173,8 @@ def test_what_is_blanked_of_the_text(pipe: TextToImage) -> None:
 
         attend = Sees(seen)
         control = ablation.control(tokens, CASES)
+        assert control is not None
+        control = as_run_control(control).at(STEP)
         assert control is not None
         control(CROSS, (1, 1), k, k, v, attend)
         other = {"key": "value", "value": "key"}[kind]

@@ -21,9 +21,9 @@ from bench.heatmap_truth import (
 )
 from sdcore.attention import Site, sdpa
 from sdcore.control.heatmaps import WordHeatmaps
-from sdcore.control.run_control import Run
 from sdcore.diffusion.steps import Step
 from sdcore.text.tokenizer import Span, Tokens
+from tests.control.runs import make_run
 
 SITE = Site("up", 0, kind="cross", name="up_blocks.0.attentions.0.transformer_blocks.0.attn2")
 LEFT, RIGHT = (4, 20, 28, 44), (36, 20, 60, 44)  # boxes: left, top, right, bottom
@@ -42,7 +42,7 @@ def heatmaps(last_window_only: bool = False) -> WordHeatmaps:
     spans = (Span("fox", 0, 3, range(1, 2)), Span("cat", 4, 7, range(2, 3)))
     tokens = Tokens(torch.tensor([[9, 1, 2, 8]]), torch.ones(1, 4), (spans,), ("",))
     recorded = WordHeatmaps(tokens, windows=WINDOWS)
-    recorded.begin(Run(1, 4, (4,), (8, 8), (SITE,)))
+    recorded.begin(make_run(1, 4, sites=(SITE,)))
     columns = torch.arange(8).repeat(8)
     for window in range(WINDOWS):
         q = torch.zeros(1, 1, 64, 8)

@@ -20,6 +20,7 @@ from sdcore.diffusion.steps import Step
 from sdcore.errors import UsageError
 from sdcore.prompt.reading import read_tokens
 from sdcore.sampling.begin import begin_run
+from tests.control.runs import STEP
 from tests.explicit_map import edited_map, heat, make_attend, region_map
 
 CROSS = Site("down", 1, kind="cross", name="down_blocks.1.attentions.0.transformer_blocks.0.attn2")
@@ -62,11 +63,11 @@ def test_what_the_first_of_a_chain_asks_is_answered_by_the_next():
     q, k, v = qkv(1, 4, 5)
     attend = make_attend("reference")
     plain = attend(q, k, v)
-    both = chain(Times(2.0), Add(1.0))
+    both = chain(Times(2.0), Add(1.0)).at(STEP)
     torch.testing.assert_close(both(CROSS, (2, 2), q, k, v, attend), 2 * plain + 1)
-    other = chain(Add(1.0), Times(2.0))
+    other = chain(Add(1.0), Times(2.0)).at(STEP)
     torch.testing.assert_close(other(CROSS, (2, 2), q, k, v, attend), 2 * plain + 1)
-    wide = chain(lambda s, g, q, k, v, a: 3 * a(q, k, v), Add(1.0))
+    wide = chain(lambda s, g, q, k, v, a: 3 * a(q, k, v), Add(1.0)).at(STEP)
     torch.testing.assert_close(wide(CROSS, (2, 2), q, k, v, attend), 3 * (plain + 1))
 
 
@@ -83,7 +84,8 @@ def test_a_mask_given_by_one_control_reaches_the_backend_through_the_next():
         assert attend.mask is mine
         return attend(q, k, v)
 
-    out = chain(masked, looks, Times(1.0))(CROSS, (2, 2), q, k, v, make_attend("sdpa", layers))
+    control = chain(masked, looks, Times(1.0)).at(STEP)
+    out = control(CROSS, (2, 2), q, k, v, make_attend("sdpa", layers))
     torch.testing.assert_close(out, BACKENDS["reference"](q, k, v, mine))
 
 
@@ -98,14 +100,15 @@ def test_all_controls_together_are_the_explicit_map(pipe, backend, grid, dtype, 
     length, ends = one.ids.shape[1], [0, 70, 74, 77]  # as if three texts shared the row
     heatmaps = WordHeatmaps(one)
     scales = Reweight(one, {"red": -1.5, "cat": 2.0})
-    edit = PromptEdit(one, EditSettings(words={"grass": (0, 0.1)})).at(Step(5, 10, 500))
+    step = Step(5, 10, 500)
+    edit = PromptEdit(one, EditSettings(words={"grass": (0, 0.1)}))
     regions._slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
     regions._fine = torch.stack([r.raster(16, 16) for r in regions.regions])
 
     q, k, v = qkv(4, grid[0] * grid[1], length, dtype=dtype)
     mask = torch.rand(4, 1, 1, length, generator=torch.Generator().manual_seed(1)) > 0.3
     mask = mask if masked else None
-    control = chain(heatmaps, scales, edit, regions)
+    control = chain(heatmaps, scales, edit, regions).at(step)
     out = control(CROSS, grid, q, k, v, make_attend(backend, mask))
 
     q, k, v = (x.double() for x in (q, k, v))
@@ -114,7 +117,8 @@ def test_all_controls_together_are_the_explicit_map(pipe, backend, grid, dtype, 
         return region_map(rows_q, rows_k, regions.masks(grid), regions._slices, rows_mask)
 
     # The map of an edit over regions: the source's map moved, its own kept for added words.
-    p = edited_map(explicit(q, k, mask), 2, edit.moved, edit.own)
+    now = edit.edit_at(step)
+    p = edited_map(explicit(q, k, mask), 2, now.moved, now.own)
     p = p * scales.scales.double().repeat_interleave(2, dim=0)[:, None, None]
     torch.testing.assert_close(out.double(), p @ v, rtol=close, atol=close)
     expected = heat(p, heatmaps.marks).float()
@@ -132,7 +136,7 @@ def test_self_attention_is_left_alone_by_what_concerns_words(tokens):
         heatmaps,
         Regions("a", [Region("b", (0, 0, 1, 1))]),
     ):
-        assert torch.equal(control(SELF, (2, 3), q, k, v, attend), attend(q, k, v))
+        assert torch.equal(control.at(STEP)(SELF, (2, 3), q, k, v, attend), attend(q, k, v))
     assert not heatmaps.recorded
 
 
@@ -183,10 +187,14 @@ def test_chosen_sites_only(pipe):
 def test_one_control_for_each_prompt_of_an_and(tokens):
     words, other = Reweight(tokens, {"red": 2.0}), Times(3.0)
     assert as_run_control(words).part(0) is words and as_run_control(words).part(1) is None
-    assert as_run_control(other).part(1) is other  # a plain function serves every part
-    both = parts(None, words).at(Step(0, 1, 0))
+    for number in (0, 1, 2):  # a plain function serves every part
+        assert as_run_control(other).part(number).at(STEP) is other
+    both = parts(None, words)
     assert both.part(0) is None and both.part(1) is words and both.part(2) is None
-    assert chain(words, other).part(1) is other
+    assert both.at(STEP) is None
+    assert chain(words, other).part(1).at(STEP) is other
+    late = during(both, 0.5, 1).part(1)
+    assert late.at(Step(0, 2, 0)) is None and late.at(Step(1, 2, 0)) == words.at(STEP)
 
 
 def test_each_prompt_of_an_and_has_its_heatmaps(pipe):

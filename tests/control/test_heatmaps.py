@@ -17,6 +17,7 @@ from sdcore.text.tokenizer import Span, Tokenizer, Tokens
 from sdcore.text.tokenizer_files import END, START
 from sdcore.text.words import column_marks, find_words, word_positions
 from tests import tiny
+from tests.control.runs import STEP
 from tests.explicit_map import attention_map, heat, make_attend
 
 HERE = [name for name in BACKENDS if unavailable(name) is None]
@@ -302,7 +303,8 @@ def test_the_gradient_of_a_map_is_that_of_the_explicit_map(sd):
             ExplicitHeatmaps(column_marks([tokens])),
         ):
             given = x.clone().requires_grad_()
-            unet(given, 500, text, control)
+            maps_only = isinstance(control, ExplicitHeatmaps)
+            unet(given, 500, text, control if maps_only else control.at(STEP))
             if isinstance(control, WordHeatmaps):
                 loss = control.of("fox", sites=lambda site: site.level == 0).max()
             else:
@@ -312,7 +314,7 @@ def test_the_gradient_of_a_map_is_that_of_the_explicit_map(sd):
         assert gradients[0].abs().max() > 0
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-9)
         plain = WordHeatmaps(tokens)
-        unet(x.clone().requires_grad_(), 500, text, plain)
+        unet(x.clone().requires_grad_(), 500, text, plain.at(STEP))
         assert not plain.of("fox").requires_grad
     finally:
         unet.float()
@@ -325,7 +327,7 @@ def test_half_precision_values_are_summed_in_float32():
     q, k, v = (torch.randn(1, 2, n, 8, dtype=torch.bfloat16) for n in (6, 4, 4))
     heatmaps = WordHeatmaps(tokens)
     for _ in range(300):  # 256 + 1 is 256 in bfloat16
-        heatmaps(site, (2, 3), q, k, v, make_attend("reference"))
+        heatmaps.at(STEP)(site, (2, 3), q, k, v, make_attend("reference"))
     expected = heat(attention_map(q.double(), k.double()), heatmaps.marks)
     assert heatmaps.of("fox").dtype == torch.float32
     torch.testing.assert_close(

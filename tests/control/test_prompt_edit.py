@@ -15,10 +15,12 @@ from sdcore.control.chain import chain
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.control.prompt_edit import EditSettings, PromptEdit
 from sdcore.control.reweight import Reweight
+from sdcore.control.run_control import RunControl
 from sdcore.diffusion.steps import Step
 from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokenizer
 from tests import tiny
+from tests.control.runs import STEP
 from tests.explicit_map import attention_map, edited_map, injected_map, make_attend
 
 HERE = [name for name in BACKENDS if unavailable(name) is None]
@@ -133,7 +135,7 @@ def test_an_edit_is_that_of_the_explicit_map(backend, dtype, close, step, masked
     torch.testing.assert_close(out.double(), p @ v.double(), rtol=close, atol=close)
 
 
-class ExplicitEdit:
+class ExplicitEdit(RunControl):
     """Prompt-to-prompt as it was published: maps written out and exchanged, step by step."""
 
     def __init__(self, edit):
@@ -213,7 +215,7 @@ def test_outside_the_words_in_question_the_picture_stays(sd):
     latents = sd(prompts, control=edit, **kwargs).latents
     same = (latents[0] == latents[1]).all(dim=0)
     assert 0 < same.sum() < same.numel()
-    grid = edit.places._reads(0, 1, (8, 8)) | edit.places._reads(1, 1, (8, 8))
+    grid = edit.places._reads(0, latents) | edit.places._reads(1, latents)
     assert same[~grid].all()
     for blend in (("foks",), ("fox", "zebra")):
         with pytest.raises(UsageError, match="not in the prompt"):
@@ -250,7 +252,7 @@ def test_reweighting_is_that_of_the_explicit_map(backend):
     )
     c = torch.ones(4, 1, 1, 16, dtype=torch.float64)
     c[:, ..., 1], c[:2, ..., 2] = 0.5, -2
-    out = control(CROSS, (3, 5), q, k, v, make_attend(backend))
+    out = control.at(STEP)(CROSS, (3, 5), q, k, v, make_attend(backend))
     torch.testing.assert_close(out, (attention_map(q, k) * c) @ v, rtol=1e-12, atol=1e-12)
 
 

@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw
 from sdcore import TextToImage
 from sdcore.attention import BACKENDS, Site, unavailable
 from sdcore.control.regions import Region, Regions
-from sdcore.control.run_control import Run, attention_sites
+from sdcore.control.run_control import attention_sites
 from sdcore.errors import UsageError
+from tests.control.runs import STEP, make_run
 from tests.explicit_map import make_attend, region_map
 
 HERE = [name for name in BACKENDS if unavailable(name) is None]
@@ -23,7 +24,7 @@ def two(**kwargs):
 
 
 def begun(regions, grid=(8, 8), tokens=12):
-    regions.begin(Run(1, tokens, (tokens,), grid, ()))
+    regions.begin(make_run(1, tokens, grid=grid))
     return regions
 
 
@@ -42,7 +43,7 @@ def test_regions_are_those_of_the_explicit_map(backend, dtype, close, grid, mask
     q = torch.randn(2, 3, grid[0] * grid[1], 8, generator=generator, dtype=torch.float64).to(dtype)
     k, v = (torch.randn(2, 3, 12, 8, generator=generator).to(q) for _ in range(2))
     mask = torch.rand(2, 1, 1, 12, generator=generator) > 0.3 if masked else None
-    out = regions(CROSS, grid, q, k, v, make_attend(backend, mask))
+    out = regions.at(STEP)(CROSS, grid, q, k, v, make_attend(backend, mask))
     slices = [slice(0, 4), slice(4, 8), slice(8, 12)]
     p = region_map(q.double(), k.double(), regions.masks(grid), slices, mask)
     torch.testing.assert_close(out.double(), p @ v.double(), rtol=close, atol=close)
@@ -85,9 +86,9 @@ def test_a_region_is_what_its_text_alone_would_be(sd):
     texts = [sd.text_encoder(sd.tokenizer(t).ids).last_hidden_state for t in ("grass", "a fox")]
     x = torch.randn(1, 4, 9, 5, generator=torch.Generator().manual_seed(0))
     regions = Regions("grass", [Region("a fox", box=(0, 0, 1, 1))], soft=0, base=0)
-    regions.begin(Run(1, 154, (154,), (9, 5), attention_sites(sd.unet)))
+    regions.begin(make_run(1, 154, grid=(9, 5), sites=attention_sites(sd.unet)))
     with torch.no_grad():
-        seen = sd.unet(x, 500, torch.cat(texts, dim=1), regions)
+        seen = sd.unet(x, 500, torch.cat(texts, dim=1), regions.at(STEP))
         alone = sd.unet(x, 500, texts[1])
     torch.testing.assert_close(seen, alone, rtol=1e-5, atol=1e-5)
 
@@ -127,9 +128,9 @@ def test_the_negative_rows_have_their_own_texts():
     assert regions.prompt == "grass BREAK a fox BREAK a cat"
     assert regions.negative_prompt == "drawing BREAK bad BREAK drawing"
     begun(regions)
-    regions.negative.begin(Run(1, 6, (6,), (8, 8), ()))
+    regions.negative.begin(make_run(1, 6))
     q, k, v = (torch.randn(1, 2, n, 8, dtype=torch.float64) for n in (8, 6, 6))
-    out = regions.negative(CROSS, (2, 4), q, k, v, make_attend("reference"))
+    out = regions.negative.at(STEP)(CROSS, (2, 4), q, k, v, make_attend("reference"))
     slices = [slice(0, 2), slice(2, 4), slice(4, 6)]
     torch.testing.assert_close(out, region_map(q, k, regions.masks((2, 4)), slices) @ v)
     plain = Regions("grass", [Region("a fox", box=LEFT)], negative_prompt="bad")

@@ -15,6 +15,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 
 from sdcore import TextToImage
+from sdcore.control.run_control import RunControl
 from sdcore.diffusion.schedulers import STOCHASTIC
 from sdcore.diffusion.steps import Step
 from sdcore.errors import FileError, NonFiniteError, UsageError
@@ -82,7 +83,7 @@ def state_of(pipe: TextToImage) -> dict[str, Any]:
     return state
 
 
-class Louder:
+class Louder(RunControl):
     """Doubles what cross-attention gives, and keeps what it saw."""
 
     def __init__(self, fail: bool = False) -> None:
@@ -90,11 +91,11 @@ class Louder:
         self.steps: list[Step] = []
         self.fail = fail
 
-    def at(self, step: Step) -> Louder | None:
+    def at(self, step: Step):
         self.steps.append(step)
-        return self if step.progress < 0.5 else None
+        return self.double if step.progress < 0.5 else None
 
-    def __call__(self, site, grid, q, k, v, attend):
+    def double(self, site, grid, q, k, v, attend):
         self.rows.add(len(q))
         if self.fail:
             raise RuntimeError("stopped by the control")

@@ -342,22 +342,24 @@ for _name, _model, _dialect, _word in (
 # --- controls -------------------------------------------------------------------------------------
 
 
-def note_heatmaps(notes: Notes, heatmaps: Any, name: str = "") -> None:
-    notes.numbers(f"{name}maps", heatmaps.maps())
+def note_heatmaps(
+    notes: Notes, heatmaps: Any, name: str = "", steps: tuple[float, float] = (0, 1)
+) -> None:
+    notes.numbers(f"{name}maps", heatmaps.maps(steps=steps))
     shares = [(s.span.word, s.share.hex(), s.peak.hex(), s.ignored, s.cut)
-              for s in heatmaps.share()]  # fmt: skip
+              for s in heatmaps.share(steps=steps)]  # fmt: skip
     notes.text(f"{name}shares", "\n".join(map(str, shares)))
 
 
 @case("heatmaps embedded")
 def _(bench: Bench, notes: Notes) -> None:
     pipe, prompt = bench.pipe("embedded"), "a fox on the left in flat style, light blue background"
-    negative = get("WordHeatmaps")(tokens(pipe, "red"))
+    negative = get("WordHeatmaps")(tokens(pipe, "red"), windows=2)
     heatmaps = get("WordHeatmaps")(tokens(pipe, prompt), windows=2, negative=negative)
     result = paint(pipe, prompt, negative_prompt="red", control=heatmaps, seed=1, steps=4)
     notes.result(result)
     note_heatmaps(notes, heatmaps)
-    note_heatmaps(notes, negative, "negative ")
+    note_heatmaps(notes, negative, "negative ", steps=(0, 0.5))
     up = heatmaps.of("light blue", steps=(0, 0.5), sites=lambda site: site.place == "up")
     notes.numbers("light blue", up)
     notes.picture("overlay", heatmaps.overlay(result.images[0], "fox"))

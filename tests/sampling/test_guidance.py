@@ -12,6 +12,7 @@ from sdcore.sampling.guidance import (
     Guidance,
     Part,
     StepConditioning,
+    StepControls,
     guided_prediction,
 )
 from sdcore.unet.unet import AddedConditions
@@ -124,10 +125,8 @@ def test_texts_of_different_length_are_each_read_whole(rows) -> None:
 class Shift:
     """Adds a number to what attention gives, and keeps the queries that it saw."""
 
-    def __init__(self, amount: float, parts: list[Shift] | None = None) -> None:
+    def __init__(self, amount: float) -> None:
         self.amount, self.seen = amount, []
-        if parts is not None:
-            self.part = parts.__getitem__
 
     def __call__(self, site, grid, q, k, v, attend):
         self.seen.append((site, grid, q))
@@ -148,7 +147,8 @@ def through(unet: Recorder) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_control_sees_the_conditional_rows_only(rows) -> None:
     latents, positive, negative = rows
     unet, control = Recorder(), Shift(100.0)
-    guided_prediction(unet, latents, TIME, one(positive, negative), Guidance(2.0), control)
+    controls = StepControls((control,))
+    guided_prediction(unet, latents, TIME, one(positive, negative), Guidance(2.0), controls)
     q, change = through(unet)
     assert len(control.seen) == 1
     assert torch.equal(control.seen[0][2], q[2:]) and control.seen[0][:2] == ("site", (2, 3))
@@ -159,7 +159,7 @@ def test_a_control_sees_one_part_after_the_other(rows) -> None:
     latents, positive, negative = rows
     given = StepConditioning(make_parts(positive), negative)
     unet, control = Recorder(), Shift(100.0)
-    guided_prediction(unet, latents, TIME, given, Guidance(2.0), control)
+    guided_prediction(unet, latents, TIME, given, Guidance(2.0), StepControls((control, control)))
     q, _ = through(unet)
     assert [len(seen) for *_, seen in control.seen] == [2, 2]
     assert torch.equal(torch.cat([seen for *_, seen in control.seen]), q[2:])
@@ -168,20 +168,19 @@ def test_a_control_sees_one_part_after_the_other(rows) -> None:
 def test_each_part_and_the_unconditional_rows_may_have_their_own_control(rows) -> None:
     latents, positive, negative = rows
     given = StepConditioning(make_parts(positive), negative)
-    control = Shift(0.0, parts=[Shift(1.0), Shift(2.0)])
-    control.negative = Shift(-5.0)
+    controls = StepControls((Shift(1.0), Shift(2.0)), Shift(-5.0))
     unet = Recorder()
-    guided_prediction(unet, latents, TIME, given, Guidance(2.0), control)
+    guided_prediction(unet, latents, TIME, given, Guidance(2.0), controls)
     _, change = through(unet)
     expected = torch.tensor([-5.0, -5.0, 1.0, 1.0, 2.0, 2.0])
     torch.testing.assert_close(change.mean(dim=(1, 2, 3)), expected, atol=1e-5, rtol=0)
-    assert not control.seen
 
 
 def test_without_guidance_the_control_is_handed_on_as_it_is(rows) -> None:
     latents, positive, _ = rows
-    unet, control = Recorder(), object()
-    guided_prediction(unet, latents, TIME, one(positive, None), Guidance(0.0), control)
+    unet, control = Recorder(), Shift(1.0)
+    controls = StepControls((control,))
+    guided_prediction(unet, latents, TIME, one(positive, None), Guidance(0.0), controls)
     assert unet.calls[0][3] is control
 
 

@@ -1,6 +1,6 @@
-"""Controls that need a prompt's tokens, for scripts, where tokens are known once the run begins.
+"""A control that is made when the run begins, for those that need the tokens as the run has them.
 
-Before that the tokenizer does not know the words of embeddings, and nobody knows by how many empty
+Before that a tokenizer does not know the words of embeddings, and nobody knows by how many empty
 prompts a dialect makes prompt and negative prompt equally long.
 
 Shapes: P prompts, T text tokens, L positions of one chunk.
@@ -8,54 +8,46 @@ Shapes: P prompts, T text tokens, L positions of one chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
-from sdcore.control.run_control import Run, RunControl
+from sdcore.control.chain import Chain
+from sdcore.control.run_control import Run, RunControl, not_begun
 from sdcore.prompt.reading import read_tokens
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdcore import TextToImage
     from sdcore.attention import Control
-    from sdcore.control.run_control import Predict
     from sdcore.diffusion.steps import Step
     from sdcore.text.tokenizer import Tokenizer, Tokens
 
 T = TypeVar("T", bound=RunControl)
 
 
-class MadeAtBegin(RunControl, Generic[T]):
-    """A control that `make` makes from the run, and that then takes its place."""
+class MadeAtBegin(Chain, Generic[T]):
+    """A control that `make` makes from the run, and that then takes its place as `made`."""
 
     made: T
 
     def __init__(self, make: Callable[[Run], T]) -> None:
+        super().__init__(())
         self.make = make
 
     def begin(self, run: Run) -> None:
         self.made = self.make(run)
-        self.made.begin(run)
+        self.controls = (self.made,)
+        super().begin(run)
 
     def at(self, step: Step) -> Control | None:
-        return self.made.at(step)
-
-    def before_step(self, step: Step, latents: Tensor, predict: Predict) -> Tensor:
-        return self.made.before_step(step, latents, predict)
-
-    def on_guess(self, step: Step, guess: Callable[[], Tensor]) -> None:
-        self.made.on_guess(step, guess)
-
-    def after_step(self, step: Step, latents: Tensor) -> Tensor:
-        return self.made.after_step(step, latents)
+        if not self.controls:
+            raise not_begun(self)
+        return super().at(step)
 
 
-def readings_in_run(
-    pipe: TextToImage,
+def tokens_in_run(
+    tokenizers: Iterable[Tokenizer],
     prompts: str | Sequence[str],
     dialect: str,
     run: Run,
@@ -65,7 +57,7 @@ def readings_in_run(
     """Prompts as each text encoder's tokenizer reads them, with as many tokens as the run has."""
     return [
         _padded(read_tokens(prompts, tokenizer, dialect, negative=negative), tokenizer, run)
-        for tokenizer, _ in pipe.readers
+        for tokenizer in tokenizers
     ]
 
 
