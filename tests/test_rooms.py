@@ -30,6 +30,7 @@ BELOW = {
 BELOW["pipeline"] = " ".join(set(BELOW) - {"sequence"})
 BELOW["training"] = " ".join({*BELOW["pipeline"].split(), "pipeline"})
 BELOW["app"] = " ".join(BELOW)
+BELOW["__main__"] = "app"
 
 
 def imports(path: Path) -> set[str]:

@@ -1,9 +1,6 @@
 """Turn a model into another form; old pickled files into safetensors.
 
-python sample/convert.py old.ckpt new.safetensors      also .pt and .bin, in a closed process
-python sample/convert.py embedding.pt new.safetensors  a textual inversion, under its token
-python sample/convert.py folder new.safetensors        a diffusers folder to a single file
-python sample/convert.py model.safetensors folder      and back
+sdcore convert old.ckpt new.safetensors
 """
 
 from __future__ import annotations
@@ -25,11 +22,19 @@ WORKER = Path(__file__).with_name("convert_worker.py")
 DTYPES = ("keep", "float32", "float16", "bfloat16")
 OLDEST_TORCH = (2, 10)  # before, files could run code in spite of weights_only: CVE-2026-24747
 SAFE = ".safetensors"
+_DESCRIPTION = """\
+Turn a model into another form; old pickled files into safetensors.
+
+%(prog)s old.ckpt new.safetensors      also .pt and .bin, in a closed process
+%(prog)s embedding.pt new.safetensors  a textual inversion, under its token
+%(prog)s folder new.safetensors        a diffusers folder to a single file
+%(prog)s model.safetensors folder      and back
+"""
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     shown = " (default: %(default)s)"
@@ -42,8 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = make_parser().parse_args(arguments)
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
+    options = make_parser(prog).parse_args(arguments)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     with exit_on_error():
         if options.new.exists():

@@ -1,10 +1,10 @@
-"""The closed process in which convert.py reads an old checkpoint; not for use by hand.
+"""The closed process in which `sdcore convert` reads an old checkpoint; not for use by hand.
 
     python -I convert_worker.py OLD FOLDER NAME DTYPE MEMORY SECONDS
 
 It gives up what it does not need (memory, processor time, new processes, the network), and only
 then opens the file, with torch's unpickler that builds nothing but tensors and plain containers.
-It writes FOLDER/converted.safetensors and prints one line of JSON, which convert.py does not trust.
+It writes FOLDER/converted.safetensors and prints one line of JSON; the converter trusts neither.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Change words of a prompt and keep the picture: before and after, side by side.
 
-python sample/edit_prompt.py "a fox in flat style" --to "a cat in flat style" --seed 3
-python sample/edit_prompt.py "a red apple" --reweight "red:0" --images 4
+sdcore edit "a fox in flat style" --to "a cat in flat style" --seed 3
+sdcore edit "a red apple" --reweight "red:0" --images 4
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ LAYOUT = 0.4
 _RANGE = "two numbers from 0 to 1 joined by -, such as 0-0.8"
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog=prog,
         description="Paint a prompt and changed versions of it from one noise, so that only what "
-        "the changed words say becomes different."
+        "the changed words say becomes different.",
     )
     add = parser.add_argument
     add("prompt", metavar="PROMPT", help="what the first picture shows")
@@ -54,8 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command.run(edit, make_parser().parse_args(arguments))
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
+    return command.run(edit, make_parser(prog).parse_args(arguments))
 
 
 def edit(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Show where, when and in which layers a picture reads each word of its prompt: one HTML page.
 
-python sample/explain.py "a fox to the left of a cat in flat style, light blue background" --seed 3
-python sample/explain.py "a fox on grass" --image photo.png
+sdcore explain "a fox to the left of a cat in flat style, light blue background" --seed 3
+sdcore explain "a fox on grass" --image photo.png
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ WINDOWS = 10
 _PAGE = ".html"
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog=prog,
         description="Paint prompts, or look at a picture that is there, and write a page that "
-        "shows where, when and in which layers each word is read."
+        "shows where, when and in which layers each word is read.",
     )
     add = parser.add_argument
     add("prompts", nargs="*", metavar="PROMPT", help="what to paint; several give a page each")
@@ -55,8 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command.run(explain, make_parser().parse_args(arguments))
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
+    return command.run(explain, make_parser(prog).parse_args(arguments))
 
 
 def explain(options: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ def read_source(options: argparse.Namespace) -> Recipe | None:
         raise UsageError(
             f"--from {options.source} cannot be used here.",
             "It was painted from another picture, which the file does not hold.",
-            "Use sample/image_to_image.py with that picture.",
+            "Use `sdcore image` with that picture.",
         )
     if options.model is None and not _is_embedded(recipe):
         known = repr(recipe.model) if recipe.model else "a model that it does not name"

@@ -1,7 +1,7 @@
 """Paint from a picture, or repaint a part of one.
 
-python sample/image_to_image.py fox.png "a red apple" --strength 0.7
-python sample/image_to_image.py fox.png "a blue sky" --mask mask.png
+sdcore image fox.png "a red apple" --strength 0.7
+sdcore image fox.png "a blue sky" --mask mask.png
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 PADDING = 32  # the web UI's
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        prog=prog,
         description="Paint from a picture, or repaint what a mask shows in white, with the "
         "embedded model, or with Stable Diffusion 1.x, 2.x, XL, their inpainting models and XL's "
-        "refiner."
+        "refiner.",
     )
     add = parser.add_argument
     add("image", type=Path, metavar="PICTURE", help="PNG, JPEG or WebP to begin from")
@@ -54,8 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command.run(paint, make_parser().parse_args(arguments))
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
+    return command.run(paint, make_parser(prog).parse_args(arguments))
 
 
 def paint(options: argparse.Namespace) -> None:

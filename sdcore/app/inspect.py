@@ -1,6 +1,6 @@
 """Tell what a model is: a folder, a single file, a LoRA, an embedding, or a name on the hub.
 
-python sample/inspect_model.py model.safetensors
+sdcore inspect model.safetensors
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 from sdcore.errors import exit_on_error
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Tell what a model is, from headers and settings: no weights are read."
+        prog=prog,
+        description="Tell what a model is, from headers and settings: no weights are read.",
     )
     add = parser.add_argument
     add("model", metavar="PATH", help="folder, file, or hub name (then: what would be fetched)")
@@ -23,8 +24,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = make_parser().parse_args(arguments)
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
+    options = make_parser(prog).parse_args(arguments)
     from sdcore.checkpoint.inspection import inspect, lines
 
     with exit_on_error():

@@ -1,6 +1,6 @@
 """Paint prompts.
 
-python sample/text_to_image.py "a red apple in flat style on a light blue background"
+sdcore paint "a red apple in flat style on a light blue background"
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from sdcore import TextToImage
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Paint prompts with the embedded model, or with Stable Diffusion 1.x, 2.x, XL."
+        prog=prog,
+        description="Paint prompts with the embedded model, or with Stable Diffusion 1.x, 2.x, XL.",
     )
     add = parser.add_argument
     add("prompts", nargs="*", metavar="PROMPT", help="what to paint; several in one go")
@@ -44,8 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    return command.run(paint, make_parser().parse_args(arguments))
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
+    return command.run(paint, make_parser(prog).parse_args(arguments))
 
 
 def paint(options: argparse.Namespace) -> None:

@@ -122,7 +122,7 @@ def _file(path: Path, hashes: bool) -> Report:
     other = what_it_is(path)
     if other is not None:
         report: Report = {"kind": other, "path": str(path), "bytes": path.stat().st_size}
-        report["note"] = "not opened; sample/convert.py reads old checkpoints in a closed process"
+        report["note"] = "not opened; `sdcore convert` reads old checkpoints in a closed process"
         return report | ({"sha256": file_hash(path)} if hashes else {})
     file = open_header(path)
     kind = describe(file)

@@ -125,7 +125,7 @@ def what_it_is(path: Path) -> str | None:
 
 def unsound(path: Path, why: str) -> FileError:
     """The error for a file that is no sound safetensors file."""
-    hint = "download it again; an old .ckpt, .pt or .bin file goes through sample/convert.py first"
+    hint = "download it again; an old .ckpt, .pt or .bin file goes through `sdcore convert` first"
     return FileError(f"{path} is not a sound safetensors file", f"{why:.400}", hint)
 
 

@@ -74,8 +74,7 @@ def why_no_weights(files: Collection[str], name: str, variant: str | None) -> tu
     if there:
         return missing, f"choose a variant that is there: {name_some(there)}"
     if pickles:
-        hint = f"convert {pickles[0]}, a pickle file, with sample/convert.py"
-        return missing, hint
+        return missing, f"convert {pickles[0]}, a pickle file, with `sdcore convert`"
     return missing, "check the folder, or download the model again"
 
 

@@ -119,7 +119,7 @@ def test_what_no_picture_can_hold_is_named(run, sd_folder, tmp_path) -> None:
     result = pipe("a fox", image=result.images[0], seed=1, steps=2)
     path = save_png(result.images[0], tmp_path / "y.png", result.settings[0])
     code, _, err = run("--from", path, "--model", sd_folder)
-    assert code == 2 and "sample/image_to_image.py" in err
+    assert code == 2 and "sdcore image" in err
 
 
 def test_the_models_own_scheduler_is_used_again(run, sd_folder, tmp_path) -> None:

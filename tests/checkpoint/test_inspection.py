@@ -97,7 +97,7 @@ def test_a_pickle_is_named_and_not_opened(tmp_path, zipped):
     path = tmp_path / "model.ckpt"
     torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
     report = inspect(path)
-    assert "pickle checkpoint" in report["kind"] and "convert.py" in report["note"]
+    assert "pickle checkpoint" in report["kind"] and "sdcore convert" in report["note"]
 
 
 def test_what_is_not_there(tmp_path):

@@ -221,7 +221,7 @@ def test_missing_files_are_all_named_before_any_weights_are_fetched(hub, machine
     assert why == ", ".join(gone) and "pytorch_model.bin" not in hint
     assert hub.fetched() == {"model_index.json"}
     only_pickle = machine.open(component=["text_encoder", "model"])["error"]
-    assert "sample/convert.py" in only_pickle[3] and "pytorch_model.bin" in only_pickle[3]
+    assert "sdcore convert" in only_pickle[3] and "pytorch_model.bin" in only_pickle[3]
 
 
 def test_no_diffusers_model(hub, machine):

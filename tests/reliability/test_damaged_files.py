@@ -400,7 +400,7 @@ def test_refused(sound, tmp_path, damage, seed):
 
 
 def look_at(folder: Path) -> None:
-    """What inspect_model.py says of it: a report or an error with a file's name, never a crash."""
+    """What `sdcore inspect` says of it: a report or an error with a file's name, never a crash."""
     with watched(folder):
         try:
             assert "\n".join(lines(inspect(folder)))

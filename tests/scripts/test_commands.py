@@ -7,24 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sdcore.app.cli import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "sample").glob("[a-z]*.py"))
 HEAVY = ("torch", "numpy", "PIL", "diffusers", "transformers", "pydantic")
-# Runs each of the named modules with --help, and says what it printed and what it loaded.
+# Runs each of the commands with --help, and says what it printed and what it loaded.
 ASK_ALL = """
 import contextlib, io, json, runpy, sys
 answers = {}
-for name in sys.argv[1:]:
-    sys.argv, said = [name, "--help"], io.StringIO()
+for command in sys.argv[1:]:
+    (module, *sys.argv[1:]), said = [*command.split(), "--help"], io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        runpy.run_module(name, run_name="__main__", alter_sys=False)
-    answers[name] = [said.getvalue(), [m for m in %r if m in sys.modules]]
+        runpy.run_module(module, run_name="__main__")
+    answers[command] = [said.getvalue(), [m for m in %r if m in sys.modules]]
 print(json.dumps(answers))
 """
 
 
 def test_help_loads_nothing_heavy() -> None:
-    names = [f"sample.{name}" for name in SCRIPTS]
+    names = ["sdcore", *(f"sdcore {name}" for name in COMMANDS)]
+    names += [f"sample.{name}" for name in SCRIPTS]
     names += [f"bench.{name}" for name in ("heatmap_truth", "model_card", "prompt_control")]
     command = [sys.executable, "-c", ASK_ALL % (HEAVY,), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
