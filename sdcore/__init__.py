@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sdcore.adapters.lora import LoraWeight as LoraWeight
     from sdcore.adapters.lora import apply_loras as apply_loras
+    from sdcore.adapters.lora import fit_lora as fit_lora
     from sdcore.adapters.lora_file import read_lora as read_lora
     from sdcore.adapters.lora_saving import save_lora as save_lora
     from sdcore.adapters.textual_inversion import apply_embeddings as apply_embeddings
     from sdcore.adapters.textual_inversion import read_embedding as read_embedding
+    from sdcore.adapters.textual_inversion import unused_words as unused_words
     from sdcore.attention import Attend as Attend
     from sdcore.attention import Control as Control
     from sdcore.attention import CrossAttention as CrossAttention
@@ -69,10 +71,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "adapters.lora": "LoraWeight apply_loras",
+    "adapters.lora": "LoraWeight apply_loras fit_lora",
     "adapters.lora_file": "read_lora",
     "adapters.lora_saving": "save_lora",
-    "adapters.textual_inversion": "apply_embeddings read_embedding",
+    "adapters.textual_inversion": "apply_embeddings read_embedding unused_words",
     "attention": "Attend Control CrossAttention SelfAttention Site use_attention",
     "checkpoint.interop": "as_diffusers_unet as_transformers_text_encoder",
     "checkpoint.loading": "save_folder",

@@ -13,7 +13,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sdcore.errors import UsageError
+from sdcore.views import twin, view
 
 # --- the backends: plain functions (q, k, v, mask) -> out --------------------------------------
 
@@ -382,6 +383,8 @@ class CrossAttention(AttentionLayer):
 
 # --- choosing a backend ------------------------------------------------------------------------
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class AttentionChoice:
@@ -396,6 +399,9 @@ class AttentionChoice:
 def use_attention(model: nn.Module, name: str) -> AttentionChoice:
     """Set the backend of every attention layer of a model; a runtime choice, never saved.
 
+    In place: it holds for whoever runs these layers, views of the model among them. For one call
+    there is `with_attention`.
+
     Args:
         model: any module; each `AttentionLayer` within it is set.
         name: a key of `BACKENDS`, or `auto`.
@@ -403,19 +409,34 @@ def use_attention(model: nn.Module, name: str) -> AttentionChoice:
     Raises:
         UsageError: the name is unknown, the backend cannot run here, or nothing attends in `model`.
     """
-    layers = [module for module in model.modules() if isinstance(module, AttentionLayer)]
+    layers, choice = _choose_for(model, name)
+    for layer in layers.values():
+        layer.backend = choice.backend
+    return choice
+
+
+def with_attention(model: ModelT, name: str) -> ModelT:
+    """A view of a model whose attention layers have another backend; the model keeps its own.
+
+    Args, errors: as for `use_attention`. The weights are shared, see `sdcore.views`.
+    """
+    layers, choice = _choose_for(model, name)
+    return view(model, {n: twin(each, backend=choice.backend) for n, each in layers.items()})
+
+
+def _choose_for(model: nn.Module, name: str) -> tuple[dict[str, AttentionLayer], AttentionChoice]:
+    """The attention layers of a model, by their names in it, and the backend for them."""
+    layers = {n: each for n, each in model.named_modules() if isinstance(each, AttentionLayer)}
     if not layers:
         raise UsageError(
             f"use_attention: {type(model).__name__} has no attention layer",
             "the backend is set on the attention layers inside a model",
             "pass a UNet, a text encoder or another model with attention",
         )
-    weight = next(layers[0].parameters())
+    weight = next(next(iter(layers.values())).parameters())
     check_attention(name)
     backend, why = _choose(model, weight) if name == "auto" else (name, "asked for by name")
-    for layer in layers:
-        layer.backend = backend
-    return AttentionChoice(backend, _kernel(backend, weight), why, len(layers))
+    return layers, AttentionChoice(backend, _kernel(backend, weight), why, len(layers))
 
 
 def check_attention(name: str) -> None:

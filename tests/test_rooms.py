@@ -7,22 +7,24 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ALL = ("errors", "checks", "size")  # which every room may import
+ALL = ("errors", "checks", "size", "torch_state")  # which every room may import
 BELOW = {
     "errors": "",
     "checks": "errors",
     "size": "errors checks",
+    "torch_state": "errors",
+    "views": "errors",
     "files": "errors",
-    "attention": "errors",
+    "attention": "errors views",
     "positions": "errors",
     "text": "errors files attention positions",
     "unet": "errors files attention positions",
     "diffusion": "errors files",
-    "image": "errors files",
+    "image": "errors files views",
     "prompt": "errors text",
-    "checkpoint": "errors files text unet diffusion image",
+    "checkpoint": "errors files attention text unet diffusion image",
     "control": "errors attention text prompt diffusion image",
-    "adapters": "errors files attention text checkpoint",
+    "adapters": "errors views files attention text checkpoint",
     "metadata": "errors files diffusion prompt",
     "sampling": "errors control prompt unet text diffusion attention checkpoint",
     "sequence": "errors files attention positions text",

@@ -1,25 +1,28 @@
-"""LoRAs on a pipeline: several at once, with weights, beside the model's layers or merged in.
+"""LoRAs applied to a model: several at once, with weights, beside its layers or merged into them.
 
-    lora = read_lora("style.safetensors")
-    with apply_loras(pipe, [(lora, 0.8)]):
-        pipe("a red apple")
+    pipe = TextToImage.embedded()
+    styled = apply_loras(pipe, [(read_lora("style.safetensors"), 0.8)])
+    styled("a red apple")
 
-Beside: each layer that a LoRA changes is wrapped in an `AdaptedLayer` that holds the layer itself,
-and computes the change anew each time; no memory but the LoRA's own. Merged: nothing is computed
-while painting, but the layers' original weights are kept aside. Either way `remove()` puts back the
-very layers and weights that were there.
+The model that they are applied to stays as it is: what comes back is another one, which shares all
+its weights but those that the LoRAs change (see `sdcore.views`). Both may be used at the same time.
+
+Beside: each layer that a LoRA changes is an `AdaptedLayer`, which computes the change anew each
+time; no memory but the LoRA's own. Merged: nothing more is computed while painting, but the changed
+weights are in memory twice, with and without the change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sdcore.adapters.lora_file import Lora, read_lora
+from sdcore.adapters.lora_file import Lora
+from sdcore.adapters.lora_layer import AdaptedLayer, adapted_layers, without_changes
 from sdcore.adapters.lora_math import Change, Layer
 from sdcore.adapters.lora_names import (
     Place,
@@ -28,246 +31,159 @@ from sdcore.adapters.lora_names import (
     parts_of,
     spellings,
 )
-from sdcore.adapters.lora_saving import save_lora
+from sdcore.checkpoint.model import LoraOnModel, Model
 from sdcore.checks import as_finite
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from sdcore.files.jsonfile import name_some
 from sdcore.files.weights import is_finite
+from sdcore.torch_state import with_own_torch_state
+from sdcore.views import view
 
-if TYPE_CHECKING:
-    from sdcore.checkpoint.model import Model
-
-__all__ = [
-    "AdaptedLayer",
-    "AppliedLoras",
-    "Lora",
-    "LoraWeight",
-    "Place",
-    "apply_loras",
-    "read_lora",
-    "save_lora",
-]
+ModelT = TypeVar("ModelT", bound=Model)
 
 
 @dataclass(frozen=True)
 class LoraWeight:
-    """How much of a LoRA is used, for the UNet and for the text encoders apart."""
+    """How much of a LoRA is used, for the UNet and for the text encoders apart.
+
+    Raises:
+        UsageError: an amount is no finite number.
+    """
 
     unet: float
     text: float
+
+    def __post_init__(self) -> None:
+        for amount in (self.unet, self.text):
+            if as_finite(amount) is None:
+                raise UsageError(
+                    f"A LoRA's weight is {amount!r:.40}.",
+                    "It must be a finite number.",
+                    "Use 1 for a LoRA as it was trained.",
+                )
 
     def of(self, place: Place) -> float:
         return self.unet if place.part == "unet" else self.text
 
 
-class AdaptedLayer(nn.Module):
-    """A linear layer or convolution with changes beside it: base(x) + Σ weight · ΔW x."""
+@dataclass(frozen=True)
+class FittedLora:
+    """What a LoRA file does to one model.
 
-    def __init__(self, base: Layer, changes: Sequence[Change]) -> None:
-        super().__init__()
-        self.base = base
-        self.changes = nn.ModuleList(changes)
-        self.amounts = [0.0] * len(changes)
-        self.register_state_dict_pre_hook(_refuse_saving)
+    Attributes:
+        changes: by the model's own layers; `save_lora` writes it.
+        unused: the file's keys that nothing in the model corresponds to.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.base(x)
-        for change, amount in zip(self.changes, self.amounts, strict=True):
-            if amount != 0:
-                out = out + amount * change(x, self.base)
-        return out
+    changes: Mapping[Place, Change] = field(repr=False)
+    unused: tuple[str, ...]
 
 
+@with_own_torch_state
 def apply_loras(
-    pipe: Model,
+    pipe: ModelT,
     loras: Sequence[tuple[Lora, float | LoraWeight]],
     *,
     merge: bool = False,
     allow_partial: bool = False,
-) -> AppliedLoras:
-    """Apply LoRAs to a pipeline's UNet and text encoders.
+) -> ModelT:
+    """A model with LoRAs on its UNet and text encoders; `pipe` itself stays as it is.
+
+    LoRAs that `pipe` has already stay on it. `loras` of what comes back says which it has.
 
     Args:
         loras: each with its weight; 1 is as it was trained, 0 no change, negative the opposite.
-        merge: add the changes to the layers' weights, instead of computing them beside.
-        allow_partial: accept a file of which only a part fits; what does not is in `.unused`.
+        merge: add the changes to copies of the weights, instead of computing them beside.
+        allow_partial: accept a file of which only a part fits.
 
     Raises:
         FileError: a file was made for another model, or nothing or not all of it fits.
-        UsageError: a weight is no finite number, or LoRAs are already beside this model's layers.
+        UsageError: a weight is no finite number.
         NonFiniteError: a merged weight is too large for its type.
     """
-    _check_free(pipe)
-    amounts = [_as_weight(weight) for _, weight in loras]
-    names, layers = spellings(pipe), layers_of(pipe)
-    fitted = [_fit(lora, pipe, names, layers, allow_partial) for lora, _ in loras]
-    applied = AppliedLoras(pipe, [lora for lora, _ in loras], fitted, merge)
-    applied.set_weights(amounts)
-    return applied
-
-
-class AppliedLoras:
-    """LoRAs that are on a pipeline until `remove()`, or until the end of a `with` block.
-
-    Attributes:
-        loras: the files, in the order in which they were given.
-        unused: for each file, the keys that nothing in the model corresponds to.
-    """
-
-    def __init__(
-        self,
-        pipe: Model,
-        loras: Sequence[Lora],
-        fitted: Sequence[tuple[dict[Place, Change], tuple[str, ...]]],
-        merge: bool,
-    ) -> None:
-        self.loras = tuple(loras)
-        self.unused = tuple(unused for _, unused in fitted)
-        self._changes = tuple(changes for changes, _ in fitted)
-        self._amounts: list[LoraWeight] | None = None  # not on the model yet
-        self._removed = False
-        kind = _Merged if merge else _Beside
-        parts, layers = parts_of(pipe), layers_of(pipe)
-        places = dict.fromkeys(place for changes in self._changes for place in changes)
-        self._seats: dict[Place, _Merged | _Beside] = {}
-        for place in places:
-            mine = [changes[place] for changes in self._changes if place in changes]
-            self._seats[place] = kind(parts[place.part], place.layer, layers[place], mine)
-
-    def changes(self, index: int) -> Mapping[Place, Change]:
-        """What LoRA number `index` does, by the model's own layers; `save_lora` writes it."""
-        return self._changes[index]
-
-    def set_weights(self, weights: Sequence[float | LoraWeight]) -> None:
-        """Use the LoRAs by other amounts, one for each, without reading them again."""
-        amounts = [_as_weight(weight) for weight in weights]
-        if len(amounts) != len(self.loras):
-            why = f"{len(amounts)} weights for {len(self.loras)} LoRAs"
-            raise UsageError("the weights do not fit", why, "give one weight for each LoRA")
-        if self._removed:
-            hint = "apply them again with apply_loras"
-            raise UsageError("the LoRAs have been removed", "they are on no model", hint)
-        try:
-            self._set(amounts)
-        except BaseException:  # no layer by other weights than the rest
-            if self._amounts is None:
-                self._restore()
-            else:
-                self._set(self._amounts)
-            raise
-        self._amounts = amounts
-
-    def _set(self, amounts: list[LoraWeight]) -> None:
-        for place, seat in self._seats.items():
-            here = zip(amounts, self._changes, strict=True)
-            seat.set([amount.of(place) for amount, changes in here if place in changes])
-
-    def remove(self) -> None:
-        """Put back the layers and weights that were there before; a second call does nothing.
-
-        Raises:
-            UsageError: something was put on top of it, which must be removed first.
-        """
-        on_top = [str(place) for place, seat in self._seats.items() if not seat.in_place()]
-        if on_top:
-            why = f"{name_some(on_top)} changed since"
-            raise UsageError("the LoRAs cannot be removed", why, "remove first what came later")
-        self._restore()
-
-    def _restore(self) -> None:
-        """As `remove`, whatever is in place now."""
-        for seat in self._seats.values():
-            seat.restore()
-        self._seats, self._removed = {}, True
-
-    def __enter__(self) -> AppliedLoras:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.remove()
-
-
-class _Beside:
-    """One layer, wrapped where it sits."""
-
-    def __init__(self, network: nn.Module, name: str, layer: Layer, changes: list[Change]) -> None:
-        self.parent, _, self.name = name.rpartition(".")
-        weight = layer.weight
-        changes = [change.at(weight.device, weight.dtype) for change in changes]
-        self.network, self.layer = network, AdaptedLayer(layer, changes)
-
-    def _put(self, module: nn.Module) -> None:
-        setattr(self.network.get_submodule(self.parent), self.name, module)
-
-    def set(self, amounts: list[float]) -> None:
-        self.layer.amounts = amounts
-        self._put(self.layer)
-
-    def in_place(self) -> bool:
-        parent = self.network.get_submodule(self.parent)
-        return getattr(parent, self.name) is self.layer
-
-    def restore(self) -> None:
-        self._put(self.layer.base)
-
-
-class _Merged:
-    """One layer, whose weight is replaced and kept aside."""
-
-    def __init__(self, network: nn.Module, name: str, layer: Layer, changes: list[Change]) -> None:
-        self.name, self.layer, self.changes = name, layer, changes
-        self.original: nn.Parameter = layer.weight  # pyright: ignore[reportAttributeAccessIssue]
-        self.placed = self.original
-
-    @torch.no_grad()
-    def set(self, amounts: list[float]) -> None:
-        original = self._original()
-        total = original.to(torch.promote_types(original.dtype, torch.float32))
-        for change, amount in zip(self.changes, amounts, strict=True):
-            if amount != 0:
-                total = total + amount * change.at(original.device).delta(original)
-        merged = total.to(original.dtype)
-        if not is_finite(merged):
-            what = f"{self.name} with the LoRAs in it is not finite as {original.dtype}"
-            raise NonFiniteError(what, f"the weights are {amounts}", "use smaller weights")
-        self.placed = nn.Parameter(merged, requires_grad=original.requires_grad)
-        self.layer.weight = self.placed
-
-    def _original(self) -> nn.Parameter:
-        """The original weight, moved to where the layer is now."""
-        self.original.data = self.original.data.to(self.layer.weight)
-        return self.original
-
-    def in_place(self) -> bool:
-        return self.layer.weight is self.placed
-
-    def restore(self) -> None:
-        self.layer.weight = self._original()
-
-
-def _refuse_saving(module: nn.Module, *_: Any) -> None:
-    raise UsageError(
-        "the weights cannot be taken out while LoRAs are beside the model's layers",
-        "the file would hold neither the model as it was nor as it paints now",
-        "remove() the LoRAs first, or apply them with merge=True to save them as one model",
+    weights = [_as_weight(weight) for _, weight in loras]
+    bare = _without_changes(pipe)
+    names, layers = spellings(bare), layers_of(bare)
+    fitted = [_fit(lora, bare, names, layers, allow_partial) for lora, _ in loras]
+    changes: dict[Place, list[tuple[Change, float]]] = {}
+    for fit, weight in zip(fitted, weights, strict=True):
+        for place, change in fit.changes.items():
+            if weight.of(place) != 0:
+                changes.setdefault(place, []).append((change, weight.of(place)))
+    replaced = _merged(changes, layers, pipe) if merge else _beside(changes, layers, pipe)
+    networks = {part: view(net, replaced.get(part, {})) for part, net in parts_of(pipe).items()}
+    applied = tuple(
+        LoraOnModel(lora.path, lora.name, lora.hash, weight.unet, weight.text, merge, fit.unused)
+        for (lora, _), weight, fit in zip(loras, weights, fitted, strict=True)
     )
+    return pipe.replace(**networks, loras=(*pipe.loras, *applied))
 
 
-def _check_free(pipe: Model) -> None:
-    for part, network in parts_of(pipe).items():
-        if any(isinstance(module, AdaptedLayer) for module in network.modules()):
-            hint = "give all LoRAs in one call, or remove() the earlier ones"
-            raise UsageError("LoRAs are already on this model", f"the {part} has some", hint)
+def fit_lora(lora: Lora, pipe: Model, *, allow_partial: bool = False) -> FittedLora:
+    """What a LoRA does to the layers of a model, without applying it.
+
+    Args, errors: as for `apply_loras`.
+    """
+    bare = _without_changes(pipe)
+    return _fit(lora, bare, spellings(bare), layers_of(bare), allow_partial)
+
+
+Replaced = dict[str, dict[str, nn.Module | Tensor]]  # part -> name in it -> what stands there
+
+
+def _without_changes(pipe: ModelT) -> ModelT:
+    """The model with the layers that LoRAs are beside of, alone; for their names and shapes."""
+    return pipe.replace(**{part: without_changes(net) for part, net in parts_of(pipe).items()})
+
+
+def _beside(
+    changes: Mapping[Place, list[tuple[Change, float]]],
+    layers: Mapping[Place, Layer],
+    pipe: Model,
+) -> Replaced:
+    """The adapted layers; one that there is gets these changes after its own."""
+    replaced: Replaced = {}
+    there = {part: adapted_layers(net) for part, net in parts_of(pipe).items()}
+    for place, mine in changes.items():
+        layer, known = layers[place], there[place.part].get(place.layer)
+        weight = layer.weight
+        placed = [(change.at(weight.device, weight.dtype), amount) for change, amount in mine]
+        earlier = [] if known is None else known.parts()
+        replaced.setdefault(place.part, {})[place.layer] = AdaptedLayer(layer, earlier + placed)
+    return replaced
+
+
+def _merged(
+    changes: Mapping[Place, list[tuple[Change, float]]],
+    layers: Mapping[Place, Layer],
+    pipe: Model,
+) -> Replaced:
+    """The new weights."""
+    replaced: Replaced = {}
+    there = {part: adapted_layers(net) for part, net in parts_of(pipe).items()}
+    for place, mine in changes.items():
+        inside = ".base" if place.layer in there[place.part] else ""
+        weight = _merge(place, layers[place].weight, mine)
+        replaced.setdefault(place.part, {})[f"{place.layer}{inside}.weight"] = weight
+    return replaced
+
+
+def _merge(place: Place, weight: Tensor, changes: Sequence[tuple[Change, float]]) -> nn.Parameter:
+    total = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    for change, amount in changes:
+        total = total + amount * change.at(weight.device).delta(weight)
+    merged = total.to(weight.dtype)
+    if not is_finite(merged):
+        raise NonFiniteError(
+            f"{place} with the LoRAs in it is not finite as {weight.dtype}.",
+            f"The weights are {[amount for _, amount in changes]}.",
+            "Use smaller weights.",
+        )
+    return nn.Parameter(merged, requires_grad=weight.requires_grad)
 
 
 def _as_weight(weight: float | LoraWeight) -> LoraWeight:
-    if not isinstance(weight, LoraWeight):
-        weight = LoraWeight(weight, weight)
-    for amount in (weight.unet, weight.text):
-        if as_finite(amount) is None:
-            why = "it must be a finite number"
-            raise UsageError(f"a LoRA's weight is {amount!r:.40}", why, "1 is as it was trained")
-    return weight
+    return weight if isinstance(weight, LoraWeight) else LoraWeight(weight, weight)
 
 
 def _fit(
@@ -276,7 +192,7 @@ def _fit(
     names: Mapping[str, Place],
     layers: Mapping[Place, Layer],
     allow_partial: bool,
-) -> tuple[dict[Place, Change], tuple[str, ...]]:
+) -> FittedLora:
     """A file's changes by the model's own layers, and its keys that fit none."""
     changes: dict[Place, Change] = {}
     unused = list(lora.unused)
@@ -288,31 +204,34 @@ def _fit(
         elif (fault := change.fault(layers[place].weight.shape)) is not None:
             faults.append(f"{name:.120}: {fault}")
         elif place in changes:
-            why = f"{name:.120} and another name both are {place}"
-            raise FileError(f"{lora.path} is not a sound LoRA", why, "take it from another source")
+            raise FileError(
+                f"{lora.path} is not a sound LoRA.",
+                f"{name:.120} and another name both are {place}.",
+                "Take it from another source.",
+            )
         else:
             changes[place] = change
     if faults or not changes or (unused and not allow_partial):
         raise _misfit(lora, pipe, len(changes), unused, faults)
-    return changes, tuple(unused)
+    return FittedLora(changes, tuple(unused))
 
 
 def _misfit(
     lora: Lora, pipe: Model, fitting: int, unused: list[str], faults: list[str]
 ) -> FileError:
     """Why a file does not fit: another family where that can be told, else what differs."""
-    noted = f"; its header says {lora.base_model:.80}" if lora.base_model else ""
+    noted = f" Its header says {lora.base_model:.80}." if lora.base_model else ""
     widths = {name: change.inputs() for name, change in lora.changes.items()}
     model = pipe.kind.family
     if (why := made_for_another(widths, pipe)) is not None:
-        hint = f"use a LoRA that was trained on {model}"
-        return FileError(f"{lora.path} was made for another model", f"{why}{noted}", hint)
+        hint = f"Use a LoRA that was trained on {model}."
+        return FileError(f"{lora.path} was made for another model.", f"{why}{noted}", hint)
     why = f"{fitting} of its {len(lora.changes)} layers fit {model}"
     if unused:
         why += f"; {len(unused)} keys are unknown: {name_some(unused)}"
     if faults:
         why += f"; {len(faults)} layers have another shape: {name_some(faults, 3)}"
-    hint = "use a LoRA that was trained on this kind of model"
+    hint = "Use a LoRA that was trained on this kind of model"
     if fitting and not faults:
         hint += "; allow_partial=True applies what fits"
-    return FileError(f"{lora.path} does not fit this model", f"{why}{noted}", hint)
+    return FileError(f"{lora.path} does not fit this model.", f"{why}.{noted}", f"{hint}.")

@@ -16,6 +16,7 @@ from sdcore.adapters.lora_math import KINDS, Change
 from sdcore.adapters.lora_names import CHANGED, refused_kind, split_key
 from sdcore.checks import as_finite
 from sdcore.errors import FileError
+from sdcore.files.hashes import tensor_hash
 from sdcore.files.header import WeightFile, open_header
 from sdcore.files.jsonfile import name_some, parse_json_object, read_json
 from sdcore.files.weights import read_tensors
@@ -32,6 +33,7 @@ class Lora:
 
     Attributes:
         name: the file's, without its suffix.
+        hash: SHA-256 of its tensors, see `sdcore.files.hashes`.
         changes: what happens to each layer, by the layer's name in the file.
         keys: the file's keys that each of these was read from.
         unused: keys that belong to no change.
@@ -40,6 +42,7 @@ class Lora:
 
     path: Path
     name: str
+    hash: str
     changes: dict[str, Change] = field(repr=False)
     keys: dict[str, tuple[str, ...]] = field(repr=False)
     unused: tuple[str, ...]
@@ -91,8 +94,8 @@ def read_lora(path: str | Path) -> Lora:
         if split is None or (key in file.integers and split[1] != "alpha"):
             unused.append(key)
         elif groups.setdefault(split[0], {}).setdefault(split[1], key) != key:
-            why = f"{groups[split[0]][split[1]]:.120} and {key:.120} are the same tensor"
-            raise FileError(f"{path} is not a sound LoRA", why, "take it from another source")
+            why = f"{groups[split[0]][split[1]]:.120} and {key:.120} are the same tensor."
+            raise FileError(f"{path} is not a sound LoRA.", why, "Take it from another source.")
     alone = [name for name, keys in groups.items() if set(keys) == {"alpha"}]
     unused += [groups.pop(name)["alpha"] for name in alone]
     if not groups:
@@ -104,7 +107,7 @@ def read_lora(path: str | Path) -> Lora:
         for name, keys in groups.items()
     }
     keys = {name: tuple(keys.values()) for name, keys in groups.items()}
-    return Lora(path, path.stem, changes, keys, tuple(unused), file.metadata)
+    return Lora(path, path.stem, tensor_hash(path), changes, keys, tuple(unused), file.metadata)
 
 
 def _file_in(path: Path) -> Path:
@@ -112,8 +115,8 @@ def _file_in(path: Path) -> Path:
         return path
     found = [path / name for name in _FILE_NAMES if (path / name).exists()]
     if len(found) != 1:
-        why = f"it holds {len(found)} of {' and '.join(_FILE_NAMES)}"
-        raise FileError(f"{path} is a folder", why, "name the LoRA file itself")
+        why = f"It holds {len(found)} of {' and '.join(_FILE_NAMES)}."
+        raise FileError(f"{path} is a folder.", why, "Name the LoRA file itself.")
     return found[0]
 
 
@@ -124,26 +127,26 @@ def _refuse_other_kinds(file: WeightFile) -> None:
             kinds.setdefault(kind, key)
     if kinds:
         named = "; ".join(f"{kind}: {key:.120}" for kind, key in kinds.items())
-        hint = "use a LoRA, LoCon, DoRA, LoHa or LoKr; or convert it with the tool that made it"
-        raise FileError(f"{file.path} is of a kind that sdcore does not have", named, hint)
+        hint = "Use a LoRA, LoCon, DoRA, LoHa or LoKr; or convert it with the tool that made it."
+        raise FileError(f"{file.path} is of a kind that sdcore does not have.", f"{named}.", hint)
 
 
 def _no_lora(path: Path, keys: list[str]) -> FileError:
-    hint = "give a LoRA file"
+    hint = "Name a LoRA file."
     if {"emb_params", "clip_l", "clip_g"} & set(keys):
-        hint = "this is a textual inversion embedding; read it with read_embedding"
+        hint = "It is a textual inversion; use it as an embedding."
     elif any(key.startswith(("model.diffusion_model.", "conv_in.", "text_model.")) for key in keys):
-        hint = "these are the weights of a whole network; load it as a model"
-    why = f"its {len(keys)} keys are not those of a LoRA: {name_some(keys) or 'none'}"
-    return FileError(f"{path} holds no LoRA", why, hint)
+        hint = "It holds the weights of a network; load it as a model."
+    why = f"Its {len(keys)} keys are not those of a LoRA: {name_some(keys) or 'none'}."
+    return FileError(f"{path} holds no LoRA.", why, hint)
 
 
 def _change(path: Path, name: str, tensors: dict[str, Tensor], scales: _Scales) -> Change:
     """One layer's change, or FileError."""
 
     def wrong(why: str) -> FileError:
-        hint = "take it from another source, or train it again"
-        return FileError(f"{path}: {name:.120} cannot be used", why, hint)
+        hint = "Take it from another source, or train it again."
+        return FileError(f"{path}: {name:.120} cannot be used.", why, hint)
 
     alpha = tensors.pop("alpha", None)
     if "vector" in tensors:
@@ -153,15 +156,16 @@ def _change(path: Path, name: str, tensors: dict[str, Tensor], scales: _Scales) 
     present = set(tensors) - {"magnitude"}
     kind = next((kind for kind in KINDS if present in kind.FORMS), None)
     if kind is None:
-        raise wrong(f"a part is missing or too many: it has {', '.join(sorted(present)) or 'none'}")
+        parts = ", ".join(sorted(present)) or "none"
+        raise wrong(f"A part is missing or too many: it has {parts}.")
     for part, tensor in tensors.items():
         if 0 in tensor.shape or tensor.ndim not in (2, 4):
-            raise wrong(f"{part} is no matrix: its shape is {tuple(tensor.shape)}")
+            raise wrong(f"Its {part} is no matrix: the shape is {tuple(tensor.shape)}.")
     if alpha is not None and (alpha.numel() != 1 or not 0 < alpha.item() < math.inf):
-        raise wrong(f"its alpha is {alpha.flatten()[:3].tolist()}; it must be one number above 0")
+        raise wrong(f"Its alpha is {alpha.flatten()[:3].tolist()}; it must be one number above 0.")
     scale = scales.of(name, kind.rank(tensors), None if alpha is None else alpha.item())
     if not 0 < scale <= _SCALE_LIMIT:
-        raise wrong(f"alpha / rank is {scale:g}; it must be above 0 and at most {_SCALE_LIMIT:g}")
+        raise wrong(f"Alpha / rank is {scale:g}; it must be above 0 and at most {_SCALE_LIMIT:g}.")
     return kind(tensors, scale)
 
 
@@ -187,8 +191,9 @@ class _Scales:
             try:
                 noted = parse_json_object(metadata[_DIFFUSERS_SETTINGS].encode())
             except ValueError as error:
-                what = f"{path}: {_DIFFUSERS_SETTINGS} in its header is damaged"
-                raise FileError(what, str(error), "take it from another source") from error
+                what = f"{path}: {_DIFFUSERS_SETTINGS} in its header is damaged."
+                why = f"It is no sound JSON: {error}."
+                raise FileError(what, why, "Take it from another source.") from error
             for name, value in noted.items():
                 part, _, setting = name.partition(".")
                 if part in CHANGED:
@@ -206,9 +211,9 @@ class _Scales:
         rank = rank or settings.get("r")
         over, under = as_finite(chosen), as_finite(rank)
         if over is None or not under:
-            why = f"alpha {chosen!r:.40}, rank {rank!r:.40} for {layer:.120}"
-            hint = "restore the file from where the LoRA came from"
-            raise FileError(f"{self.path}: its settings cannot be used", why, hint)
+            why = f"They say alpha {chosen!r:.40} and rank {rank!r:.40} for {layer:.120}."
+            hint = "Restore the file from where the LoRA came from."
+            raise FileError(f"{self.path}: its settings cannot be used.", why, hint)
         return over / (math.sqrt(under) if settings.get("use_rslora") else under)
 
 

@@ -14,7 +14,7 @@ model's own layers are written in every spelling, and a file's name is looked up
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
@@ -24,6 +24,9 @@ from sdcore.checkpoint.kind import FAMILIES
 from sdcore.checkpoint.ldm_names import UNET_PREFIX, table
 from sdcore.checkpoint.parts import TEXT_ENCODERS
 from sdcore.text.encoder import CLIPTextAttention
+
+if TYPE_CHECKING:
+    from sdcore.checkpoint.model import Model
 
 CHANGED = ("unet", *TEXT_ENCODERS)  # the parts of a model that LoRAs change
 
@@ -116,13 +119,13 @@ def refused_kind(key: str) -> str | None:
     return next(kind for ending, kind in REFUSED.items() if key.endswith(ending))
 
 
-def parts_of(pipe: Any) -> dict[str, nn.Module]:
+def parts_of(pipe: Model) -> dict[str, nn.Module]:
     """The networks of a pipeline that LoRAs change, by their names in diffusers."""
-    found = {part: getattr(pipe, part, None) for part in CHANGED}
+    found = {part: pipe.part(part) for part in CHANGED}
     return {part: network for part, network in found.items() if network is not None}
 
 
-def layers_of(pipe: Any) -> dict[Place, nn.Linear | nn.Conv2d]:
+def layers_of(pipe: Model) -> dict[Place, nn.Linear | nn.Conv2d]:
     """Every layer that a LoRA can change."""
     return {
         Place(part, name): module
@@ -132,7 +135,7 @@ def layers_of(pipe: Any) -> dict[Place, nn.Linear | nn.Conv2d]:
     }
 
 
-def spellings(pipe: Any) -> dict[str, Place]:
+def spellings(pipe: Model) -> dict[str, Place]:
     """Every name that a file may give to a layer of this pipeline."""
     parts = parts_of(pipe)
     names: dict[str, Place] = {}
@@ -188,7 +191,7 @@ def _attention_spellings(parts: Mapping[str, nn.Module], layers: Set[Place]) -> 
     }
 
 
-def made_for_another(widths: Mapping[str, int], pipe: Any) -> str | None:
+def made_for_another(widths: Mapping[str, int], pipe: Model) -> str | None:
     """Why a file belongs to another family than this pipeline; None where nothing tells.
 
     Args:
@@ -197,16 +200,16 @@ def made_for_another(widths: Mapping[str, int], pipe: Any) -> str | None:
     for name in widths:
         for mark, family in _OTHER_MODELS.items():
             if name.startswith(mark) or (mark[-1] not in "._" and mark in name):
-                return f"{name:.120} is a layer of {family}, this model is {pipe.kind.family}"
+                return f"{name:.120} is a layer of {family}, this model is {pipe.kind.family}."
     text_width = pipe.kind.text_width
     for name, width in widths.items():
         if name.endswith(_TEXT_READERS) and width != text_width:
             family = FAMILIES.get(width, "another family")
             return (
-                f"it is for {family}, whose text has the width {width}; this model is "
-                f"{pipe.kind.family}, width {text_width}"
+                f"It is for {family}, whose text has the width {width}; this model is "
+                f"{pipe.kind.family}, width {text_width}."
             )
     second = next((name for name in widths if name.startswith(_XL_TEXT)), None)
     if second is not None and pipe.part("text_encoder_2") is None:
-        return f"{second:.120} is in the second text encoder of SDXL; this model has one"
+        return f"{second:.120} is in the second text encoder of SDXL; this model has one."
     return None

@@ -25,7 +25,7 @@ def save_lora(
     """Write a LoRA file that diffusers, kohya's tools, A1111 and ComfyUI read.
 
     Args:
-        changes: what happens to each layer, such as `AppliedLoras.changes(0)`.
+        changes: what happens to each layer, such as those of `fit_lora`.
         spelling: `diffusers`, LoRA and DoRA alone, alpha / rank multiplied into lora_B, as that
             spelling has no alpha; or `kohya`, every kind.
         metadata: strings for the header.
@@ -36,9 +36,11 @@ def save_lora(
     """
     path = Path(path)
     if spelling not in ("diffusers", "kohya") or path.suffix != ".safetensors" or not changes:
-        why = f"spelling={spelling!r:.40}, {len(changes)} layers, file name {path.name!r:.80}"
-        hint = 'use spelling="diffusers" or "kohya" and a name that ends in .safetensors'
-        raise UsageError("the LoRA cannot be saved", why, hint)
+        why = (
+            f"It is spelling={spelling!r:.40}, {len(changes)} layers, file name {path.name!r:.80}."
+        )
+        hint = 'Use spelling="diffusers" or "kohya" and a name that ends in .safetensors.'
+        raise UsageError("The LoRA cannot be saved.", why, hint)
     xl = any(place.part == "text_encoder_2" for place in changes)
     tensors: dict[str, Tensor] = {}
     for place, change in changes.items():
@@ -56,8 +58,9 @@ def _in_diffusers_words(place: Place, change: Change) -> dict[str, Tensor]:
     magnitude = tensors.pop("magnitude", None)
     row = magnitude is not None and magnitude.shape[1] > 1
     if not isinstance(change, LowRank) or set(tensors) != {"down", "up"} or row:
-        hint = 'use spelling="kohya"'
-        raise UsageError(f"{place} cannot be saved", "diffusers has LoRA and DoRA alone", hint)
+        hint = 'Use spelling="kohya".'
+        why = "diffusers' spelling has LoRA and DoRA alone."
+        raise UsageError(f"{place} cannot be saved.", f"It is of another kind: {why}", hint)
     up = tensors["up"] if change.scale == 1 else tensors["up"] * change.scale
     out = {f"{place}.lora_A.weight": tensors["down"], f"{place}.lora_B.weight": up}
     if magnitude is not None:
@@ -87,4 +90,5 @@ def _in_kohya_words(place: Place, change: Change, xl: bool) -> dict[str, Tensor]
         out[f"{name}.dora_scale"] = tensors["magnitude"].reshape(
             *tensors["magnitude"].shape, *points
         )
-    return out | {f"{name}.alpha": torch.tensor(change.scale * rank if rank else 1.0)}
+    alpha = change.scale * rank if rank else 1.0
+    return out | {f"{name}.alpha": torch.tensor(alpha, dtype=torch.float32)}

@@ -1,12 +1,11 @@
 """Textual inversion: learned vectors in place of the words of a prompt.
 
-    embedding = read_embedding("easynegative.safetensors")
-    with apply_embeddings(pipe, [embedding]):
-        pipe("a red apple", negative_prompt="easynegative")
+    taught = apply_embeddings(pipe, [read_embedding("easynegative.safetensors")])
+    taught("a red apple", negative_prompt="easynegative")
 
 Gal et al. 2022 (arXiv:2208.01618). One word may stand for several vectors, each of which takes the
-place of one token. The tokenizer gives them ids behind its vocabulary, and the text encoder looks
-those up in a table of their own; both are put in place of the pipeline's, and taken out again.
+place of one token. A tokenizer gives them ids behind its vocabulary, and the text encoder looks
+those up in a table of their own. The model that they are applied to stays as it is.
 
 Shapes: n vectors of a word, D text width, B batch, T text tokens.
 """
@@ -17,21 +16,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
+from sdcore.checkpoint.model import EmbeddingOnModel, Model
 from sdcore.checkpoint.parts import TEXT_ENCODERS, TOKENIZER_OF
 from sdcore.errors import FileError, UsageError
+from sdcore.files.hashes import file_hash
 from sdcore.files.header import open_header
 from sdcore.files.jsonfile import name_some
 from sdcore.files.weights import read_tensors
+from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Piece, Tokenizer
+from sdcore.torch_state import with_own_torch_state
+from sdcore.views import view
 
-if TYPE_CHECKING:
-    from sdcore.checkpoint.model import Model
+ModelT = TypeVar("ModelT", bound=Model)
 
 # Keys that hold vectors and no name: A1111's, its old one, and SDXL's, one for each text encoder.
 _NAMELESS = ("emb_params", "*", "string_to_param.*", "clip_l", "clip_g")
@@ -46,6 +49,7 @@ class Embedding:
 
     Attributes:
         name: the file's, without its suffix.
+        hash: SHA-256 of the file.
         token: the word in a prompt that stands for the vectors.
         vectors: (n, D) under `clip_l` and `clip_g` for SDXL's two text encoders; under "" where the
             file does not say which it is for.
@@ -53,6 +57,7 @@ class Embedding:
 
     path: Path
     name: str
+    hash: str
     token: str
     vectors: dict[str, Tensor]
 
@@ -77,130 +82,105 @@ def read_embedding(path: str | Path, *, token: str | None = None) -> Embedding:
     keys = list(file.shapes)
     pair = set(keys) <= {"clip_l", "clip_g"}
     if not keys or not (pair or len(keys) == 1):
-        why = f"it has {len(keys)} keys: {name_some(keys) or 'none'}"
-        hint = "an embedding has one key, or clip_l and clip_g; a LoRA is read with read_lora"
-        raise FileError(f"{path} is no single textual inversion", why, hint)
+        why = f"It has {len(keys)} keys: {name_some(keys) or 'none'}."
+        hint = "An embedding has one key, or clip_l and clip_g. If it is a LoRA, use it as one."
+        raise FileError(f"{path} is no single textual inversion.", why, hint)
     vectors: dict[str, Tensor] = {}
     for key, tensor in read_tensors(file, torch.device("cpu"), None).items():
         rows = tensor[None] if tensor.ndim == 1 else tensor
         if rows.ndim != 2 or not rows.numel() or key in file.integers:
-            why = f"{key:.120} is {tuple(tensor.shape)}; it must be (n, D) real numbers"
-            raise FileError(f"{path} holds no vectors", why, "take it from another source")
+            why = f"{key:.120} is {tuple(tensor.shape)}; it must be (n, D) real numbers."
+            raise FileError(f"{path} holds no vectors.", why, "Take it from another source.")
         vectors[key if pair else ""] = rows
     if len({len(rows) for rows in vectors.values()}) > 1:
-        why = ", ".join(f"{key} has {len(rows)}" for key, rows in vectors.items())
-        hint = "take it from another source"
-        raise FileError(f"{path} has another number of vectors for each encoder", why, hint)
+        why = " and ".join(f"{key} has {len(rows)}" for key, rows in vectors.items()) + "."
+        hint = "Take it from another source."
+        raise FileError(f"{path} has another number of vectors for each encoder.", why, hint)
     inside = file.metadata.get("name") if keys[0] in _NAMELESS else keys[0]
     word = path.stem if token is None and not inside else token or inside or ""
     if not word.strip() or len(word) > _LONGEST_WORD or not word.isprintable():
-        why = f"it is {word!r:.80}"
-        raise FileError(f"{path} cannot be called by its token", why, "choose one with token=...")
-    return Embedding(path, path.stem, word.strip(), vectors)
+        why = f"It is {word!r:.80}."
+        raise FileError(f"{path} cannot be called by its token.", why, "Choose one with token=...")
+    return Embedding(path, path.stem, file_hash(path), word.strip(), vectors)
 
 
+@with_own_torch_state
 def apply_embeddings(
-    pipe: Model, embeddings: Sequence[Embedding], *, dialect: str = "plain"
-) -> AppliedEmbeddings:
-    """Let prompts use learned words.
+    pipe: ModelT, embeddings: Sequence[Embedding], *, dialect: str = "plain"
+) -> ModelT:
+    """A model whose prompts may use learned words; `pipe` itself stays as it is.
+
+    Words that `pipe` was taught already stay known. `embeddings` of what comes back says which
+    words it has; its tokenizers know them.
 
     Args:
         dialect: of the prompts; says how they call an embedding, see `Embedding.trigger`.
 
     Raises:
         FileError: an embedding was made for another family of models.
-        UsageError: a word has a meaning already, or embeddings are on this pipeline.
+        UsageError: a word has a meaning already.
     """
     readers = {part: pipe.part(part) for part in pipe.kind.text_encoders}
-    if any(isinstance(_table(encoder), _LearnedEmbedding) for encoder in readers.values()):
-        hint = "give all embeddings in one call, or remove() the earlier ones"
-        raise UsageError("embeddings are already on this model", "some were applied before", hint)
     words = [embedding.trigger(dialect) for embedding in embeddings]
-    changes = []
+    # diffusers finds its tokens inside other words too; names of files must stand alone
+    alone = dialect.startswith("a1111") or dialect == "comfy"
+    changed: dict[str, Any] = {}
     for part, encoder in readers.items():
         name = TOKENIZER_OF[part]
         tokenizer: Tokenizer = getattr(pipe, name)
         vectors = [_fit(embedding, part, encoder, list(readers)) for embedding in embeddings]
-        first, ids = _table(encoder).num_embeddings, {}
+        first = encoder.text_model.embeddings.token_embedding.num_embeddings
+        learned: dict[str, _Word] = {}
         for word, embedding, rows in zip(words, embeddings, vectors, strict=True):
-            _check_word(word, embedding, tokenizer, ids, len(rows))
-            ids[word] = range(first, first := first + len(rows))
-        if ids:
-            changes.append((name, _LearnedTokenizer(tokenizer, ids, dialect), encoder, vectors))
-    return AppliedEmbeddings(pipe, embeddings, words, changes)
+            _check_word(word, embedding, tokenizer, learned, len(rows))
+            learned[word] = _Word(range(first, first := first + len(rows)), alone)
+        if learned:
+            changed[name] = _LearnedTokenizer(tokenizer, learned)
+            changed[part] = _with_rows(encoder, torch.cat(vectors))
+    applied = tuple(
+        EmbeddingOnModel(embedding.path, embedding.name, embedding.hash, word)
+        for embedding, word in zip(embeddings, words, strict=True)
+    )
+    return pipe.replace(**changed, embeddings=(*pipe.embeddings, *applied))
 
 
-class AppliedEmbeddings:
-    """Learned words that prompts may use until `remove()`, or until the end of a `with` block.
+def unused_words(pipe: Model, *prompts: str) -> tuple[str, ...]:
+    """The learned words of a model that none of these prompts says, so that they have no effect."""
+    tokenizer = pipe.readers[0][0]
+    if not isinstance(tokenizer, _LearnedTokenizer):
+        return ()
+    said = {word for prompt in prompts for word in tokenizer.learned_in(prompt)}
+    return tuple(each.word for each in pipe.embeddings if each.word not in said)
 
-    Attributes:
-        embeddings: the files, in the order in which they were given.
-        words: what a prompt says for each of them.
-    """
 
-    def __init__(
-        self,
-        pipe: Model,
-        embeddings: Sequence[Embedding],
-        words: Sequence[str],
-        changes: Sequence[tuple[str, _LearnedTokenizer, Any, Sequence[Tensor]]],
-    ) -> None:
-        self.embeddings, self.words = tuple(embeddings), tuple(words)
-        self._pipe = pipe
-        self._before: list[tuple[str, Tokenizer, _LearnedTokenizer, Any, nn.Module]] = []
-        self._tokenizer = changes[0][1] if changes else None
-        for name, tokenizer, encoder, vectors in changes:
-            self._before.append((name, getattr(pipe, name), tokenizer, encoder, _table(encoder)))
-            setattr(pipe, name, tokenizer)
-            encoder.text_model.embeddings.token_embedding = _LearnedEmbedding(
-                _table(encoder), torch.cat(list(vectors))
-            )
+@dataclass(frozen=True)
+class _Word:
+    """The ids of a learned word; `alone`: it is not found inside other words."""
 
-    def unused(self, *prompts: str) -> tuple[str, ...]:
-        """The words that none of these prompts says, so that their files have no effect."""
-        if self._tokenizer is None:
-            return ()
-        said = {word for prompt in prompts for word in self._tokenizer.learned_in(prompt)}
-        return tuple(word for word in self.words if word not in said)
-
-    def remove(self) -> None:
-        """Put back the tokenizers and embeddings that were there; a second call does nothing.
-
-        Raises:
-            UsageError: the pipeline has been given other tokenizers since.
-        """
-        for name, _, mine, _, _ in self._before:
-            if getattr(self._pipe, name) is not mine:
-                what = "the embeddings cannot be removed"
-                hint = "put back the tokenizer that was there first"
-                raise UsageError(what, f"the pipeline's {name} is another one now", hint)
-        for name, tokenizer, _, encoder, table in self._before:
-            setattr(self._pipe, name, tokenizer)
-            encoder.text_model.embeddings.token_embedding = table
-        self._before = []
-
-    def __enter__(self) -> AppliedEmbeddings:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.remove()
+    ids: range
+    alone: bool
 
 
 class _LearnedTokenizer(Tokenizer):
     """A tokenizer with learned words: each is one word of a prompt and several ids."""
 
-    def __init__(self, base: Tokenizer, ids: Mapping[str, range], dialect: str) -> None:
+    def __init__(self, base: Tokenizer, learned: Mapping[str, _Word]) -> None:
         super().__init__(base._files)
-        # diffusers finds its tokens inside other words too; names of files must stand alone
-        alone = dialect.startswith("a1111") or dialect == "comfy"
-        self._bpe.add_tokens([AddedToken(word, single_word=alone, normalized=True) for word in ids])
-        self._learned = {self._id(word): (word, ids[word]) for word in ids}
-        self._words_of = {number: word for word, row in ids.items() for number in row}
+        earlier = base.learned if isinstance(base, _LearnedTokenizer) else {}
+        self.learned = {**earlier, **learned}
+        self._bpe.add_tokens(
+            [
+                AddedToken(word, single_word=known.alone, normalized=True)
+                for word, known in self.learned.items()
+            ]
+        )
+        self._rows = {self._id(word): known.ids for word, known in self.learned.items()}
+        self._words_of = {id: word for word, known in self.learned.items() for id in known.ids}
 
     def pieces(self, text: str) -> list[Piece]:
         pieces = []
         for piece in super().pieces(text):
-            _, row = self._learned.get(piece.id, ("", range(piece.id, piece.id + 1)))
+            row = self._rows.get(piece.id, range(piece.id, piece.id + 1))
             pieces += [replace(piece, id=number, joined=number > row.start) for number in row]
         return pieces
 
@@ -236,7 +216,7 @@ class _LearnedEmbedding(nn.Module):
     def __init__(self, base: nn.Embedding, rows: Tensor) -> None:
         super().__init__()
         self.base = base
-        self.rows = nn.Parameter(rows.to(base.weight), requires_grad=False)
+        self.rows = nn.Parameter(rows, requires_grad=False)
         self.register_state_dict_pre_hook(_refuse_saving)
 
     @property
@@ -251,18 +231,25 @@ class _LearnedEmbedding(nn.Module):
         return torch.where(learned[..., None], new, old)
 
 
+def _with_rows(encoder: CLIPTextEncoder, rows: Tensor) -> CLIPTextEncoder:
+    """A view of a text encoder with more rows (n, D) in its table, behind those that are there."""
+    table: Any = encoder.text_model.embeddings.token_embedding
+    if isinstance(table, _LearnedEmbedding):
+        rows, table = torch.cat([table.rows, rows.to(table.rows)]), table.base
+    learned = _LearnedEmbedding(table, rows.to(table.weight))
+    return view(encoder, {"text_model.embeddings.token_embedding": learned})
+
+
 def _refuse_saving(module: nn.Module, *_: Any) -> None:
     raise _cannot_save("text encoder")
 
 
 def _cannot_save(what: str) -> UsageError:
-    why = "the file would be of another model than the folder says"
-    hint = "remove() the embeddings first"
-    return UsageError(f"the {what} cannot be saved while embeddings are on it", why, hint)
-
-
-def _table(encoder: Any) -> Any:
-    return encoder.text_model.embeddings.token_embedding
+    return UsageError(
+        f"The {what} of a model with embeddings cannot be saved.",
+        "The file would be of another model than the folder says.",
+        "Save the model that the embeddings were applied to.",
+    )
 
 
 def _fit(embedding: Embedding, part: str, encoder: Any, parts: list[str]) -> Tensor:
@@ -279,20 +266,23 @@ def _fit(embedding: Embedding, part: str, encoder: Any, parts: list[str]) -> Ten
     names = "SDXL" if pair else _FAMILIES.get(next(iter(widths.values())), "another model")
     shown = " and ".join(f"{key} {width}".strip() for key, width in widths.items())
     mine = "one text encoder" if len(parts) == 1 else " and ".join(parts)
-    why = f"its vectors are for {names}, {shown} wide; this model has {mine}, {part} {width} wide"
-    hint = "use an embedding that was trained on this family of models"
-    raise FileError(f"{embedding.path} was made for another model", why, hint)
+    why = f"Its vectors are for {names}, {shown} wide; this model has {mine}, {part} {width} wide."
+    hint = "Use an embedding that was trained on this family of models."
+    raise FileError(f"{embedding.path} was made for another model.", why, hint)
 
 
 def _check_word(
     word: str, embedding: Embedding, tokenizer: Tokenizer, taken: Iterable[str], vectors: int
 ) -> None:
     """UsageError where a word has a meaning already, or its vectors fit into no prompt."""
-    others = [other for other in taken if other.lower() == word.lower()]
+    earlier = tokenizer.learned if isinstance(tokenizer, _LearnedTokenizer) else {}
+    others = [other for other in (*earlier, *taken) if other.lower() == word.lower()]
     if others or len(tokenizer.pieces(word)) <= 1:
-        why = f"another embedding is called {others[0]!r:.80}" if others else "the tokenizer has it"
-        hint = "choose another token, or another name for the file where prompts call it by that"
-        raise UsageError(f"{embedding.path}: the word {word!r:.80} is taken", why, hint)
+        why = "The tokenizer knows it."
+        if others:
+            why = f"Another embedding is called {others[0]!r:.80}."
+        hint = "Choose another token, or another name for the file where prompts call it by that."
+        raise UsageError(f"{embedding.path}: the word {word!r:.80} is taken.", why, hint)
     if vectors > tokenizer.max_length - 2:
-        why = f"it has {vectors} vectors, a prompt has room for {tokenizer.max_length - 2}"
-        raise UsageError(f"{embedding.path} is too long for this model", why, "use another one")
+        why = f"It has {vectors} vectors, a prompt has room for {tokenizer.max_length - 2}."
+        raise UsageError(f"{embedding.path} is too long for this model.", why, "Use another one.")

@@ -10,8 +10,7 @@ import argparse
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -22,7 +21,7 @@ from sdcore.errors import FileError, UsageError
 
 if TYPE_CHECKING:
     from sdcore import TextToImage
-    from sdcore.adapters.lora import Lora
+    from sdcore.adapters.lora_file import Lora
     from sdcore.adapters.textual_inversion import Embedding
     from sdcore.metadata.image_settings import EmbeddingSettings, LoraSettings
     from sdcore.metadata.recipe import Recipe
@@ -201,41 +200,38 @@ def with_recipe(options: argparse.Namespace, recipe: Recipe) -> list[ChosenLora]
     return list(chosen.values())
 
 
-@contextmanager
-def embedded(
-    pipe: TextToImage, options: argparse.Namespace, prompts: Sequence[str]
-) -> Iterator[tuple[EmbeddingSettings, ...]]:
-    """The learned words on the model, as pictures record them; taken off again at the end."""
+def embedded(pipe: TextToImage, options: argparse.Namespace) -> TextToImage:
+    """The model with the learned words. Warns of those that no prompt says."""
     if not options.embedding:
-        yield ()
-        return
-    from sdcore.adapters.textual_inversion import apply_embeddings
-    from sdcore.files.hashes import file_hash
-    from sdcore.metadata.image_settings import EmbeddingSettings
+        return pipe
+    from sdcore.adapters.textual_inversion import apply_embeddings, unused_words
 
     read = _read_embeddings(options)
-    with apply_embeddings(pipe, read, dialect=options.dialect or "plain") as words:
-        for word in words.unused(*prompts, options.negative_prompt or ""):
-            warnings.warn(f"no prompt says {word!r}, so its embedding has no effect", stacklevel=2)
-        yield tuple(EmbeddingSettings(one.name, file_hash(one.path)) for one in read)
+    taught = apply_embeddings(pipe, read, dialect=options.dialect or "plain")
+    for word in unused_words(taught, *options.prompts, options.negative_prompt or ""):
+        warnings.warn(f"no prompt says {word!r}, so its embedding has no effect", stacklevel=2)
+    return taught
 
 
-@contextmanager
-def applied(pipe: TextToImage, chosen: Sequence[ChosenLora]) -> Iterator[tuple[LoraSettings, ...]]:
-    """The LoRAs on the model, as pictures record them; taken off again at the end."""
+def applied(pipe: TextToImage, chosen: Sequence[ChosenLora]) -> TextToImage:
+    """The model with the LoRAs."""
     if not chosen:
-        yield ()
-        return
+        return pipe
     from sdcore.adapters.lora import LoraWeight, apply_loras
-    from sdcore.metadata.image_settings import LoraSettings
 
-    read = [_read(lora.path) for lora in chosen]
     weights = [LoraWeight(lora.unet or 0.0, lora.text or 0.0) for lora in chosen]
-    with apply_loras(pipe, [(lora, w) for (lora, _), w in zip(read, weights, strict=True)]):
-        yield tuple(
-            LoraSettings(lora.name, weight.unet, weight.text, digest)
-            for lora, weight, (_, digest) in zip(chosen, weights, read, strict=True)
-        )
+    read = [_read(lora.path) for lora in chosen]
+    return apply_loras(pipe, list(zip(read, weights, strict=True)))
+
+
+def recorded(
+    pipe: TextToImage,
+) -> tuple[tuple[LoraSettings, ...], tuple[EmbeddingSettings, ...]]:
+    """What is on a model, as pictures record it."""
+    from sdcore.metadata.image_settings import EmbeddingSettings, LoraSettings
+
+    loras = tuple(LoraSettings(on.name, on.unet, on.text, on.hash) for on in pipe.loras)
+    return loras, tuple(EmbeddingSettings(on.name, on.hash) for on in pipe.embeddings)
 
 
 def _read_embeddings(options: argparse.Namespace) -> list[Embedding]:
@@ -245,10 +241,8 @@ def _read_embeddings(options: argparse.Namespace) -> list[Embedding]:
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path) -> tuple[Lora, str]:
-    """A LoRA and its hash, read once for all batches."""
-    from sdcore.adapters.lora import read_lora
-    from sdcore.files.hashes import tensor_hash
+def _read(path: Path) -> Lora:
+    """A LoRA, read once for all batches."""
+    from sdcore.adapters.lora_file import read_lora
 
-    lora = read_lora(path)
-    return lora, tensor_hash(lora.path)
+    return read_lora(path)

@@ -69,7 +69,7 @@ def paint(options: argparse.Namespace) -> None:
     if hires is not None:
         from sdcore.pipeline.second_pass import enlarge
 
-        second = partial(enlarge, pipe, tiled=options.tiled, **vars(hires))
+        second = partial(enlarge, tiled=options.tiled, **vars(hires))
     more = {**given, **size, "tiled": options.tiled}
     for result in painting.paint_batches(pipe, options.prompts, options, second, **more):
         for _ in command.save(result, options.output):

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcore.app import adapters, command, from_picture
+from sdcore.app import command, from_picture
 from sdcore.app import session as painting
 from sdcore.app.sizes import add_hires_flags, parse_size, read_hires
 from sdcore.errors import FileError, UsageError
@@ -72,7 +72,7 @@ def paint(options: argparse.Namespace) -> None:
     if options.hires is not None:
         from sdcore.pipeline.second_pass import enlarge, first_size
 
-        second = partial(enlarge, pipe, tiled=more["tiled"], **vars(options.hires))
+        second = partial(enlarge, tiled=more["tiled"], **vars(options.hires))
         if size == {"width": None, "height": None}:
             width, height = first_size(pipe, options.hires.width, options.hires.height)
             more |= {"width": width, "height": height}
@@ -91,13 +91,12 @@ def explain(options: argparse.Namespace, pipe: TextToImage) -> None:
 
     steps = options.steps or pipe.defaults.steps
     dialect = options.dialect or "plain"
-    with adapters.embedded(pipe, options, options.prompts):
-        tokenizer = pipe.readers[0][0]  # which knows the embeddings' words now
-        for prompt in options.prompts:
-            print(explain_prompt(prompt, tokenizer, dialect, steps=steps), end="\n\n")
-        if options.negative_prompt:
-            prompt = options.negative_prompt
-            print(explain_prompt(prompt, tokenizer, dialect, steps=steps, negative=True))
+    tokenizer = pipe.readers[0][0]
+    for prompt in options.prompts:
+        print(explain_prompt(prompt, tokenizer, dialect, steps=steps), end="\n\n")
+    if options.negative_prompt:
+        prompt = options.negative_prompt
+        print(explain_prompt(prompt, tokenizer, dialect, steps=steps, negative=True))
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load(options: argparse.Namespace) -> TextToImage:
-    """The model on its device, with the attention backend chosen.
+    """The model on its device, with the attention backend chosen and the learned words on it.
 
     Warns of words of the prompts to be painted that the model was never taught.
     """
@@ -51,7 +51,7 @@ def load(options: argparse.Namespace) -> TextToImage:
     attention = use_attention(pipe.unet, options.attention or "auto")
     print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
     warn_of_unknown_words(pipe, options)
-    return pipe
+    return adapters.embedded(pipe, options)
 
 
 def model_hash(options: argparse.Namespace) -> str | None:
@@ -78,7 +78,7 @@ def paint_batches(
     """`--images` pictures of every prompt, `--batch-size` at a time.
 
     Args:
-        second: a second pass, called with the result of the first one and `on_step`.
+        second: a second pass, called with the model, the result of the first one and `on_step`.
         one_seed: every picture is painted from the first one's seed, as a prompt and its edits are.
         more: goes to the pipeline as it is: size, image, mask, strength.
     """
@@ -101,18 +101,19 @@ def paint_batches(
         "model_hash": model_hash(options),
     }
     count, start = len(prompts) * (options.images or 1), 0
-    with adapters.embedded(pipe, options, prompts) as embeddings:
-        for batch, chosen in _batches(prompts, options):
-            title = f"images {start + 1}-{start + len(batch)} of {count}"
-            with Progress(title) as progress, adapters.applied(pipe, chosen) as loras:
-                seeds = [seed] * len(batch) if one_seed else seed + start
-                result = pipe(batch, seed=seeds, on_step=progress, **arguments)
-                if second is not None:
-                    progress.begin(f"{title}, second pass")
-                    result = second(result, on_step=progress)
-            start += len(batch)
-            told = {"loras": loras, "embeddings": embeddings, **record}
-            yield replace(result, settings=[replace(one, **told) for one in result.settings])
+    for batch, chosen in _batches(prompts, options):
+        title = f"images {start + 1}-{start + len(batch)} of {count}"
+        adapted = adapters.applied(pipe, chosen)
+        with Progress(title) as progress:
+            seeds = [seed] * len(batch) if one_seed else seed + start
+            result = adapted(batch, seed=seeds, on_step=progress, **arguments)
+            if second is not None:
+                progress.begin(f"{title}, second pass")
+                result = second(adapted, result, on_step=progress)
+        start += len(batch)
+        loras, embeddings = adapters.recorded(adapted)
+        told = {"loras": loras, "embeddings": embeddings, **record}
+        yield replace(result, settings=[replace(one, **told) for one in result.settings])
 
 
 def _batches(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
+from weakref import WeakSet
 
 import torch
 
+from sdcore.attention import with_attention
 from sdcore.checkpoint.defaults import ModelDefaults
 from sdcore.checkpoint.kind import ModelKind, decide_kind
 from sdcore.checkpoint.parts import NETWORKS, PARTS, TEXT_ENCODERS
@@ -18,10 +23,50 @@ from sdcore.unet.unet import UNet
 Reader = tuple[Tokenizer, CLIPTextEncoder]
 
 
+@dataclass(frozen=True)
+class LoraOnModel:
+    """A LoRA that is part of a model, see `sdcore.apply_loras`.
+
+    Attributes:
+        name: the file's, without its suffix.
+        hash: SHA-256 of the file's tensors, see `sdcore.files.hashes`.
+        unet, text: how much of it is used, in the UNet and in the text encoders.
+        merged: it is in the weights, not computed beside them.
+        unused: the file's keys that nothing in the model corresponds to.
+    """
+
+    path: Path
+    name: str
+    hash: str
+    unet: float
+    text: float
+    merged: bool
+    unused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EmbeddingOnModel:
+    """A textual inversion that is part of a model, see `sdcore.apply_embeddings`.
+
+    Attributes:
+        name: the file's, without its suffix.
+        hash: SHA-256 of the file.
+        word: what a prompt says for it.
+    """
+
+    path: Path
+    name: str
+    hash: str
+    word: str
+
+
 class Model:
     """The parts of Stable Diffusion 1.x, 2.x, XL, or the embedded model.
 
     `tokenizer_2` and `text_encoder_2` are None except in SDXL; its refiner has these alone.
+
+    Attributes:
+        loras, embeddings: what has been applied to it.
     """
 
     def __init__(
@@ -39,13 +84,35 @@ class Model:
         self.tokenizer_2, self.text_encoder_2 = second_reader or (None, None)
         self.unet, self.autoencoder, self.scheduler = unet, autoencoder, scheduler
         self.defaults = defaults or ModelDefaults()
+        self.loras: tuple[LoraOnModel, ...] = ()
+        self.embeddings: tuple[EmbeddingOnModel, ...] = ()
+        self._sharing = _Sharing()
 
     @classmethod
     def of(cls, model: Model) -> Self:
         """The same parts as a `cls`."""
         made = cls.__new__(cls)
         made.__dict__.update(vars(model))
+        made._sharing.models |= {model, made}
         return made
+
+    def replace(self, **parts: Any) -> Self:
+        """A model with other parts, by their names; it shares all that is not named.
+
+        Neither model notices what is done with the other: `to` moves no weights that both have.
+        """
+        made = copy.copy(self)
+        made.__dict__.update(parts)
+        made._sharing.models |= {self, made}
+        return made
+
+    def with_attention(self, name: str) -> Self:
+        """A model whose UNet attends by another backend; see `sdcore.use_attention` for the names.
+
+        Raises:
+            UsageError: the name is unknown, or the backend cannot run here.
+        """
+        return self.replace(unet=with_attention(self.unet, name))
 
     @property
     def readers(self) -> list[Reader]:
@@ -79,7 +146,28 @@ class Model:
         return next(self.unet.parameters()).dtype
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move or convert every network in place, as `torch.nn.Module.to` does."""
+        """Move or convert every network in place, as `torch.nn.Module.to` does.
+
+        Weights that another model has as well (see `replace`) stay where they are, and this model
+        gets networks of its own.
+        """
+        if self._sharing.models - {self}:
+            own = copy.deepcopy(
+                {PARTS[name].attribute: each for name, each in self.networks.items()}
+            )
+            self.__dict__.update(own)
+            self._sharing.models.discard(self)
+            self._sharing = _Sharing()
         for network in self.networks.values():
             network.to(*args, **kwargs)
         return self
+
+
+class _Sharing:
+    """The models that are made of the same weights, as long as somebody has them; none is alone."""
+
+    def __init__(self) -> None:
+        self.models: WeakSet[Model] = WeakSet()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Sharing:
+        return _Sharing()  # a deep copy has weights of its own

@@ -1,7 +1,7 @@
 """A control that is made when the run begins, for those that need the tokens as the run has them.
 
-Before that a tokenizer does not know the words of embeddings, and nobody knows by how many empty
-prompts a dialect makes prompt and negative prompt equally long.
+Before that nobody knows by how many empty prompts a dialect makes prompt and negative prompt
+equally long.
 
 Shapes: P prompts, T text tokens, L positions of one chunk.
 """

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.files.component import Component
+from sdcore.views import view
 
 _SETTINGS = tuple(inspect.signature(AutoencoderKL.__init__).parameters)[1:]
 
@@ -114,12 +116,11 @@ class Autoencoder(Component):
         odd = image.ndim == 4 and any(size % self.factor for size in image.shape[2:])
         if image.ndim != 4 or image.shape[1] != 3 or odd:
             raise _bad_shape("pictures", image, f"(B, 3, H, W), H and W multiples of {self.factor}")
-        call = self.kl._tiled_encode if tiled else self.kl._encode
-        moments = self._run(call, image, "encoder")
+        moments = self._run(_encode_tiles if tiled else _encode_whole, image, "encoder")
         mean, log_variance = moments.float().chunk(2, dim=1)
         if generators is not None:
             assert len(generators) % len(image) == 0, "as many generators for each picture"
-            noise = [torch.randn(mean.shape[1:], generator=generator) for generator in generators]
+            noise = [_draw(mean.shape[1:], generator) for generator in generators]
             deviation = (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
             samples = len(generators) // len(image)
             mean, deviation = (x.repeat_interleave(samples, dim=0) for x in (mean, deviation))
@@ -136,33 +137,28 @@ class Autoencoder(Component):
         if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
             raise _bad_shape("latents", latents, f"(B, {self.latent_channels}, h, w)")
         shift, scale = self._statistics(latents)
-        call = self._decode_tiles if tiled else self._decode_whole
-        return self._run(call, latents / scale + shift, "decoder").float()
+        latents = latents / scale + shift
+        return self._run(_decode_tiles if tiled else _decode_whole, latents, "decoder").float()
 
-    def _decode_whole(self, latents: Tensor) -> Tensor:
-        if self.post_quant_conv is not None:
-            latents = self.post_quant_conv(latents)
-        return self.decoder(latents)
-
-    def _decode_tiles(self, latents: Tensor) -> Tensor:
-        return self.kl.tiled_decode(latents, return_dict=False)[0]  # pyright: ignore[reportIndexIssue]
-
-    def _run(self, call: Any, x: Tensor, stage: str) -> Tensor:
-        """`call(x)` in the weights' type, and in float32 where half precision overflows."""
+    def _run(
+        self, call: Callable[[AutoencoderKL, Tensor], Tensor], x: Tensor, stage: str
+    ) -> Tensor:
+        """`call` in the weights' type, and in float32 where half precision overflows."""
         dtype = next(self.parameters()).dtype
         if dtype == torch.float16 and self.config.settings.get("force_upcast"):
-            self.float()  # the config says that float16 overflows
-            dtype = torch.float32
-        out = call(x.to(dtype))
+            dtype = torch.float32  # the config says that float16 overflows
+            out = call(self._in_float32(), x.float())
+        else:
+            out = call(self.kl, x.to(dtype))
         if torch.isfinite(out).all():
             return out
         if dtype in (torch.float16, torch.bfloat16) and torch.isfinite(x).all():
             warnings.warn(
-                f"the autoencoder overflows in {dtype}; it runs in float32 from now on",
+                f"The autoencoder's {stage} overflows in {dtype}; it is run again in float32.",
                 stacklevel=2,
             )
-            self.float()
-            out = call(x.float())
+            dtype = torch.float32
+            out = call(self._in_float32(), x.float())
             if torch.isfinite(out).all():
                 return out
         cause = "given to it" if not torch.isfinite(x).all() else "that it computed"
@@ -172,15 +168,42 @@ class Autoencoder(Component):
             "Check the latents or the picture, and the VAE's file.",
         )
 
+    def _in_float32(self) -> AutoencoderKL:
+        """The same with weights of another type, for one call: this network keeps its own."""
+        tensors = dict([*self.kl.named_parameters(), *self.kl.named_buffers()])
+        return view(self.kl, {name: tensor.float() for name, tensor in tensors.items()})
+
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and scale from the VAE's latents to the UNet's, (1, C or 1, 1, 1)."""
         config = self.kl.config
-        scale = torch.tensor(config["scaling_factor"])
-        shift = torch.tensor(config["shift_factor"] or 0.0)
+        numbers = partial(torch.tensor, dtype=torch.float32, device=like.device)
+        scale, shift = numbers(config["scaling_factor"]), numbers(config["shift_factor"] or 0.0)
         if config["latents_mean"] is not None and config["latents_std"] is not None:
-            shift = torch.tensor(config["latents_mean"])
-            scale = scale / torch.tensor(config["latents_std"])
+            shift = numbers(config["latents_mean"])
+            scale = scale / numbers(config["latents_std"])
         return shift.reshape(1, -1, 1, 1).to(like), scale.reshape(1, -1, 1, 1).to(like)
+
+
+def _encode_whole(kl: AutoencoderKL, image: Tensor) -> Tensor:
+    return kl._encode(image)
+
+
+def _encode_tiles(kl: AutoencoderKL, image: Tensor) -> Tensor:
+    return kl._tiled_encode(image)
+
+
+def _decode_whole(kl: AutoencoderKL, latents: Tensor) -> Tensor:
+    if kl.post_quant_conv is not None:
+        latents = kl.post_quant_conv(latents)
+    return kl.decoder(latents)
+
+
+def _decode_tiles(kl: AutoencoderKL, latents: Tensor) -> Tensor:
+    return kl.tiled_decode(latents, return_dict=False)[0]  # pyright: ignore[reportIndexIssue]
+
+
+def _draw(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)
 
 
 def _bad_shape(what: str, tensor: Tensor, wanted: str) -> UsageError:

@@ -22,6 +22,7 @@ from sdcore.sampling.begin import begin_run
 from sdcore.sampling.conditioning import plan_prompts
 from sdcore.sampling.guidance import Guidance, guided_prediction
 from sdcore.sampling.sizes import choose_sizes
+from sdcore.torch_state import with_own_torch_state
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from sdcore.pipeline.text_to_image import TextToImage
 
 
-@torch.no_grad()
+@with_own_torch_state
 def heatmaps_of_image(
     pipe: TextToImage,
     image: Image,

@@ -37,6 +37,7 @@ from sdcore.sampling.conditioning import plan_prompts
 from sdcore.sampling.loop import OnStep, Sampler, denoise
 from sdcore.sampling.sizes import SizeConditioning, choose_sizes
 from sdcore.size import Size
+from sdcore.torch_state import with_own_torch_state
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -127,7 +128,7 @@ class TextToImage(Model):
         defaults = self.defaults
         return defaults.width or width * factor, defaults.height or height * factor
 
-    @torch.no_grad()
+    @with_own_torch_state
     def __call__(
         self,
         prompt: str | Sequence[str],

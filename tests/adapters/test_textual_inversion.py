@@ -1,20 +1,19 @@
-"""Textual inversion: learned vectors in place of words, against diffusers' loader, and removed."""
+"""Textual inversion: learned vectors in place of words, against diffusers' loader."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdcore import TextToImage
-from sdcore.adapters.textual_inversion import apply_embeddings, read_embedding
+from sdcore import TextToImage, apply_embeddings, read_embedding, unused_words
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.errors import FileError, UsageError
+from sdcore.files.hashes import file_hash
 
 WIDTH, WIDTH_2 = 32, 40  # of the tiny models' text encoders
 
@@ -78,14 +77,16 @@ def test_the_word_is_the_vectors(sd, tmp_path, n, tensors, metadata, token):
     assert embedding.token == token
     expected = text_by_hand(sd, "a photo of", rows, "on a tree")
     plain = text_of(sd, f"a photo of {token} on a tree")
-    with apply_embeddings(sd, [embedding]) as applied:
-        assert applied.words == (token,)
-        torch.testing.assert_close(text_of(sd, f"a photo of {token} on a tree"), expected)
-        tokens = sd.tokenizer(f"a photo of {token.upper()}, on a tree")
-        word = tokens.spans[0][3]
-        assert word.word == token.upper() and list(word.positions) == list(range(4, 4 + n))
-        assert [span.word for span in tokens.spans[0]][4:] == [",", "on", "a", "tree"]
-        assert sd.tokenizer.decode(tokens.ids[0]) == f"a photo of {token} , on a tree"
+    taught = apply_embeddings(sd, [embedding])
+    (known,) = taught.embeddings
+    assert known.word == token and known.name == "file_name" and not sd.embeddings
+    assert known.hash == file_hash(embedding.path) == embedding.hash
+    torch.testing.assert_close(text_of(taught, f"a photo of {token} on a tree"), expected)
+    tokens = taught.tokenizer(f"a photo of {token.upper()}, on a tree")
+    word = tokens.spans[0][3]
+    assert word.word == token.upper() and list(word.positions) == list(range(4, 4 + n))
+    assert [span.word for span in tokens.spans[0]][4:] == [",", "on", "a", "tree"]
+    assert taught.tokenizer.decode(tokens.ids[0]) == f"a photo of {token} , on a tree"
     assert torch.equal(text_of(sd, f"a photo of {token} on a tree"), plain)
 
 
@@ -98,39 +99,40 @@ def test_same_text_as_diffusers(sd, sd_folder, tmp_path, n):
     prompts = ["a photo of <my-fox> and zwx", "zwx<my-fox>", "a <my-fox>s  zwxfox", "a fox", ""]
     if n == 1:  # diffusers finds words in any case, but the further vectors of lower case alone
         prompts.append("A <MY-FOX>")
-    with apply_embeddings(sd, [read_embedding(path), read_embedding(other)]), torch.no_grad():
+    together = apply_embeddings(sd, [read_embedding(path), read_embedding(other)])
+    first = apply_embeddings(sd, [read_embedding(path)])
+    for taught in (together, apply_embeddings(first, [read_embedding(other)])):
+        assert [known.word for known in taught.embeddings] == ["<my-fox>", "zwx"]
         for prompt in prompts:
-            expected, _ = theirs.encode_prompt(prompt, "cpu", 1, False)
-            torch.testing.assert_close(text_of(sd, prompt), expected, rtol=1e-5, atol=1e-5)
+            with torch.no_grad():
+                expected, _ = theirs.encode_prompt(prompt, "cpu", 1, False)
+            torch.testing.assert_close(text_of(taught, prompt), expected, rtol=1e-5, atol=1e-5)
+    assert len(first.tokenizer("zwx").spans[0]) == 1 and unused_words(first, "zwx") == ("<my-fox>",)
 
 
 def test_both_text_encoders_of_sdxl(sdxl, tmp_path):
     rows = {"clip_l": vectors(2), "clip_g": vectors(2, WIDTH_2)}
     embedding = read_embedding(write(tmp_path / "fox_xl.safetensors", rows))
     assert embedding.token == "fox_xl"
-    with apply_embeddings(sdxl, [embedding]):
-        for tokenizer, encoder, key in (
-            (sdxl.tokenizer, sdxl.text_encoder, "clip_l"),
-            (sdxl.tokenizer_2, sdxl.text_encoder_2, "clip_g"),
-        ):
-            ids = tokenizer("a fox_xl").ids
-            table = encoder.text_model.embeddings.token_embedding
-            assert torch.equal(table(ids)[0, 2:4], rows[key])
-        with_it = sdxl("a fox_xl", steps=1, seed=1).latents
+    taught = apply_embeddings(sdxl, [embedding])
+    for (tokenizer, encoder), key in zip(taught.readers, ("clip_l", "clip_g"), strict=True):
+        ids = tokenizer("a fox_xl").ids
+        table = encoder.text_model.embeddings.token_embedding
+        assert torch.equal(table(ids)[0, 2:4], rows[key])
+    with_it = taught("a fox_xl", steps=1, seed=1).latents
     assert not torch.equal(sdxl("a fox_xl", steps=1, seed=1).latents, with_it)
 
 
 def test_the_pooled_text_is_read_at_the_end_token(sdxl_folder, tmp_path):
     """Published configs say eos_token_id = 2, by which the highest id ends the text."""
-    pipe = TextToImage.from_pretrained(sdxl_folder)
-    encoder = pipe.text_encoder_2
-    assert encoder is not None and pipe.tokenizer_2 is not None
     rows = {"clip_l": vectors(2), "clip_g": vectors(2, WIDTH_2)}
-    with apply_embeddings(pipe, [read_embedding(write(tmp_path / "xl.safetensors", rows))]):
-        ids = pipe.tokenizer_2("xl fox").ids
-        expected = encoder(ids).pooled
-        object.__setattr__(encoder.config, "eos_token_id", 2)
-        assert torch.equal(encoder(ids).pooled, expected)
+    embedding = read_embedding(write(tmp_path / "xl.safetensors", rows))
+    pipe = apply_embeddings(TextToImage.from_pretrained(sdxl_folder), [embedding])
+    tokenizer, encoder = pipe.readers[1]
+    ids = tokenizer("xl fox").ids
+    expected = encoder(ids).pooled
+    object.__setattr__(encoder.config, "eos_token_id", 2)
+    assert torch.equal(encoder(ids).pooled, expected)
 
 
 def test_dialects_call_a_file_by_its_name(sd, tmp_path):
@@ -139,31 +141,32 @@ def test_dialects_call_a_file_by_its_name(sd, tmp_path):
     expected = text_by_hand(sd, "a", vectors(2), "photo")
     calls = {"plain": "<my-fox>", "a1111": "bad-hands", "comfy": "embedding:bad-hands"}
     for dialect, call in calls.items():
-        with apply_embeddings(sd, [embedding], dialect=dialect) as applied:
-            torch.testing.assert_close(text_of(sd, f"a {call} photo"), expected)
-            assert applied.words == (call,)
-            others = [other for other in calls.values() if call not in other]
-            assert applied.unused(*others) == (call,)
-            assert applied.unused("a", f"({call}:1.2)") == ()
-            inside = applied.unused(f"x{call}x")  # part of a longer word
-            assert inside == (() if dialect == "plain" else (call,))
+        taught = apply_embeddings(sd, [embedding], dialect=dialect)
+        torch.testing.assert_close(text_of(taught, f"a {call} photo"), expected)
+        assert taught.embeddings[0].word == call
+        others = [other for other in calls.values() if call not in other]
+        assert unused_words(taught, *others) == (call,)
+        assert unused_words(taught, "a", f"({call}:1.2)") == ()
+        inside = unused_words(taught, f"x{call}x")  # part of a longer word
+        assert inside == (() if dialect == "plain" else (call,))
+    assert unused_words(sd, "a") == ()
 
 
 def test_what_a_long_prompt_cuts_is_a_whole_word(sd, tmp_path):
     embedding = read_embedding(write(tmp_path / "zwx.safetensors", {"emb_params": vectors(4)}))
-    with apply_embeddings(sd, [embedding]) as applied, pytest.warns(UserWarning, match="zwx"):
-        prompt = "fox " * 73 + "zwx tree"
-        assert sd.tokenizer(prompt).cut == ("zwx tree",)
-        assert applied.unused(prompt) == ()
+    taught, prompt = apply_embeddings(sd, [embedding]), "fox " * 73 + "zwx tree"
+    with pytest.warns(UserWarning, match="zwx"):
+        assert taught.tokenizer(prompt).cut == ("zwx tree",)
+    assert unused_words(taught, prompt) == ()
 
 
 def test_heatmaps_know_a_learned_word(sd, tmp_path):
     embedding = read_embedding(write(tmp_path / "x.safetensors", {"<my-fox>": vectors(3)}))
     prompt = "a <my-fox> on a tree"
-    with apply_embeddings(sd, [embedding]):
-        maps = WordHeatmaps(sd.tokenizer(prompt))
-        sd(prompt, seed=1, steps=1, width=64, height=64, control=maps)
-        spans = {span.word: list(span.positions) for span in maps.spans()}
+    taught = apply_embeddings(sd, [embedding])
+    maps = WordHeatmaps(taught.tokenizer(prompt))
+    taught(prompt, seed=1, steps=1, width=64, height=64, control=maps)
+    spans = {span.word: list(span.positions) for span in maps.spans()}
     assert spans["<my-fox>"] == [2, 3, 4] and spans["on"] == [5]
     assert maps.of("<my-fox>").std() > 0
 
@@ -171,53 +174,33 @@ def test_heatmaps_know_a_learned_word(sd, tmp_path):
 def test_half_precision(sd_folder, tmp_path):
     pipe = TextToImage.from_pretrained(sd_folder, dtype=torch.float16)
     embedding = read_embedding(write(tmp_path / "zwx.safetensors", {"emb_params": vectors(2)}))
-    with apply_embeddings(pipe, [embedding]):
-        assert text_of(pipe, "a zwx").dtype == torch.float16
-        pipe.to(torch.float32)
-        assert text_of(pipe, "a zwx").dtype == torch.float32
+    taught = apply_embeddings(pipe, [embedding])
+    assert text_of(taught, "a zwx").dtype == torch.float16
+    taught.to(torch.float32)
+    assert text_of(taught, "a zwx").dtype == torch.float32
+    assert text_of(pipe, "a zwx").dtype == torch.float16
 
 
-# --- and afterwards ----------------------------------------------------------------------------
-
-
-def test_removal_is_exact(sd, tmp_path):
-    tokenizer, table = sd.tokenizer, sd.text_encoder.text_model.embeddings.token_embedding
+def test_the_model_itself_is_not_touched(sd, tmp_path):
+    known, size = dict(vars(sd)), len(sd.tokenizer)
     before = {key: value.clone() for key, value in sd.text_encoder.state_dict().items()}
-    size = len(tokenizer)
+    table = sd.text_encoder.text_model.embeddings.token_embedding
     embedding = read_embedding(write(tmp_path / "zwx.safetensors", {"emb_params": vectors(2)}))
-    applied = apply_embeddings(sd, [embedding])
-    text_of(sd, "a zwx")
-    with pytest.raises(UsageError, match="give all embeddings in one call"):
-        apply_embeddings(sd, [embedding])
-    applied.remove()
-    applied.remove()
-    assert sd.tokenizer is tokenizer and len(tokenizer) == size
-    assert isinstance(table, nn.Embedding)
+    text_of(apply_embeddings(sd, [embedding]), "a zwx")
+    assert vars(sd) == known and len(sd.tokenizer) == size
     assert sd.text_encoder.text_model.embeddings.token_embedding is table
     after = sd.text_encoder.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert len(tokenizer("a zwx").spans[0]) == 2
-
-
-def test_another_tokenizer_put_there_is_not_overwritten(sd, tmp_path):
-    embedding = read_embedding(write(tmp_path / "zwx.safetensors", {"emb_params": vectors(2)}))
-    applied = apply_embeddings(sd, [embedding])
-    mine, sd.tokenizer = sd.tokenizer, "another"
-    with pytest.raises(UsageError, match="another one now"):
-        applied.remove()
-    sd.tokenizer = mine
-    applied.remove()
+    assert len(sd.tokenizer("a zwx").spans[0]) == 2
 
 
 def test_saving_with_embeddings_is_refused(sd, tmp_path):
     embedding = read_embedding(write(tmp_path / "zwx.safetensors", {"emb_params": vectors(2)}))
-    with apply_embeddings(sd, [embedding]):
-        for part in (sd.tokenizer, sd.text_encoder):
-            with pytest.raises(UsageError, match="cannot be saved while embeddings"):
-                part.save_pretrained(tmp_path / "saved")
+    taught = apply_embeddings(sd, [embedding])
+    for part in (taught.tokenizer, taught.text_encoder):
+        with pytest.raises(UsageError, match="with embeddings cannot be saved"):
+            part.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 
 
@@ -227,19 +210,22 @@ def test_saving_with_embeddings_is_refused(sd, tmp_path):
 @pytest.mark.parametrize("token", ["cat", "Fox", "<|endoftext|>", "!", "a"])
 def test_a_word_with_a_meaning_is_taken_unless_renamed(sd, tmp_path, token):
     path = write(tmp_path / "x.safetensors", {token: vectors(1)})
-    tokenizer = sd.tokenizer
     with pytest.raises(UsageError, match=r"x\.safetensors.*is taken"):
         apply_embeddings(sd, [read_embedding(path)])
-    assert sd.tokenizer is tokenizer
-    with apply_embeddings(sd, [read_embedding(path, token="<other>")]) as applied:
-        assert applied.words == ("<other>",)
+    renamed = read_embedding(path, token="<other>")
+    assert apply_embeddings(sd, [renamed]).embeddings[0].word == "<other>"
 
 
 def test_two_of_one_name(sd, tmp_path):
     first = read_embedding(write(tmp_path / "x.safetensors", {"<a>": vectors(1)}))
     second = read_embedding(write(tmp_path / "y.safetensors", {"<A>": vectors(1)}))
-    with pytest.raises(UsageError, match="another embedding is called '<a>'"):
-        apply_embeddings(sd, [first, second])
+    for pipe, embeddings in (
+        (sd, [first, second]),
+        (apply_embeddings(sd, [first]), [second]),
+        (apply_embeddings(sd, [first]), [first]),
+    ):
+        with pytest.raises(UsageError, match="Another embedding is called '<a>'"):
+            apply_embeddings(pipe, embeddings)
 
 
 def test_other_families_are_named(sd, sdxl, tmp_path):
@@ -256,11 +242,9 @@ def test_other_families_are_named(sd, sdxl, tmp_path):
         (sdxl, {"clip_l": vectors(1)}, "clip_l 32 wide"),
     ):
         embedding = read_embedding(write(tmp_path / "x.safetensors", tensors), token="<x>")
-        tokenizer = pipe.tokenizer
         with pytest.raises(FileError, match=r"made for another model") as caught:
             apply_embeddings(pipe, [embedding])
         assert message in caught.value.why
-        assert pipe.tokenizer is tokenizer
 
 
 def test_more_vectors_than_a_prompt_has_room_for(sd, tmp_path):

@@ -163,12 +163,12 @@ def test_unforeseen_errors_are_named_too(monkeypatch, capsys, error, code) -> No
 
 
 def test_non_finite_numbers_leave_no_picture(run, monkeypatch, tmp_path) -> None:
-    from sdcore import Autoencoder
+    from sdcore.image import autoencoder
 
-    def overflow(self, latents):
+    def overflow(kl, latents):
         return latents.new_full((1, 3, 64, 64), float("nan"))
 
-    monkeypatch.setattr(Autoencoder, "_decode_whole", overflow)
+    monkeypatch.setattr(autoencoder, "_decode_whole", overflow)
     code, paths, err = run("a cat")
     assert code == 5 and not paths and "decoder" in err
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """The autoencoder against diffusers' own, its scaling, old files, and what it does on overflow."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -113,26 +114,24 @@ def test_old_attention_names_are_read(ours, sd_folder, tmp_path) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("force_upcast", [False, True])
-def test_overflow_in_half_precision_is_repeated_in_float32(ours, force_upcast, recwarn) -> None:
+@pytest.mark.parametrize("tiled", [False, True])
+def test_what_overflows_in_half_precision_is_computed_in_float32(
+    ours, pictures, force_upcast, tiled, recwarn
+) -> None:
     latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(2))
     ours.decoder.conv_in.weight.mul_(3e4)  # the sums pass float16's 65504, the weights do not
-    expected = ours.half().float().decode(latents)
+    ours.encoder.conv_in.weight.mul_(3e5)
     half = ours.half()
     half.config = AutoencoderConfig({**half.config.settings, "force_upcast": force_upcast})
-    picture = half.decode(latents)
-    torch.testing.assert_close(picture, expected)
-    assert any("overflows" in str(w.message) for w in recwarn) == (not force_upcast)
-
-
-@torch.no_grad()
-def test_the_encoder_overflows_in_half_precision_once(ours, pictures, recwarn) -> None:
-    ours.encoder.conv_in.weight.mul_(3e5)
-    expected = ours.half().float().encode(pictures)
-    half = ours.half()
-    half.config = AutoencoderConfig({**half.config.settings, "force_upcast": False})
-    torch.testing.assert_close(half.encode(pictures), expected)
-    assert torch.isfinite(half.decode(expected)).all() and half.encode(pictures).isfinite().all()
-    assert ["overflows" in str(w.message) for w in recwarn].count(True) == 1
+    whole = copy.deepcopy(half).float()
+    before = [(tensor.dtype, tensor.data_ptr()) for tensor in half.state_dict().values()]
+    picture = half.decode(latents, tiled=tiled)
+    torch.testing.assert_close(picture, whole.decode(latents, tiled=tiled))
+    encoded = half.encode(pictures, tiled=tiled)
+    torch.testing.assert_close(encoded, whole.encode(pictures, tiled=tiled))
+    assert [(t.dtype, t.data_ptr()) for t in half.state_dict().values()] == before
+    said = [str(warning.message) for warning in recwarn if "overflows" in str(warning.message)]
+    assert len(said) == (0 if force_upcast else 2)
 
 
 @torch.no_grad()

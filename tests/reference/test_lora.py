@@ -12,9 +12,9 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
-from sdcore import TextToImage
-from sdcore.adapters.lora import AppliedLoras, Place, apply_loras, read_lora, save_lora
-from sdcore.adapters.lora_names import layers_of
+from sdcore import TextToImage, apply_loras, fit_lora, read_lora, save_lora
+from sdcore.adapters.lora_file import Lora
+from sdcore.adapters.lora_names import Place, layers_of
 from sdcore.checkpoint.interop import as_diffusers_unet
 from sdcore.checkpoint.ldm_names import UNET_PREFIX, table
 from tests.adapters.test_lora import answer_of, lora_tensors, random, whole_lora, write
@@ -138,9 +138,9 @@ def test_spellings(spelling, ours, theirs, tmp_path):
         theirs.set_adapters(["default_0"], adapter_weights=[weight])
         expected = reference_answer(theirs)
         assert (expected - plain).abs().mean() > 0.02
-        with apply_loras(ours, [(lora, weight)], merge=merge) as applied:
-            close(answer_of(ours), expected)
-            assert not applied.unused[0]
+        applied = apply_loras(ours, [(lora, weight)], merge=merge)
+        close(answer_of(applied), expected)
+        assert not applied.loras[0].unused
 
 
 def test_two_at_once(ours, theirs, tmp_path):
@@ -153,17 +153,15 @@ def test_two_at_once(ours, theirs, tmp_path):
     expected = reference_answer(theirs)
     pairs = [(read_lora(paths[0]), 0.2), (read_lora(paths[1]), -0.4)]
     for merge in (False, True):
-        with apply_loras(ours, pairs, merge=merge):
-            close(answer_of(ours), expected)
+        close(answer_of(apply_loras(ours, pairs, merge=merge)), expected)
 
 
 def test_diffusers_reads_what_we_save(ours, theirs, tmp_path):
     tensors = without_what_diffusers_drops(whole_lora(ours))
     lora = read_lora(write(tmp_path / "a.safetensors", tensors))
-    with apply_loras(ours, [(lora, 1)]) as applied:
-        expected = answer_of(ours)
-        for spelling in ("diffusers", "kohya"):
-            save_lora(tmp_path / f"{spelling}.safetensors", applied.changes(0), spelling=spelling)
+    expected, changes = answer_of(apply_loras(ours, [(lora, 1)])), fit_lora(lora, ours).changes
+    for spelling in ("diffusers", "kohya"):
+        save_lora(tmp_path / f"{spelling}.safetensors", changes, spelling=spelling)
     for spelling in ("diffusers", "kohya"):
         theirs.load_lora_weights(tmp_path / f"{spelling}.safetensors")
         close(reference_answer(theirs), expected)
@@ -179,8 +177,9 @@ def test_our_networks_with_a_lora_in_a_pipeline_of_diffusers(ours, theirs, tmp_p
     plain = theirs("a red fox", **how).images
     painted = []
     for merge in (False, True):
-        with apply_loras(ours, [(lora, 0.1)], merge=merge):
-            painted.append(theirs("a red fox", **how).images)
+        styled = apply_loras(ours, [(lora, 0.1)], merge=merge)
+        theirs.unet = as_diffusers_unet(styled.unet)
+        painted.append(theirs("a red fox", **how).images)
     close(painted[0], painted[1])
     assert (painted[0] - plain).abs().mean() > 1e-3
 
@@ -200,8 +199,7 @@ def test_alpha_in_the_header_that_diffusers_writes(sd_folder, tmp_path):
     )
     lora = read_lora(tmp_path)
     assert {change.scale for change in lora.changes.values()} == {0.5, 3.0}
-    with apply_loras(ours, [(lora, 1)]):
-        close(answer_of(ours), reference_answer(theirs))
+    close(answer_of(apply_loras(ours, [(lora, 1)])), reference_answer(theirs))
 
 
 # --- the mathematics of each kind, as peft computes it -----------------------------------------
@@ -267,23 +265,17 @@ def test_kinds(kind, sd_folder, unet_pipe, tmp_path):
         lora = read_lora(tmp_path)
         assert not lora.unused and len(lora.changes) > 30
         for merge in (False, True):
-            with apply_loras(unet_pipe, [(lora, 1)], merge=merge) as applied:
-                close(unet_pipe.unet(noise, 500, text), expected)
-        check_saved(unet_pipe, applied, noise, text, expected, tmp_path / "k.safetensors")
+            styled = apply_loras(unet_pipe, [(lora, 1)], merge=merge)
+            close(styled.unet(noise, 500, text), expected)
+        check_saved(unet_pipe, lora, noise, text, expected, tmp_path / "k.safetensors")
 
 
 def check_saved(
-    pipe: TextToImage,
-    applied: AppliedLoras,
-    noise: Tensor,
-    text: Tensor,
-    expected: Tensor,
-    path: Path,
+    pipe: TextToImage, lora: Lora, noise: Tensor, text: Tensor, expected: Tensor, path: Path
 ) -> None:
     """kohya's spelling has every kind."""
-    save_lora(path, applied.changes(0), spelling="kohya")
-    with apply_loras(pipe, [(read_lora(path), 1)]):
-        close(pipe.unet(noise, 500, text), expected)
+    save_lora(path, fit_lora(lora, pipe).changes, spelling="kohya")
+    close(apply_loras(pipe, [(read_lora(path), 1)]).unet(noise, 500, text), expected)
 
 
 def test_the_core_of_a_convolution_is_down_mid_up(unet_pipe):

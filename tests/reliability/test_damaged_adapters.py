@@ -14,9 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sdcore import TextToImage
-from sdcore.adapters.lora import apply_loras, read_lora
-from sdcore.adapters.textual_inversion import apply_embeddings, read_embedding
+from sdcore import TextToImage, apply_embeddings, apply_loras, fit_lora, read_embedding, read_lora
 from sdcore.errors import FileError, UsageError
 from tests.reliability import test_damaged_files as container
 
@@ -344,7 +342,7 @@ def cases(kinds: dict[Damage, int]) -> list:
     ]
 
 
-def assert_refused(run: Callable[[], None], folder: Path, model: TextToImage) -> None:
+def assert_refused(run: Callable[[], object], folder: Path, model: TextToImage) -> None:
     files, layers = container.snapshot(folder), list(model.unet.modules())
     weights = [parameter.data_ptr() for parameter in model.unet.parameters()]
     tokenizer, table = model.tokenizer, model.text_encoder.text_model.embeddings.token_embedding
@@ -368,16 +366,14 @@ def test_loras_are_refused(pipe, tmp_path, damage, seed):
     damage(tmp_path, random.Random(f"{damage.__name__} {seed}"))
     merge = seed % 2 == 1
     path = tmp_path / FILE
-    assert_refused(
-        lambda: apply_loras(pipe, [(read_lora(path), 1)], merge=merge).remove(), tmp_path, pipe
-    )
+    assert_refused(lambda: apply_loras(pipe, [(read_lora(path), 1)], merge=merge), tmp_path, pipe)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_peft_folders_are_refused(pipe, tmp_path, seed):
     write_lora(tmp_path, "PEFT")
     adapter_config(tmp_path, random.Random(seed))
-    assert_refused(lambda: apply_loras(pipe, [(read_lora(tmp_path), 1)]).remove(), tmp_path, pipe)
+    assert_refused(lambda: apply_loras(pipe, [(read_lora(tmp_path), 1)]), tmp_path, pipe)
 
 
 @pytest.mark.parametrize(("damage", "seed"), cases(EMBEDDING))
@@ -385,17 +381,15 @@ def test_embeddings_are_refused(pipe, tmp_path, damage, seed):
     write_embedding(tmp_path)
     damage(tmp_path, random.Random(f"{damage.__name__} {seed}"))
     path = tmp_path / FILE
-    assert_refused(lambda: apply_embeddings(pipe, [read_embedding(path)]).remove(), tmp_path, pipe)
+    assert_refused(lambda: apply_embeddings(pipe, [read_embedding(path)]), tmp_path, pipe)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_the_sound_files_are_accepted(pipe, tmp_path, spelling):
     write_lora(tmp_path, spelling)
-    with apply_loras(pipe, [(read_lora(tmp_path / FILE), 1)]) as applied:
-        assert len(applied.changes(0)) == len(LAYERS)
+    assert len(fit_lora(read_lora(tmp_path / FILE), pipe).changes) == len(LAYERS)
     write_embedding(tmp_path)
-    with apply_embeddings(pipe, [read_embedding(tmp_path / FILE)]):
-        pass
+    apply_embeddings(pipe, [read_embedding(tmp_path / FILE)])
 
 
 def test_there_are_at_least_500_cases():

@@ -11,7 +11,7 @@ import os
 import runpy
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ NAMES = {
     "read_tokens": ["sdcore", "sdcore.prompt.reading"],
     "read_lora": ["sdcore", "sdcore.lora"],
     "apply_loras": ["sdcore", "sdcore.lora"],
+    "fit_lora": ["sdcore"],
     "save_lora": ["sdcore", "sdcore.lora"],
     "LoraWeight": ["sdcore", "sdcore.lora"],
     "read_embedding": ["sdcore", "sdcore.textual_inversion"],
@@ -81,6 +82,30 @@ def open_single_file(path: Path, config: Path) -> Any:
     """A model of no known family in one file, with the settings of a folder."""
     kind, parts = get("TextToImage"), get("read_single_file")(path, config=config)
     return kind.of(parts) if hasattr(kind, "of") else kind(**vars(parts))
+
+
+@contextlib.contextmanager
+def applied(kind: str, pipe: Any, files: Sequence[Any], **how: Any) -> Iterator[Any]:
+    """A model with LoRAs or embeddings, by the function's name.
+
+    Some trees put them on the model itself until the block ends; later ones give another model.
+    """
+    made = get(kind)(pipe, files, **how)
+    if hasattr(made, "remove"):
+        with made:
+            yield pipe
+    else:
+        yield made
+
+
+def changes_of(lora: Any, pipe: Any) -> Any:
+    """What a LoRA does to each layer of a model."""
+    try:
+        fit = get("fit_lora")
+    except ImportError:
+        with get("apply_loras")(pipe, [(lora, 1.0)]) as made:
+            return made.changes(0)
+    return fit(lora, pipe).changes
 
 
 def tokens(pipe: Any, prompt: str | Sequence[str], dialect: str = "plain") -> Any:

@@ -289,8 +289,8 @@ def with_loras(bench: Bench, notes: Notes, *, loras: Mapping[str, Any], merge: b
         for number, (spelling, weight) in enumerate(loras.items())
     ]
     read = [(lora, get("LoraWeight")(*w) if isinstance(w, tuple) else w) for lora, w in read]
-    with get("apply_loras")(pipe, read, merge=merge):
-        notes.result(paint(pipe, FOX, negative_prompt="bad", **FEW))
+    with calls.applied("apply_loras", pipe, read, merge=merge) as styled:
+        notes.result(paint(styled, FOX, negative_prompt="bad", **FEW))
 
 
 for _merge in (False, True):
@@ -305,11 +305,11 @@ for _merge in (False, True):
 @case("lora saved")
 def _(bench: Bench, notes: Notes) -> None:
     pipe = bench.pipe("sd1")
-    with get("apply_loras")(pipe, [(get("read_lora")(bench.lora("kohya")), 1.0)]) as applied:
-        for spelling in ("kohya", "diffusers"):
-            path = bench.folder / f"saved-{spelling}.safetensors"
-            get("save_lora")(path, applied.changes(0), spelling=spelling)
-            notes.tensors(spelling, path)
+    changes = calls.changes_of(get("read_lora")(bench.lora("kohya")), pipe)
+    for spelling in ("kohya", "diffusers"):
+        path = bench.folder / f"saved-{spelling}.safetensors"
+        get("save_lora")(path, changes, spelling=spelling)
+        notes.tensors(spelling, path)
     notes.result(paint(pipe, FOX, **FEW), "removed")
 
 
@@ -318,16 +318,16 @@ def _(bench: Bench, notes: Notes) -> None:
     pipe = bench.pipe("sdxl")
     lora = get("read_lora")(bench.lora("diffusers", "sdxl", seed=8, name="xl"))
     for merge in (False, True):
-        with get("apply_loras")(pipe, [(lora, 0.5)], merge=merge):
-            notes.result(paint(pipe, FOX, **FEW), f"merge={merge}")
+        with calls.applied("apply_loras", pipe, [(lora, 0.5)], merge=merge) as styled:
+            notes.result(paint(styled, FOX, **FEW), f"merge={merge}")
 
 
 def with_embedding(bench: Bench, notes: Notes, *, model: str, dialect: str, word: str) -> None:
     pipe = bench.pipe(model)
     learned = get("read_embedding")(bench.embedding(model))
-    with get("apply_embeddings")(pipe, [learned], dialect=dialect):
+    with calls.applied("apply_embeddings", pipe, [learned], dialect=dialect) as taught:
         prompt = f"a red {word} on the tree"
-        notes.result(paint(pipe, prompt, dialect=dialect, negative_prompt=word, **FEW))
+        notes.result(paint(taught, prompt, dialect=dialect, negative_prompt=word, **FEW))
 
 
 for _name, _model, _dialect, _word in (
