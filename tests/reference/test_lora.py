@@ -164,7 +164,8 @@ def test_diffusers_reads_what_we_save(ours, theirs, tmp_path):
         save_lora(tmp_path / f"{spelling}.safetensors", changes, spelling=spelling)
     for spelling in ("diffusers", "kohya"):
         theirs.load_lora_weights(tmp_path / f"{spelling}.safetensors")
-        close(reference_answer(theirs), expected)
+        # alpha / rank is rounded into lora_B, and all layers have this LoRA at full strength
+        torch.testing.assert_close(reference_answer(theirs), expected, rtol=1e-3, atol=1e-3)
         theirs.unload_lora_weights()
 
 
