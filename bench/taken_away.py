@@ -91,7 +91,7 @@ def reads_text(site: Site) -> bool:
 
 def grids(pipe: TextToImage) -> dict[tuple[int, int], int]:
     """The token grids (h, w) on which the UNet reads the text, finest first; the level of each."""
-    width, height = (side // pipe.autoencoder.factor for side in pipe.native_size)
+    height, width = pipe.native_size.latent_grid(pipe.autoencoder.factor)
     levels = sorted({site.level for site in attention_sites(pipe.unet) if reads_text(site)})
     return {(-(-height // 2**level), -(-width // 2**level)): level for level in levels}
 

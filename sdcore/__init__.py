@@ -46,22 +46,33 @@ if TYPE_CHECKING:
     from sdcore.control.regions import Regions as Regions
     from sdcore.control.reweight import Reweight as Reweight
     from sdcore.control.run_control import RunControl as RunControl
+    from sdcore.diffusion.guidance import Guidance as Guidance
     from sdcore.diffusion.schedulers import make_scheduler as make_scheduler
     from sdcore.image.autoencoder import Autoencoder as Autoencoder
     from sdcore.image.pictures import open_mask as open_mask
     from sdcore.image.pictures import open_picture as open_picture
+    from sdcore.job.adapters import EmbeddingSettings as EmbeddingSettings
+    from sdcore.job.adapters import HiresSettings as HiresSettings
+    from sdcore.job.adapters import LoraSettings as LoraSettings
+    from sdcore.job.job import Job as Job
+    from sdcore.job.job import make_jobs as make_jobs
+    from sdcore.job.record import ImageSettings as ImageSettings
+    from sdcore.job.sources import Handover as Handover
+    from sdcore.job.sources import Latents as Latents
+    from sdcore.job.sources import Noise as Noise
+    from sdcore.job.sources import Picture as Picture
     from sdcore.metadata.png import read_settings as read_settings
     from sdcore.metadata.png import save_png as save_png
     from sdcore.pipeline.image_heatmaps import heatmaps_of_image as heatmaps_of_image
+    from sdcore.pipeline.result import Moment as Moment
+    from sdcore.pipeline.result import TextToImageResult as TextToImageResult
     from sdcore.pipeline.second_pass import enlarge as enlarge
     from sdcore.pipeline.second_pass import refine as refine
     from sdcore.pipeline.text_to_image import TextToImage as TextToImage
-    from sdcore.pipeline.text_to_image import TextToImageResult as TextToImageResult
     from sdcore.prompt.explain import explain_prompt as explain_prompt
     from sdcore.prompt.reading import read_tokens as read_tokens
-    from sdcore.sampling.guidance import Guidance as Guidance
-    from sdcore.sampling.sizes import SizeConditioning as SizeConditioning
     from sdcore.size import Size as Size
+    from sdcore.size import SizeConditioning as SizeConditioning
     from sdcore.text.config import CLIPTextConfig as CLIPTextConfig
     from sdcore.text.encoder import CLIPTextEncoder as CLIPTextEncoder
     from sdcore.text.tokenizer import Tokenizer as Tokenizer
@@ -87,18 +98,22 @@ _HOMES = {
     "control.regions": "Region Regions",
     "control.reweight": "Reweight",
     "control.run_control": "RunControl",
+    "diffusion.guidance": "Guidance",
     "diffusion.schedulers": "make_scheduler",
+    "job.adapters": "EmbeddingSettings HiresSettings LoraSettings",
+    "job.job": "Job make_jobs",
+    "job.record": "ImageSettings",
+    "job.sources": "Handover Latents Noise Picture",
     "image.autoencoder": "Autoencoder",
     "image.pictures": "open_mask open_picture",
     "metadata.png": "read_settings save_png",
     "pipeline.image_heatmaps": "heatmaps_of_image",
+    "pipeline.result": "Moment TextToImageResult",
     "pipeline.second_pass": "enlarge refine",
-    "pipeline.text_to_image": "TextToImage TextToImageResult",
+    "pipeline.text_to_image": "TextToImage",
     "prompt.explain": "explain_prompt",
     "prompt.reading": "read_tokens",
-    "sampling.sizes": "SizeConditioning",
-    "sampling.guidance": "Guidance",
-    "size": "Size",
+    "size": "Size SizeConditioning",
     "text.config": "CLIPTextConfig",
     "text.encoder": "CLIPTextEncoder",
     "text.tokenizer": "Tokenizer",

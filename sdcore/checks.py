@@ -1,8 +1,10 @@
-"""The one way in which numbers from outside are judged: no booleans, no NaN, NumPy's too."""
+"""The one way in which values from outside are judged: no booleans, no NaN, NumPy's too."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from difflib import get_close_matches
 from numbers import Integral, Real
 
 from sdcore.errors import UsageError
@@ -63,6 +65,18 @@ def check_number(
             f"{name} is {value!r:.80}.", f"It must be a number {_span(least, most)}.", hint
         )
     return number
+
+
+def check_choice(name: str, value: object, known: Collection[str]) -> None:
+    """Refuse what is none of the known names, with the nearest one. Raises UsageError."""
+    if value in known:
+        return
+    near = get_close_matches(str(value), known, n=1)
+    raise UsageError(
+        f"{name} is {value!r:.80}.",
+        f"It may be {' or '.join(known)}.",
+        f"Did you mean {near[0]!r}?" if near else "Use one of these.",
+    )
 
 
 def _within(number: float, least: float | None, most: float | None) -> bool:

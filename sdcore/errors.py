@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 class SdcoreError(Exception):
@@ -55,3 +59,11 @@ def exit_on_error() -> Iterator[None]:
     except SdcoreError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def warn(message: str) -> None:
+    """Warn of what is painted otherwise than it may seem, at the caller's line outside sdcore."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

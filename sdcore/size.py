@@ -1,4 +1,4 @@
-"""The size of a picture in pixels: the one record for it, so that no order has to be remembered."""
+"""The size of a picture in pixels, and what SDXL is told about it: one record for each."""
 
 from __future__ import annotations
 
@@ -74,6 +74,37 @@ class Size:
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class SizeConditioning:
+    """What SDXL's UNet reads about a picture's size, in pixels, rows first as in its training.
+
+    Attributes:
+        original: (height, width) that the picture had before it was cropped and scaled.
+        crop: (top, left) where the crop began; (0, 0) for a picture that nothing is cut from.
+        target: (height, width) that is painted.
+        aesthetic: the refiner's score in place of the target size; 6.0, and 2.5 for the negative
+            prompt, in diffusers.
+
+    Podell et al. 2023 (arXiv:2307.01952), section 2.2.
+    """
+
+    original: tuple[int, int]
+    crop: tuple[int, int]
+    target: tuple[int, int]
+    aesthetic: float | None = None
+
+    @classmethod
+    def of(cls, size: Size) -> SizeConditioning:
+        """A whole picture of a size, nothing cut from it."""
+        return cls(original=size.height_width, crop=(0, 0), target=size.height_width)
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The UNet's `time_ids`: six, or the refiner's five."""
+        last = self.target if self.aesthetic is None else (self.aesthetic,)
+        return (*self.original, *self.crop, *last)
 
 
 def check_side(side: object, name: str, unit: int = SIZE_UNIT) -> int:

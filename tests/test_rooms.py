@@ -25,7 +25,8 @@ BELOW = {
     "checkpoint": "errors files attention text unet diffusion image",
     "control": "errors attention text prompt diffusion image",
     "adapters": "errors views files attention text checkpoint",
-    "metadata": "errors files diffusion prompt",
+    "job": "errors attention diffusion files image prompt",
+    "metadata": "errors files diffusion prompt job",
     "sampling": "errors control prompt unet text diffusion attention checkpoint",
     "sequence": "errors files attention positions text",
 }

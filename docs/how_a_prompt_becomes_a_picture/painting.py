@@ -15,7 +15,7 @@ from torch import Tensor
 from docs.how_a_prompt_becomes_a_picture.book import Book, percent
 from docs.how_a_prompt_becomes_a_picture.drawing import Sheet, hot
 from docs.how_a_prompt_becomes_a_picture.reading import PROMPT
-from sdcore import TextToImage
+from sdcore import Job, Moment, TextToImage
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.control.prompt_edit import EditSettings, PromptEdit
 from sdcore.image.pictures import to_images
@@ -45,14 +45,15 @@ def paint(pipe: TextToImage) -> Painted:
     latents: list[Tensor] = []
     times: list[float] = []
 
-    def keep(step, after: Tensor) -> None:
-        latents.append(after.clone())
-        times.append(float(step.time))
-
     heatmaps = WordHeatmaps(pipe.tokenizer(PROMPT), windows=pipe.defaults.steps)
-    result = pipe(PROMPT, seed=SEED, control=heatmaps, on_step=keep)
-    scale = result.settings[0].guidance_scale
-    return Painted(result.images[0], latents, heatmaps, times, scale)
+    for happened in pipe.painting(Job(PROMPT, seed=SEED), heatmaps):
+        if isinstance(happened, Moment):
+            latents.append(happened.latents.clone())
+            times.append(happened.step.time)
+        else:
+            scale = happened.jobs[0].guidance_scale
+            return Painted(happened.images[0], latents, heatmaps, times, scale or 0.0)
+    raise AssertionError("a painting ends with its result")
 
 
 # --- page 8 ------------------------------------------------------------------------------------

@@ -7,21 +7,22 @@ sdcore edit "a red apple" --reweight "red:0" --images 4
 from __future__ import annotations
 
 import argparse
+import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sdcore.app import adapters, command
-from sdcore.app.sizes import parse_size
+from sdcore.app import command, flags, output
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from sdcore import TextToImage
+    from sdcore.app.session import BatchBegins, Session
     from sdcore.control.prompt_edit import EditSettings, PromptEdit
     from sdcore.control.run_control import Run
-    from sdcore.pipeline.text_to_image import TextToImageResult
+    from sdcore.job.job import Job
+    from sdcore.pipeline.result import Moment, TextToImageResult
 
 CROSS = (0.0, 0.5)
 LAYOUT = 0.4
@@ -47,11 +48,10 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--keep-layout", type=float, default=LAYOUT, metavar="X", help=text)
     text = "change the picture only where this word is read (default: everywhere)"
     add("--only", action="append", default=[], metavar="WORD", help=text)
-    command.add_painting_flags(parser)
+    flags.add_painting_flags(parser)
     add("--size", metavar="WxH", help="768x512, or 512 (default: the model's)")
-    command.add_model_flags(parser)
-    command.add_output_flags(parser)
-    parser.set_defaults(width=None, height=None)
+    flags.add_model_flags(parser)
+    flags.add_output_flags(parser)
     return parser
 
 
@@ -66,21 +66,43 @@ def edit(options: argparse.Namespace) -> None:
             "There is no changed prompt and no word that counts more or less.",
             'Add --to "a cat on grass", or --reweight fox:2.',
         )
-    settings, size = read_settings(options), parse_size(options)
-    # Without a changed prompt it is the same one, re-weighted.
-    options.prompts = [options.prompt, *(options.to or [options.prompt])]
-    command.check(options)
-    if len({adapters.choose(options, prompt) for prompt in options.prompts}) > 1:
-        why = "They are painted together, with one model."
-        raise UsageError("The prompts name different LoRAs.", why, "Name the same ones in all.")
     if options.batch_size is not None:
         why = "A picture and its changed versions are painted together."
         raise UsageError("--batch-size has no effect here.", why, "Leave it out.")
-    from sdcore.app.session import load
+    settings, adapters = read_settings(options), flags.adapters(options)
+    model, sides = flags.model_choice(options), flags.sides(options)
+    groups = [flags.with_loras(group, adapters) for group in make_jobs(options)]
+    if len({job.loras for job in groups[0]}) > 1:
+        why = "They are painted together, with one model."
+        raise UsageError("The prompts name different LoRAs.", why, "Name the same ones in all.")
+    output.check_output(options.output)
 
-    pipe = load(options)
-    rows = [save_row(result, options) for result in paint(pipe, options, settings, size)]
-    print(save_pairs(rows, options))
+    from dataclasses import replace
+
+    from sdcore.app.session import Session, results
+    from sdcore.pipeline.sizes import complete_size
+
+    session = Session(model, adapters)
+    pipe, source = session.pipe, groups[0][0].source
+    size = complete_size(*sides, source, pipe.native_size, pipe.autoencoder.factor)
+    groups = [[replace(job, size=size) for job in group] for group in groups]
+    rows = [save_row(result, options) for result in results(paint(session, groups, settings))]
+    print(save_pairs(rows, options, [job.prompt for job in groups[0]]))
+
+
+def make_jobs(options: argparse.Namespace) -> list[list[Job]]:
+    """For each of `--images` seeds the prompt and its edits, from one noise."""
+    from sdcore.job.job import check_seed, make_jobs
+
+    # Without a changed prompt it is the same one, re-weighted.
+    prompts = [options.prompt, *(options.to or [options.prompt])]
+    settings, images = flags.job_settings(options), flags.count(options, "images", 1)
+    seed = settings.pop("seed", None)
+    seed = secrets.randbelow(2**32) if seed is None else check_seed(seed, images)
+    return [
+        make_jobs(prompts, seed=[seed + number] * len(prompts), **settings)
+        for number in range(images)
+    ]
 
 
 def read_settings(options: argparse.Namespace) -> EditSettings:
@@ -125,34 +147,22 @@ def _read_scale(text: str) -> tuple[str, float]:
 
 
 def paint(
-    pipe: TextToImage,
-    options: argparse.Namespace,
-    settings: EditSettings,
-    size: dict[str, Any],
-) -> Iterator[TextToImageResult]:
-    """The prompt and its edits from one noise, once for each of `--images` seeds."""
-    import secrets
-
-    from sdcore.app.session import paint_batches
+    session: Session, groups: Sequence[Sequence[Job]], settings: EditSettings
+) -> Iterator[BatchBegins | Moment | TextToImageResult]:
+    """What happens while each prompt is painted together with its edits."""
     from sdcore.control.made_at_begin import MadeAtBegin, tokens_in_run
     from sdcore.control.prompt_edit import PromptEdit
 
-    def make(run: Run) -> PromptEdit:
-        tokenizers = [tokenizer for tokenizer, _ in pipe.readers]
-        dialect = options.dialect or "plain"
-        return PromptEdit(tokens_in_run(tokenizers, options.prompts, dialect, run), settings)
+    # The prompts are the same in each group.
+    pipe, first = session.prepared(groups[0]), groups[0]
+    prompts, dialect = [job.prompt for job in first], first[0].dialect
+    tokenizers = [tokenizer for tokenizer, _ in pipe.readers]
 
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    for number in range(options.images or 1):
-        together = {"images": 1, "batch_size": len(options.prompts), "seed": seed + number}
-        yield from paint_batches(
-            pipe,
-            options.prompts,
-            argparse.Namespace(**{**vars(options), **together}),
-            one_seed=True,
-            control=MadeAtBegin(make),
-            **size,
-        )
+    def make(run: Run) -> PromptEdit:
+        return PromptEdit(tokens_in_run(tokenizers, prompts, dialect, run), settings)
+
+    for jobs in groups:
+        yield from session.paint(jobs, batch_size=len(jobs), control=MadeAtBegin(make))
 
 
 def save_row(result: TextToImageResult, options: argparse.Namespace) -> tuple[str, list[Image]]:
@@ -163,22 +173,24 @@ def save_row(result: TextToImageResult, options: argparse.Namespace) -> tuple[st
     for number, (image, settings) in enumerate(zip(result.images, result.settings, strict=True)):
         kind = "source" if number == 0 else "edit"
         print(save_png(image, folder / f"{stem}-{kind}.png", settings), flush=True)
-    return f"seed {result.settings[0].seed}", result.images
+    return f"seed {result.seeds[0]}", result.images
 
 
-def save_pairs(rows: Sequence[tuple[str, list[Image]]], options: argparse.Namespace) -> Path:
+def save_pairs(
+    rows: Sequence[tuple[str, list[Image]]], options: argparse.Namespace, prompts: Sequence[str]
+) -> Path:
     """Before and after as one labelled picture, with a row for each seed."""
     from sdcore.image.grid import labelled_grid
     from sdcore.metadata.png import save_png
 
     folder, stem = _folder_and_stem(options)
     scales = f" ({', '.join(options.reweight)})" if options.reweight else ""
-    names = [options.prompt, *(prompt + scales for prompt in options.prompts[1:])]
+    names = [options.prompt, *(prompt + scales for prompt in prompts[1:])]
     sheet = labelled_grid([images for _, images in rows], names, [name for name, _ in rows])
     return save_png(sheet, folder / f"{stem}.png")
 
 
 def _folder_and_stem(options: argparse.Namespace) -> tuple[Path, str]:
-    if command.is_file(options.output):
+    if output.is_file(options.output):
         return options.output.parent, options.output.stem
-    return options.output, command.slug(options.prompt)
+    return options.output, output.slug(options.prompt)

@@ -10,19 +10,20 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sdcore.app import command
-from sdcore.app.adapters import tags_in
-from sdcore.app.paint import read_prompts
-from sdcore.app.sizes import parse_size
+from sdcore.app import command, flags, output
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from sdcore import TextToImage
+    from sdcore.app.adapters import Adapters
     from sdcore.app.explain_record import Explained
+    from sdcore.app.model_choice import ModelChoice
+    from sdcore.job.job import Job
+    from sdcore.job.record import ImageSettings
+    from sdcore.pipeline.text_to_image import TextToImage
 
 WINDOWS = 10
 _PAGE = ".html"
@@ -46,13 +47,12 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--grid", type=Path, metavar="FILE", help=text)
     text = "a row of the grid for each of the run's parts (default: one for the whole run)"
     add("--grid-steps", action="store_true", help=text)
-    command.add_painting_flags(parser)
+    flags.add_painting_flags(parser)
     add("--size", metavar="WxH", help="768x512, or 512 (default: the model's)")
-    command.add_model_flags(parser)
+    flags.add_model_flags(parser)
     text = "folder, or page.html for a single page (default: %(default)s)"
     add("--output", type=Path, default=Path("outputs"), help=text)
     add("--debug", action="store_true", help="show the traceback of an error (default: no)")
-    parser.set_defaults(width=None, height=None)
     return parser
 
 
@@ -61,16 +61,20 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 
 
 def explain(options: argparse.Namespace) -> None:
-    options.prompts += read_prompts(options.prompt_file) if options.prompt_file else []
-    check(options)
-    size = parse_size(options)
+    prompts = list(options.prompts)
+    prompts += flags.read_prompts(options.prompt_file) if options.prompt_file else []
+    check(options, prompts)
+    adapters, model = flags.adapters(options), flags.model_choice(options)
+    sides, jobs = flags.sides(options), flags.with_loras(make_jobs(options, prompts), adapters)
     if options.image is not None:
         from sdcore.image.pictures import open_picture
 
-        given = open_picture(options.image)
-        all_explained = look_at(given, options, size)
+        check_looking(options, jobs)
+        picture = open_picture(options.image)
+        looking = options.image.name, options.seed or 0
+        all_explained = look_at(picture, model, jobs, sides, *looking)
     else:
-        all_explained = paint(options, size)
+        all_explained = paint(model, adapters, jobs, sides, options.windows)
     pages: list[tuple[Path, Explained]] = []
     for explained in all_explained:
         pages.append((save_page(explained, options), explained))
@@ -84,9 +88,9 @@ def explain(options: argparse.Namespace) -> None:
         print(write_page(options.output / f"index{_PAGE}", text))
 
 
-def check(options: argparse.Namespace) -> None:
+def check(options: argparse.Namespace, prompts: list[str]) -> None:
     """Refuse what can be refused before a model is loaded."""
-    if not options.prompts:
+    if not prompts:
         raise UsageError(
             "There is no prompt.",
             "Its words are what is explained.",
@@ -102,7 +106,7 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError(f"--grid {options.grid} cannot be used.", "It is a PNG.", "End it in .png")
     if options.grid is None and options.grid_steps:
         raise UsageError("--grid-steps is given alone.", "There is no grid.", "Add --grid grid.png")
-    several = len(options.prompts) * (options.images or 1) > 1
+    several = len(prompts) * flags.count(options, "images", 1) > 1
     one_page = options.output.suffix.lower() == _PAGE
     if (one_page and several) or options.output.suffix.lower() == ".png":
         raise UsageError(
@@ -110,15 +114,20 @@ def check(options: argparse.Namespace) -> None:
             "There are several pages." if several else "An explanation is a page.",
             f"Name a folder, or a file that ends in {_PAGE} for a single page.",
         )
-    folder = options.output.parent if one_page else options.output
-    command.check(argparse.Namespace(**{**vars(options), "output": folder}))
+    output.check_output(options.output.parent if one_page else options.output)
     if options.grid is not None:
-        command.check_output(options.grid)
-    if options.image is not None:
-        _check_looking(options)
+        output.check_output(options.grid)
 
 
-def _check_looking(options: argparse.Namespace) -> None:
+def make_jobs(options: argparse.Namespace, prompts: list[str]) -> list[Job]:
+    """A job for each picture."""
+    from sdcore.job.job import make_jobs
+
+    images = flags.count(options, "images", 1)
+    return make_jobs(prompts, images_per_prompt=images, **flags.job_settings(options))
+
+
+def check_looking(options: argparse.Namespace, jobs: list[Job]) -> None:
     """A picture that is there is not painted: what only painting uses is refused."""
     painting = ("negative_prompt", "steps", "guidance_scale", "guidance_rescale", "scheduler")
     for name in (*painting, "images"):
@@ -128,8 +137,7 @@ def _check_looking(options: argparse.Namespace) -> None:
                 "The picture is not painted; the model looks at it, noised to some times.",
                 "Leave one of them out.",
             )
-    named = any(tags_in(prompt, options.dialect) for prompt in options.prompts)
-    if options.lora or options.embedding or named:
+    if any(job.loras or job.embeddings for job in jobs):
         raise UsageError(
             "LoRAs and embeddings cannot be used beside --image.",
             "The picture is looked at with the model as it is.",
@@ -137,74 +145,87 @@ def _check_looking(options: argparse.Namespace) -> None:
         )
 
 
-def paint(options: argparse.Namespace, size: dict[str, Any]) -> Iterator[Explained]:
+def paint(
+    model: ModelChoice,
+    adapters: Adapters,
+    jobs: list[Job],
+    sides: tuple[int | None, int | None],
+    windows: int,
+) -> Iterator[Explained]:
     """Every picture of every prompt, painted alone."""
-    import secrets
+    from dataclasses import replace
 
     from sdcore.app.explain_record import Recording, explain_run
-    from sdcore.app.session import load, paint_batches
+    from sdcore.app.session import Session, results
+    from sdcore.pipeline.sizes import complete_size
 
-    pipe = load(options)
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    scale = options.guidance_scale
-    guided = (pipe.defaults.guidance_scale if scale is None else scale) > 1
-    for number in range(len(options.prompts) * (options.images or 1)):
-        prompt = options.prompts[number // (options.images or 1)]
-        alone = {**vars(options), "prompts": [prompt], "images": 1, "seed": seed + number}
-        dialect, negative = options.dialect or "plain", options.negative_prompt if guided else None
-        recording = Recording(pipe, prompt, negative, dialect, options.windows)
-        painting = paint_batches(
-            pipe, [prompt], argparse.Namespace(**alone), control=recording, **size
-        )
-        for result in painting:
-            settings = result.settings[0]
-            facts = {
-                "prompt": prompt,
-                "negative prompt": negative,
-                "seed": settings.seed,
-                "steps": settings.steps,
-                "scheduler": settings.scheduler,
-                "guidance scale": settings.guidance_scale,
-                "size": f"{settings.width} x {settings.height}",
-                "model": settings.model,
-                "dialect": dialect,
-            }
-            known = {name: value for name, value in facts.items() if value is not None}
-            yield explain_run(pipe, recording, result.images[0], known)
+    session = Session(model, adapters)
+    pipe = session.pipe
+    size = complete_size(*sides, jobs[0].source, pipe.native_size, pipe.autoencoder.factor)
+    for job in jobs:
+        pipe, scale = session.prepared([job]), job.guidance_scale
+        guided = (pipe.defaults.guidance_scale if scale is None else scale) > 1
+        negative = job.negative_prompt if guided else None
+        recording = Recording(pipe, job.prompt, negative, job.dialect, windows)
+        for result in results(session.paint([replace(job, size=size)], control=recording)):
+            yield explain_run(
+                pipe, recording, result.images[0], facts(result.settings[0], negative)
+            )
+
+
+def facts(settings: ImageSettings, negative_prompt: str | None) -> dict[str, object]:
+    """What the page says about the run."""
+    job = settings.job
+    assert job.size is not None
+    named = {
+        "prompt": job.prompt,
+        "negative prompt": negative_prompt,
+        "seed": job.seed,
+        "steps": job.steps,
+        "scheduler": settings.sampler,
+        "guidance scale": job.guidance_scale,
+        "size": f"{job.size.width} x {job.size.height}",
+        "model": settings.model,
+        "dialect": job.dialect,
+    }
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def look_at(
-    picture: Image, options: argparse.Namespace, size: dict[str, Any]
+    picture: Image,
+    model: ModelChoice,
+    jobs: list[Job],
+    sides: tuple[int | None, int | None],
+    name: str,
+    seed: int,
 ) -> Iterator[Explained]:
     """A picture that was not painted, with each prompt."""
     from sdcore.app.explain_record import explain_picture
-    from sdcore.app.session import load
 
-    pipe = load(options)
-    fitting = fit(picture, pipe, size)
+    pipe = model.load()
+    fitting = fit(picture, pipe, sides)
     if fitting.size != picture.size:
         print(f"the picture is read at {fitting.width} x {fitting.height}", file=sys.stderr)
-    for prompt in options.prompts:
-        facts = {
-            "prompt": prompt,
-            "picture": options.image.name,
-            "seed": options.seed or 0,
+    for job in jobs:
+        known = {
+            "prompt": job.prompt,
+            "picture": name,
+            "seed": seed,
             "size": f"{fitting.width} x {fitting.height}",
             "model": pipe.defaults.name,
-            "dialect": options.dialect or "plain",
+            "dialect": job.dialect,
         }
-        yield explain_picture(pipe, fitting, prompt, facts, options.clip_skip or 0)
+        yield explain_picture(pipe, fitting, job.prompt, known, job.clip_skip)
 
 
-def fit(picture: Image, pipe: TextToImage, size: dict[str, int | None]) -> Image:
+def fit(picture: Image, pipe: TextToImage, sides: tuple[int | None, int | None]) -> Image:
     """The picture at the size that is asked for, or with about as many pixels as the model paints:
     at other sizes it recognizes less."""
     from PIL.Image import Resampling
 
-    width, height = size["width"], size["height"]
+    width, height = sides
     if width is None or height is None:
-        native = pipe.native_size
-        scale = (native[0] * native[1] / (picture.width * picture.height)) ** 0.5
+        scale = (pipe.native_size.area / (picture.width * picture.height)) ** 0.5
         width, height = (max(8, round(s * scale / 8) * 8) for s in picture.size)
     return picture.resize((width, height), Resampling.LANCZOS)
 
@@ -214,7 +235,7 @@ def save_page(explained: Explained, options: argparse.Namespace) -> Path:
 
     path = options.output
     if path.suffix.lower() != _PAGE:
-        path = path / f"{command.slug(explained.prompt)}{_PAGE}"
+        path = path / f"{output.slug(explained.prompt)}{_PAGE}"
     return write_page(path, fill_page(explained))
 
 

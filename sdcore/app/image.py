@@ -1,23 +1,21 @@
 """Paint from a picture, or repaint a part of one.
 
-sdcore image fox.png "a red apple" --strength 0.7
-sdcore image fox.png "a blue sky" --mask mask.png
+python sample/image_to_image.py fox.png "a red apple" --strength 0.7
+python sample/image_to_image.py fox.png "a blue sky" --mask mask.png
 """
 
 from __future__ import annotations
 
 import argparse
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sdcore.app import command
-from sdcore.app import session as painting
-from sdcore.app.sizes import add_hires_flags, parse_size, read_hires
+from sdcore.app import command, flags, output
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
-    from typing import Any
+    from sdcore.job.job import Job
 
 PADDING = 32  # the web UI's
 
@@ -43,15 +41,12 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     text = f"paint only the part around the mask, this much wider ({PADDING}), at --size or the "
     text += "model's (default: no)"
     add("--only-masked", type=int, nargs="?", const=PADDING, metavar="PIXELS", help=text)
-    command.add_painting_flags(parser)
+    flags.add_painting_flags(parser)
     text = "to paint at, the picture is resized (default: its own size, down to a multiple of 8)"
     add("--size", metavar="WxH", help=text)
-    add_hires_flags(parser)
-    text = "autoencoder in tiles, for little memory (default: no)"
-    add("--tiled", action="store_true", help=text)
-    command.add_model_flags(parser)
-    command.add_output_flags(parser)
-    parser.set_defaults(width=None, height=None, source=None)
+    flags.add_hires_flags(parser)
+    flags.add_model_flags(parser)
+    flags.add_output_flags(parser)
     return parser
 
 
@@ -60,28 +55,51 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 
 
 def paint(options: argparse.Namespace) -> None:
-    hires = read_hires(options)
-    size = parse_size(options)
-    command.check(options)
-    given = read_pictures(options, size)
-    pipe = painting.load(options)
-    second = None
-    if hires is not None:
-        from sdcore.pipeline.second_pass import enlarge
+    adapters = flags.adapters(options)
+    model, sides = flags.model_choice(options), flags.sides(options)
+    batch_size = flags.count(options, "batch_size", flags.BATCH_SIZE)
+    jobs = flags.with_loras(make_jobs(options), adapters)
+    output.check_output(options.output)
 
-        second = partial(enlarge, tiled=options.tiled, **vars(hires))
-    more = {**given, **size, "tiled": options.tiled}
-    for result in painting.paint_batches(pipe, options.prompts, options, second, **more):
-        for _ in command.save(result, options.output):
+    from sdcore.app.session import Session, results
+    from sdcore.pipeline.sizes import complete_size
+
+    session = Session(model, adapters)
+    pipe = session.pipe
+    size = complete_size(*sides, jobs[0].source, pipe.native_size, pipe.autoencoder.factor)
+    jobs = [replace(job, size=size) for job in jobs]
+    for result in results(session.paint(jobs, batch_size=batch_size)):
+        for _ in output.save(result, options.output):
             pass
 
 
-def read_pictures(options: argparse.Namespace, size: dict[str, int | None]) -> dict[str, Any]:
-    """Picture and mask as arguments of the pipeline, checked as far as can be without a model."""
+def make_jobs(options: argparse.Namespace) -> list[Job]:
+    """A job for each picture to paint, checked as far as can be without a model."""
+    from sdcore.job.job import make_jobs
+
+    hires, pictures = flags.hires(options), read_pictures(options)
+    if hires is not None and pictures["mask"] is not None:
+        raise UsageError(
+            "--hires cannot be used with a mask.",
+            "The second pass would paint over what the mask keeps.",
+            "Enlarge the result in a run of its own: without a mask, with a low --strength.",
+        )
+    return make_jobs(
+        options.prompts,
+        images_per_prompt=flags.count(options, "images", 1),
+        strength=options.strength,
+        only_masked=options.only_masked,
+        hires=hires,
+        **pictures,
+        **flags.job_settings(options),
+    )
+
+
+def read_pictures(options: argparse.Namespace) -> dict[str, Any]:
+    """Picture and mask as the flags name them."""
     from PIL import ImageOps
 
     from sdcore.image.pictures import open_mask, open_picture, open_transparency
-    from sdcore.pipeline.source import read_source
 
     image, mask = open_picture(options.image), None
     if options.mask is not None:
@@ -96,13 +114,4 @@ def read_pictures(options: argparse.Namespace, size: dict[str, int | None]) -> d
             "It needs a mask.",
             "Add --mask mask.png, or --mask-transparent.",
         )
-    if mask is not None and options.hires is not None:
-        raise UsageError(
-            "--hires cannot be used with a mask.",
-            "The second pass would paint over what the mask keeps.",
-            "Enlarge the result in a run of its own: without a mask, with a low --strength.",
-        )
-    given = {"strength": options.strength, "only_masked": options.only_masked}
-    sides = (size["width"], size["height"])
-    read_source(image, mask, denoising_start=None, size=sides, **given)
-    return {"image": image, "mask": mask, **given}
+    return {"image": image, "mask": mask}

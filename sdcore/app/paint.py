@@ -1,24 +1,23 @@
 """Paint prompts.
 
-sdcore paint "a red apple in flat style on a light blue background"
+python sample/text_to_image.py "a red apple in flat style on a light blue background"
 """
 
 from __future__ import annotations
 
 import argparse
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdcore.app import command, from_picture
-from sdcore.app import session as painting
-from sdcore.app.sizes import add_hires_flags, parse_size, read_hires
-from sdcore.errors import FileError, UsageError
+from sdcore.app import command, flags, from_picture, output
+from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from sdcore import TextToImage
+    from sdcore.app.session import Session
+    from sdcore.job.job import Job
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -30,17 +29,15 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("prompts", nargs="*", metavar="PROMPT", help="what to paint; several in one go")
     add("--prompt-file", type=Path, metavar="FILE", help="more prompts, one a line (default: none)")
     from_picture.add_from_flag(parser)
-    command.add_painting_flags(parser)
+    flags.add_painting_flags(parser)
     add("--width", type=int, metavar="N", help="in pixels (default: the model's)")
     add("--height", type=int, metavar="N", help="in pixels (default: the model's)")
     add("--size", metavar="WxH", help="both in one: 768x512, or 512 (default: the model's)")
-    add_hires_flags(parser)
-    text = "autoencoder in tiles, for large pictures in little memory (default: no)"
-    add("--tiled", action="store_true", help=text)
+    flags.add_hires_flags(parser)
     text = "print token by token how prompts are read, and paint nothing (default: no)"
     add("--explain-prompt", action="store_true", help=text)
-    command.add_model_flags(parser)
-    command.add_output_flags(parser)
+    flags.add_model_flags(parser)
+    flags.add_output_flags(parser)
     add("--grid", action="store_true", help="also write all pictures as one (default: no)")
     return parser
 
@@ -50,88 +47,85 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 
 
 def paint(options: argparse.Namespace) -> None:
-    options.prompts += read_prompts(options.prompt_file) if options.prompt_file else []
-    options.hires = read_hires(options)
-    options, recipe = from_picture.fill(options, from_picture.read_source(options))
-    if not options.prompts:
+    prompts = list(options.prompts)
+    prompts += flags.read_prompts(options.prompt_file) if options.prompt_file else []
+    adapters = flags.adapters(options)
+    again = from_picture.read(options, adapters, prompts)
+    model, sides = flags.model_choice(options), flags.sides(options)
+    if again is not None:
+        prompts, model = prompts or [again.job.prompt], again.model_choice(model)
+    if not prompts:
         raise UsageError(
             "There is no prompt.",
             "Nothing says what to paint.",
             'Use for example "a red apple", --prompt-file or --from.',
         )
-    size = parse_size(options)
-    command.check(options)
-    pipe = painting.load(options)
-    options = from_picture.fit(options, recipe, pipe)
-    if options.explain_prompt:
-        explain(options, pipe)
-        return
-    grid: list[Image] = []
-    more = {**from_picture.more_arguments(options, recipe), **size}
-    second = None
-    if options.hires is not None:
-        from sdcore.pipeline.second_pass import enlarge, first_size
+    images = flags.count(options, "images", 1 if again is None else again.images)
+    usual = flags.BATCH_SIZE if again is None or again.place is None else again.images
+    batch_size = flags.count(options, "batch_size", usual)
+    jobs = make_jobs(options, prompts, images, again)
+    jobs = flags.with_loras(jobs, adapters, () if again is None else again.job.loras)
+    output.check_output(options.output)
 
-        second = partial(enlarge, tiled=more["tiled"], **vars(options.hires))
-        if size == {"width": None, "height": None}:
-            width, height = first_size(pipe, options.hires.width, options.hires.height)
-            more |= {"width": width, "height": height}
-    results = painting.paint_batches(pipe, options.prompts, options, second, **more)
-    for result in from_picture.kept(options, results):
-        for image in command.save(result, options.output):
+    from sdcore.app.session import Session, results
+    from sdcore.pipeline.sizes import complete_size
+
+    session = Session(model, adapters)
+    pipe = session.pipe
+    if again is not None:
+        jobs = again.fitted(jobs, pipe, keep_clip_skip=options.clip_skip is not None)
+    if options.explain_prompt:
+        explain(jobs, session)
+        return
+    size = complete_size(*sides, jobs[0].source, pipe.native_size, pipe.autoencoder.factor)
+    jobs = [with_size(job if size is None else replace(job, size=size), session) for job in jobs]
+    grid: list[Image] = []
+    for result in results(session.paint(jobs, batch_size=batch_size)):
+        for image in output.save(result if again is None else again.kept(result), options.output):
             if options.grid:
                 grid.append(image)
     if options.grid:
-        print(save_grid(grid, options))
+        print(output.save_grid(grid, len(prompts), images, options.output))
 
 
-def explain(options: argparse.Namespace, pipe: TextToImage) -> None:
+def make_jobs(
+    options: argparse.Namespace,
+    prompts: list[str],
+    images: int,
+    again: from_picture.Again | None,
+) -> list[Job]:
+    """A job for each picture, in order; flags come before what a picture says."""
+    from sdcore.job.job import make_jobs
+
+    settings = flags.job_settings(options)
+    hires = flags.hires(options, None if again is None else again.job.hires)
+    if again is not None:
+        settings = {**again.settings(keep_size=flags.sides(options) == (None, None)), **settings}
+        if settings["size"] is not None:
+            settings["size"].paintable()
+    return make_jobs(prompts, images_per_prompt=images, hires=hires, **settings)
+
+
+def with_size(job: Job, session: Session) -> Job:
+    """A job whose second pass says its size, with that of a first pass that suits the model."""
+    if job.hires is None or job.size is not None:
+        return job
+    from sdcore.pipeline.second_pass import first_size
+    from sdcore.size import Size
+
+    size = Size(job.hires.width, job.hires.height)
+    return replace(job, size=first_size(session.pipe, size))
+
+
+def explain(jobs: list[Job], session: Session) -> None:
     """Print how each prompt, and the negative one, is read."""
     from sdcore.prompt.explain import explain_prompt
 
-    steps = options.steps or pipe.defaults.steps
-    dialect = options.dialect or "plain"
-    tokenizer = pipe.readers[0][0]
-    for prompt in options.prompts:
-        print(explain_prompt(prompt, tokenizer, dialect, steps=steps), end="\n\n")
-    if options.negative_prompt:
-        prompt = options.negative_prompt
-        print(explain_prompt(prompt, tokenizer, dialect, steps=steps, negative=True))
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a UTF-8 file that are not blank. Raises FileError."""
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "It is not UTF-8 text."
-        raise FileError(
-            f"--prompt-file {path} cannot be read.",
-            f"{why}",
-            "Give a text file, one prompt a line.",
-        ) from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise FileError(
-            f"--prompt-file {path} holds no prompt.", "All its lines are blank.", "Fill it."
-        )
-    return prompts
-
-
-def save_grid(images: list[Image], options: argparse.Namespace) -> Path:
-    from PIL import Image
-
-    from sdcore.metadata.png import save_png
-
-    rows, columns = len(options.prompts), options.images or 1
-    if rows > 1 and columns == 1:  # one picture of each prompt: nearly a square
-        columns = int(len(images) ** 0.5 + 0.999)
-        rows = -(-len(images) // columns)
-    width, height = images[0].size
-    grid = Image.new("RGB", (columns * width, rows * height), "white")
-    for place, image in enumerate(images):
-        grid.paste(image, (place % columns * width, place // columns * height))
-    output = options.output
-    one_file = command.is_file(output)
-    path = output.with_stem(f"{output.stem}-grid") if one_file else output / "grid.png"
-    return save_png(grid, path)
+    pipe = session.adapters.with_embeddings(session.pipe, jobs)
+    tokenizer = pipe.readers[0][0]  # which knows the embeddings' words
+    steps = jobs[0].steps or pipe.defaults.steps
+    for prompt in dict.fromkeys(job.prompt for job in jobs):
+        print(explain_prompt(prompt, tokenizer, jobs[0].dialect, steps=steps), end="\n\n")
+    if jobs[0].negative_prompt:
+        prompt = jobs[0].negative_prompt
+        print(explain_prompt(prompt, tokenizer, jobs[0].dialect, steps=steps, negative=True))

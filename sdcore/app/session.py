@@ -1,147 +1,134 @@
-"""Loading a model as the flags say, and painting prompts in batches, with progress."""
+"""A session: a model that is loaded once, its adapters by name, and jobs painted with it.
+
+Commands, a batch, a page and a server all paint through one of these.
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdcore.app import adapters
-from sdcore.app.command import BATCH_SIZE
+from sdcore.app.adapters import Adapters
+from sdcore.app.model_choice import ModelChoice
 from sdcore.app.unknown_words import warn_of_unknown_words
+from sdcore.job.job import OWN, Job
+from sdcore.pipeline.result import Moment, TextToImageResult
+from sdcore.pipeline.text_to_image import TextToImage
 
 if TYPE_CHECKING:
-    from sdcore import TextToImage
-    from sdcore.pipeline.text_to_image import TextToImageResult
+    from sdcore.control.run_control import ControlLike
 
 
-def load(options: argparse.Namespace) -> TextToImage:
-    """The model on its device, with the attention backend chosen and the learned words on it.
+@dataclass(frozen=True)
+class BatchBegins:
+    """Images `first` to `last`, counted from 1, of `count` are painted next."""
 
-    Warns of words of the prompts to be painted that the model was never taught.
-    """
-    import torch
-
-    from sdcore import TextToImage, use_attention
-
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Half precision is for GPUs: CPUs are slower in it.
-    precision = options.precision or "auto"
-    if precision == "auto":
-        precision = "fp32" if device in ("cpu", "mps") else "fp16"
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    if options.model is None:
-        pipe = TextToImage.embedded(dtype=dtype, device=device)
-    else:
-        pipe = TextToImage.from_pretrained(
-            options.model,
-            dtype=dtype,
-            device=device,
-            variant=options.variant,
-            revision=options.revision,
-            offline=options.offline,
-            prediction_type=options.prediction_type,
-        )
-    attention = use_attention(pipe.unet, options.attention or "auto")
-    print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
-    warn_of_unknown_words(pipe, options)
-    return adapters.embedded(pipe, options)
+    first: int
+    last: int
+    count: int
 
 
-def model_hash(options: argparse.Namespace) -> str | None:
-    """Of the embedded model, which is small; of others with --hash-model: it reads them whole."""
-    from sdcore.files.hashes import weights_hash
-
-    if options.model is None:
-        from sdcore.pipeline.text_to_image import EMBEDDED
-
-        return weights_hash(EMBEDDED)
-    path = Path(options.model).expanduser()
-    return weights_hash(path, options.variant) if options.hash_model else None
-
-
-def paint_batches(
-    pipe: TextToImage,
-    prompts: Sequence[str],
-    options: argparse.Namespace,
-    second: Callable[..., TextToImageResult] | None = None,
-    *,
-    one_seed: bool = False,
-    **more: Any,
-) -> Iterator[TextToImageResult]:
-    """`--images` pictures of every prompt, `--batch-size` at a time.
+class Session:
+    """A model with the adapters that names stand for.
 
     Args:
-        second: a second pass, called with the model, the result of the first one and `on_step`.
-        one_seed: every picture is painted from the first one's seed, as a prompt and its edits are.
-        more: goes to the pipeline as it is: size, image, mask, strength.
+        model: which, and where it runs.
+        adapters: the files behind the names in jobs.
     """
-    import secrets
 
-    seed = secrets.randbelow(2**32) if options.seed is None else options.seed
-    arguments = {
-        "negative_prompt": options.negative_prompt,
-        "steps": options.steps,
-        "guidance_scale": options.guidance_scale,
-        "guidance_rescale": options.guidance_rescale,
-        "scheduler": options.scheduler,
-        "clip_skip": options.clip_skip or 0,
-        "dialect": options.dialect or "plain",
-        **more,
-    }
-    record = {
-        "attention": options.attention or "auto",
-        "prediction_type": options.prediction_type,
-        "model_hash": model_hash(options),
-    }
-    count, start = len(prompts) * (options.images or 1), 0
-    for batch, chosen in _batches(prompts, options):
-        title = f"images {start + 1}-{start + len(batch)} of {count}"
-        adapted = adapters.applied(pipe, chosen)
-        with Progress(title) as progress:
-            seeds = [seed] * len(batch) if one_seed else seed + start
-            result = adapted(batch, seed=seeds, on_step=progress, **arguments)
-            if second is not None:
-                progress.begin(f"{title}, second pass")
-                result = second(adapted, result, on_step=progress)
-        start += len(batch)
-        loras, embeddings = adapters.recorded(adapted)
-        told = {"loras": loras, "embeddings": embeddings, **record}
-        yield replace(result, settings=[replace(one, **told) for one in result.settings])
+    def __init__(self, model: ModelChoice, adapters: Adapters | None = None) -> None:
+        self.model, self.adapters = model, adapters or Adapters()
+        self.pipe: TextToImage = model.load()
 
+    def paint(
+        self,
+        jobs: Sequence[Job],
+        *,
+        batch_size: int = 1,
+        control: ControlLike | None = None,
+    ) -> Iterator[BatchBegins | Moment | TextToImageResult]:
+        """Paint jobs in their order; those in a row that are alike, `batch_size` at a time.
 
-def _batches(
-    prompts: Sequence[str], options: argparse.Namespace
-) -> Iterator[tuple[list[str], tuple[adapters.ChosenLora, ...]]]:
-    """Prompts that are painted at once, and their LoRAs: prompts in a batch have the same."""
-    each = [(prompt, adapters.choose(options, prompt)) for prompt in prompts]
-    images = [image for image in each for _ in range(options.images or 1)]
-    size = options.batch_size or BATCH_SIZE
-    for chosen, group in groupby(images, key=lambda image: image[1]):
-        batch = [prompt for prompt, _ in group]
-        for start in range(0, len(batch), size):
-            yield batch[start : start + size], chosen
+        Yields what happens: a batch begins, a step was taken, a batch is done. Whoever stops asking
+        stops the run.
+        """
+        warn_of_unknown_words(self.pipe, jobs)
+        known = {
+            "prediction_type": self.model.prediction_type,
+            "model_hash": self.model.model_hash(),
+        }
+        first = 1
+        for batch in batches(jobs, batch_size):
+            yield BatchBegins(first, first + len(batch) - 1, len(jobs))
+            first += len(batch)
+            for happened in self._batch(batch, control):
+                if isinstance(happened, TextToImageResult):
+                    settings = [replace(one, **known) for one in happened.settings]
+                    happened = replace(happened, settings=settings)
+                yield happened
+
+    def prepared(self, jobs: Sequence[Job]) -> TextToImage:
+        """The model with what these jobs, which are alike, ask for."""
+        pipe = self.adapters.with_embeddings(self.pipe, jobs)
+        return self.adapters.with_loras(pipe, jobs[0])
+
+    def _batch(
+        self, jobs: Sequence[Job], control: ControlLike | None
+    ) -> Iterator[Moment | TextToImageResult]:
+        yield from self.prepared(jobs).painting(jobs, control)
 
 
-class Progress:
+def batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+    """Jobs in a row that can be painted at once, at most `size` of them together."""
+    names = [field.name for field in fields(Job) if field.name not in OWN]
+
+    def alike(job: Job) -> tuple[Any, ...]:
+        return (*(getattr(job, name) for name in names), type(job.source))
+
+    for _, group in groupby(jobs, key=alike):
+        together = list(group)
+        for start in range(0, len(together), size):
+            yield together[start : start + size]
+
+
+def results(
+    happenings: Iterable[BatchBegins | Moment | TextToImageResult],
+) -> Iterator[TextToImageResult]:
+    """The results alone, with the progress shown: a bar in a terminal, elsewhere plain lines."""
+    progress = _Progress()
+    try:
+        for happened in happenings:
+            if isinstance(happened, BatchBegins):
+                progress.begin(f"images {happened.first}-{happened.last} of {happened.count}")
+            elif isinstance(happened, Moment):
+                progress.step(happened)
+            else:
+                progress.close()
+                yield happened
+    finally:
+        progress.close()
+
+
+class _Progress:
     """A bar in a terminal; elsewhere a plain line for each quarter of the way."""
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    def __init__(self) -> None:
+        self.title = ""
         self.bar: Any = None
+        self.rerun = False
 
     def begin(self, title: str) -> None:
-        """Another run of steps."""
-        self.__exit__()
-        self.title, self.bar = title, None
+        self.close()
+        self.title, self.rerun = title, False
 
-    def __call__(self, step: Any, latents: Any) -> None:
+    def step(self, moment: Moment) -> None:
+        step = moment.step
+        if moment.rerun and not self.rerun:
+            self.begin(f"{self.title}, second pass")
+            self.rerun = True
         done = step.index + 1
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -151,9 +138,7 @@ class Progress:
         elif done * 4 // step.count > step.index * 4 // step.count:
             print(f"{self.title}: step {done} of {step.count}", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+            self.bar = None

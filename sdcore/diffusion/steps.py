@@ -94,7 +94,7 @@ def visited_times(
         UsageError: a value out of range, or one that leaves no step.
     """
     for name, value in (("strength", strength), ("denoising_start", start), ("denoising_end", end)):
-        _check_share(name, value)
+        check_share(name, value)
     times, order = scheduler.timesteps, scheduler.order
     first, last = 0, len(times)
     if strength is not None:
@@ -126,12 +126,8 @@ def _passed(scheduler: Any, share: float) -> int:
     return min(-(-passed // scheduler.order) * scheduler.order, len(scheduler.timesteps))
 
 
-def check_strength(strength: Any) -> None:
-    """Refuse a strength that is not a number above 0, up to 1."""
-    _check_share("strength", strength)
-
-
-def _check_share(name: str, value: Any) -> None:
+def check_share(name: str, value: Any) -> None:
+    """Refuse a part of the run that is not above 0, and below 1; a strength may be 1."""
     if value is None:
         return
     number = as_finite(value, 0, 1)

@@ -107,7 +107,7 @@ def make_canvases(
     if masks is not None:
         masks = [to_mask(mask, _name("The mask", i, masks)) for i, mask in enumerate(masks)]
         for picture, mask in zip(pictures, masks, strict=True):
-            _check_mask(picture, mask)
+            check_mask(picture, mask)
     natural = Size(*pictures[0].size).rounded_down()
     if only_masked is not None and model_size is not None:
         natural = model_size
@@ -133,7 +133,8 @@ def masked_box(mask: Image.Image, size: Size, padding: int) -> Box:
     return VaeImageProcessor.get_crop_region(mask, *size.width_height, pad=padding)
 
 
-def _check_mask(picture: Image.Image, mask: Image.Image) -> None:
+def check_mask(picture: Image.Image, mask: Image.Image) -> None:
+    """Refuse a mask of another size, or one that repaints nothing. Raises UsageError."""
     if mask.size != picture.size:
         raise UsageError(
             f"The mask is {mask.width} x {mask.height} pixels.",

@@ -137,7 +137,7 @@ def _bad_mode(image: Image.Image, name: str) -> UsageError:
     )
 
 
-def to_images(pixels: Tensor) -> list[Image]:
+def to_images(pixels: Tensor) -> list[Image.Image]:
     """PIL pictures of (B, 3, H, W) in [-1, 1]; what lies outside is clipped."""
     from PIL import Image
 

@@ -14,7 +14,8 @@ from typing import Any
 from sdcore.checks import as_finite
 from sdcore.diffusion.sampler_names import from_comfy
 from sdcore.files.jsonfile import parse_json_object
-from sdcore.metadata.image_settings import LoraSettings
+from sdcore.job.adapters import LoraSettings
+from sdcore.job.job import Job
 from sdcore.metadata.recipe import (
     COMFY,
     LARGEST_SEED,
@@ -23,6 +24,7 @@ from sdcore.metadata.recipe import (
     Recipe,
     base_name,
     decimal,
+    size_of,
     whole_number,
 )
 
@@ -126,21 +128,23 @@ def recipe_of_graph(text: str) -> Recipe:
     for why in found.differences:
         graph.differs(why)
     rescales = [n for n in graph.chain(sampler, "model") if n.kind == "RescaleCFG"]
+    rescale = decimal(graph.value(rescales[0], "multiplier"), 1) if rescales else None
     return Recipe(
         origin=COMFY,
-        prompt=prompt,
-        negative_prompt=negative or None,
-        seed=_seed(graph, sampler),
-        steps=_whole(graph, sampler, "steps", MOST_STEPS),
-        guidance_scale=decimal(graph.value(sampler, "cfg"), 1000),
-        guidance_rescale=decimal(graph.value(rescales[0], "multiplier"), 1) if rescales else None,
-        scheduler=found.name,
-        width=width,
-        height=height,
-        clip_skip=clip_skip,
-        dialect="comfy",
+        job=Job(
+            prompt=prompt,
+            negative_prompt=negative or None,
+            seed=_seed(graph, sampler),
+            steps=_whole(graph, sampler, "steps", MOST_STEPS) or None,
+            guidance_scale=decimal(graph.value(sampler, "cfg"), 1000),
+            guidance_rescale=rescale,
+            scheduler=found.name,
+            size=size_of(width, height),
+            dialect="comfy",
+            clip_skip=clip_skip,
+            loras=loras,
+        ),
         model=model,
-        loras=loras,
         differences=tuple(graph.differences),
     )
 

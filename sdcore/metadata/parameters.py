@@ -23,7 +23,8 @@ from dataclasses import dataclass
 
 from sdcore import __version__
 from sdcore.diffusion.sampler_names import to_web_ui
-from sdcore.metadata.image_settings import ImageSettings, LoraSettings
+from sdcore.job.adapters import LoraSettings
+from sdcore.job.record import ImageSettings
 
 _NEGATIVE = "Negative prompt:"
 _FEWEST_PAIRS = 3
@@ -64,11 +65,12 @@ def read_parameters(text: str) -> Parameters:
 def write_parameters(settings: ImageSettings) -> str:
     """The text for a run of ours."""
     pairs = {key: value for key, value in _pairs(settings).items() if value is not None}
+    job = settings.job
     # The web UI takes LoRAs from the prompt alone.
-    tags = [_tag(lora) for lora in settings.loras if f"<lora:{lora.name}:" not in settings.prompt]
-    lines = [" ".join([settings.prompt, *tags])]
-    if settings.negative_prompt:
-        lines.append(f"{_NEGATIVE} {settings.negative_prompt}")
+    tags = [_tag(lora) for lora in job.loras if f"<lora:{lora.name}:" not in job.prompt]
+    lines = [" ".join([job.prompt, *tags])]
+    if job.negative_prompt:
+        lines.append(f"{_NEGATIVE} {job.negative_prompt}")
     return "\n".join([*lines, ", ".join(f"{key}: {_quote(pairs[key])}" for key in pairs)])
 
 
@@ -87,36 +89,37 @@ def carries(prompt: str, negative_prompt: str | None = None) -> bool:
 
 def _pairs(settings: ImageSettings) -> dict[str, object]:
     """In the web UI's order. None is left out, as are values that its reader assumes."""
-    sampler, schedule = to_web_ui(settings.scheduler)
-    hires, refiner, source = settings.hires, settings.refiner, settings.source
+    job, refiner, source = settings.job, settings.refiner, settings.source
+    sampler, schedule = to_web_ui(settings.sampler)
+    hires, rescale = job.hires, job.guidance_rescale
     return {
-        "Steps": settings.steps,
+        "Steps": job.steps,
         "Sampler": sampler,
         "Schedule type": schedule,
-        "CFG scale": f"{settings.guidance_scale:g}",
-        "Seed": settings.seed,
-        "Size": f"{settings.width}x{settings.height}",
+        "CFG scale": f"{job.guidance_scale:g}",
+        "Seed": job.seed,
+        "Size": str(job.size),
         "Model hash": settings.model_hash[:10] if settings.model_hash else None,
         "Model": settings.model,
         "Denoising strength": _strength(settings),
         "Masked area padding": source.only_masked if source else None,
         # The web UI counts from 1 where diffusers and we count skipped layers.
-        "Clip skip": settings.clip_skip + 1 if settings.clip_skip else None,
-        "CFG rescale": f"{settings.guidance_rescale:g}" if settings.guidance_rescale else None,
+        "Clip skip": job.clip_skip + 1 if job.clip_skip else None,
+        "CFG rescale": f"{rescale:g}" if rescale else None,
         "RNG": "CPU",
         "Hires resize": f"{hires.width}x{hires.height}" if hires else None,
         "Hires steps": hires.steps if hires else None,
         "Refiner": refiner.model if refiner else None,
         "Refiner switch at": f"{refiner.switch_at:g}" if refiner else None,
-        "Lora hashes": _hashes((lora.name, lora.hash) for lora in settings.loras),
-        "TI hashes": _hashes((word.name, word.hash) for word in settings.embeddings),
-        "Dialect": settings.dialect,
+        "Lora hashes": _hashes((lora.name, lora.hash) for lora in job.loras),
+        "TI hashes": _hashes((word.name, word.hash) for word in job.embeddings),
+        "Dialect": job.dialect,
         "Version": f"sdcore {__version__}",
     }
 
 
 def _strength(settings: ImageSettings) -> str | None:
-    second = settings.hires or settings.source
+    second = settings.job.hires or settings.source
     return f"{second.strength:g}" if second else None
 
 

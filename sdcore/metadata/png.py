@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from sdcore.errors import FileError
 from sdcore.files.atomic import write_new
+from sdcore.job.record import ImageSettings
 from sdcore.metadata.comfy import recipe_of_graph
-from sdcore.metadata.image_settings import ImageSettings
 from sdcore.metadata.parameters import write_parameters
 from sdcore.metadata.recipe import Recipe, recipe_of_settings
 from sdcore.metadata.web_ui import recipe_of_parameters

@@ -10,16 +10,13 @@ import re
 from dataclasses import dataclass
 
 from sdcore.checks import as_finite, as_int
-from sdcore.metadata.image_settings import (
-    EmbeddingSettings,
-    HiresSettings,
-    ImageSettings,
-    LoraSettings,
-)
+from sdcore.job.job import LARGEST_SEED as LARGEST_SEED
+from sdcore.job.job import Job
+from sdcore.job.record import ImageSettings
+from sdcore.size import Size
 
 SDCORE, WEB_UI, COMFY = "sdcore", "Stable Diffusion web UI", "ComfyUI"
 
-LARGEST_SEED = 2**63 - 1
 MOST_STEPS, LARGEST_SIDE = 1000, 8192
 
 
@@ -29,50 +26,41 @@ class Recipe:
 
     Attributes:
         origin: `SDCORE`, `WEB_UI` or `COMFY`.
-        clip_skip: as diffusers counts for SD 1.x; see `clip_skip_for`.
+        job: with LoRAs by the first digits of a hash, or an empty one where the picture gives none;
+            its `clip_skip` is as the program counts for SD 1.x, see `job_for`.
         model: its name, without folder and suffix.
         model_hash: SHA-256 of its weights, or the first digits of it.
-        loras: with the first digits of a hash, or an empty one where the picture gives none.
-        hires: the second pass.
         settings: the whole record, of a picture of ours.
         differences: what cannot be the same, one line each.
     """
 
     origin: str
-    prompt: str
-    negative_prompt: str | None = None
-    seed: int | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_rescale: float | None = None
-    scheduler: str | None = None
-    width: int | None = None
-    height: int | None = None
-    clip_skip: int | None = None
-    dialect: str | None = None
+    job: Job
     model: str | None = None
     model_hash: str | None = None
-    loras: tuple[LoraSettings, ...] = ()
-    embeddings: tuple[EmbeddingSettings, ...] = ()
-    hires: HiresSettings | None = None
     settings: ImageSettings | None = None
     differences: tuple[str, ...] = ()
 
-    def clip_skip_for(self, xl: bool) -> int | None:
+    def clip_skip_for(self, xl: bool) -> int:
         """The layers to leave out for this kind of model.
 
         SDXL begins from the penultimate layer, which ComfyUI counts as 1 and we as 0. The web UI's
         CLIP skip has no effect on SDXL.
         """
-        if self.clip_skip is None or not xl or self.origin == SDCORE:
-            return self.clip_skip
-        return max(self.clip_skip - 1, 0) if self.origin == COMFY else 0
+        skip = self.job.clip_skip
+        if not xl or self.origin == SDCORE:
+            return skip
+        return max(skip - 1, 0) if self.origin == COMFY else 0
 
 
 def recipe_of_settings(settings: ImageSettings) -> Recipe:
     """The recipe of a run of ours: all of it."""
-    names = Recipe.__dataclass_fields__.keys() & ImageSettings.__dataclass_fields__.keys()
-    return Recipe(SDCORE, settings=settings, **{name: getattr(settings, name) for name in names})
+    return Recipe(SDCORE, settings.job, settings.model, settings.model_hash, settings)
+
+
+def size_of(width: int | None, height: int | None) -> Size | None:
+    """The size of a picture that another program painted; None where a side is not known."""
+    return None if not width or not height else Size(width, height)
 
 
 def base_name(name: str) -> str:

@@ -7,7 +7,8 @@ import re
 from sdcore.diffusion.sampler_names import from_web_ui
 from sdcore.diffusion.schedulers import STOCHASTIC
 from sdcore.errors import UsageError
-from sdcore.metadata.image_settings import EmbeddingSettings, HiresSettings, LoraSettings
+from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
+from sdcore.job.job import Job
 from sdcore.metadata.parameters import Parameters, read_parameters
 from sdcore.metadata.recipe import (
     LARGEST_SEED,
@@ -18,6 +19,7 @@ from sdcore.metadata.recipe import (
     Recipe,
     base_name,
     decimal,
+    size_of,
     whole_number,
 )
 from sdcore.prompt.dialects import DIALECTS, parse_prompt
@@ -65,22 +67,23 @@ def recipe_of_parameters(text: str) -> Recipe:
     dialect, unsure = _dialect(pairs)
     return Recipe(
         origin=SDCORE if ours else WEB_UI,
-        prompt=parameters.prompt,
-        negative_prompt=parameters.negative_prompt or None,
-        seed=seed,
-        steps=steps,
-        guidance_scale=decimal(pairs.get("CFG scale"), 1000),
-        guidance_rescale=decimal(pairs.get("CFG rescale"), 1),
-        scheduler=sampler.name,
-        width=width,
-        height=height,
-        clip_skip=max(skip - 1, 0) if skip is not None else 0,
-        dialect=dialect,
+        job=Job(
+            prompt=parameters.prompt,
+            negative_prompt=parameters.negative_prompt or None,
+            seed=seed,
+            steps=steps or None,
+            guidance_scale=decimal(pairs.get("CFG scale"), 1000),
+            guidance_rescale=decimal(pairs.get("CFG rescale"), 1),
+            scheduler=sampler.name,
+            size=size_of(width, height),
+            dialect=dialect,
+            clip_skip=max(skip - 1, 0) if skip is not None else 0,
+            loras=loras,
+            embeddings=tuple(EmbeddingSettings(*pair) for pair in _hashes(pairs.get("TI hashes"))),
+            hires=hires,
+        ),
         model=base_name(pairs["Model"]) if "Model" in pairs else None,
         model_hash=_digits(pairs.get("Model hash")),
-        loras=loras,
-        hires=hires,
-        embeddings=tuple(EmbeddingSettings(*pair) for pair in _hashes(pairs.get("TI hashes"))),
         differences=tuple(dict.fromkeys([*differences, *unsure])),
     )
 

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sdcore.checkpoint.defaults import ModelDefaults
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.diffusion.noise import add_noise, alphas_cumprod_from_config
 from sdcore.diffusion.steps import Step
 from sdcore.errors import UsageError
 from sdcore.image.canvas import make_canvases
-from sdcore.pipeline.request import make_request
 from sdcore.prompt.reading import read_tokens
 from sdcore.sampling.begin import begin_run
 from sdcore.sampling.conditioning import plan_prompts
@@ -67,15 +65,12 @@ def heatmaps_of_image(
         )
     (canvas,) = make_canvases([image], None)
     pixels = canvas.pixels()[None].to(pipe.device)
-    height, width = pixels.shape[2:]
-    choices = ModelDefaults(guidance_scale=1.0, width=width, height=height)
-    request = make_request(prompt, None, seed, 1, choices, pipe.autoencoder.factor)
     size, _ = choose_sizes(kind, canvas.size)
     plan = plan_prompts(
         pipe.readers,
         kind,
-        request.prompts,
-        request.negative_prompts,
+        [prompt],
+        [None],
         len(times),
         guided=False,
         dialect=dialect,

@@ -15,16 +15,15 @@ from torch import Tensor
 
 from sdcore.errors import UsageError
 from sdcore.image.autoencoder import Autoencoder
-from sdcore.pipeline.source import Source
+from sdcore.pipeline.batch_source import BatchSource
 from sdcore.sampling.loop import Kept, Sampler, Start
 
 
 def make_start(
-    source: Source,
+    source: BatchSource,
     sampler: Sampler,
     autoencoder: Autoencoder,
     grid: tuple[int, int],
-    noise: Tensor | None = None,
     *,
     reads_mask: bool = False,
     tiled: bool = False,
@@ -35,20 +34,20 @@ def make_start(
 
     Args:
         grid: (h, w).
-        noise: standard normal (B, C, h, w), in place of what the generators draw.
         reads_mask: the UNet was trained to inpaint (9 channels, Rombach et al. 2022); around the
             mask of any other one the picture is put back after each step.
         tiled: encode pictures in tiles.
     """
     device, images = next(autoencoder.parameters()).device, len(sampler.generators)
     shape = (autoencoder.latent_channels, *grid)
+    noise = source.noise
     if noise is not None and tuple(noise.shape) != (images, *shape):
         raise UsageError(
             f"The latents have the shape {tuple(noise.shape)}.",
             f"These prompts and this size need {(images, *shape)}.",
             "Leave width and height out to follow the latents.",
         )
-    from_noise = not source.given or (source.masked and source.strength == 1)
+    from_noise = source.is_noise or (source.masked and source.strength == 1)
 
     pixels = picture = None
     if source.canvases:

@@ -1,4 +1,4 @@
-"""TextToImage: the whole way from a prompt, and perhaps a picture and a mask, to a picture.
+"""TextToImage: the whole way from a job to a picture.
 
     prompt -> tokens -> text -> (UNet, guidance, scheduler: step by step) -> latents -> image
     noise, or a noisy picture -------^
@@ -8,71 +8,54 @@ Shapes: B images, C latent channels, h w latent grid, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from sdcore.checkpoint.defaults import ModelDefaults
 from sdcore.checkpoint.loading import read_model
 from sdcore.checkpoint.model import Model
 from sdcore.control.run_control import ControlLike, as_run_control
-from sdcore.diffusion.schedulers import copy_scheduler, make_scheduler, scheduler_name, set_steps
-from sdcore.diffusion.steps import visited_times
-from sdcore.image.pictures import to_images
-from sdcore.metadata.image_settings import ImageSettings, SizeSettings
-from sdcore.pipeline.request import Request, check_steps_before, make_request, whole
-from sdcore.pipeline.source import (
-    Source,
-    check_channels,
-    check_count,
-    check_noise,
-    read_source,
+from sdcore.diffusion.guidance import Guidance
+from sdcore.diffusion.schedulers import (
+    copy_scheduler,
+    make_scheduler,
+    scheduler_name,
+    set_steps,
 )
+from sdcore.diffusion.steps import visited_times
+from sdcore.errors import UsageError
+from sdcore.image.pictures import to_images
+from sdcore.job.adapters import EmbeddingSettings, LoraSettings
+from sdcore.job.job import Job, check_alike, make_jobs
+from sdcore.job.record import ImageSettings, source_settings
+from sdcore.job.sources import Noise
+from sdcore.pipeline.batch_source import BatchSource, batch_source, check_channels
+from sdcore.pipeline.larger import joined, larger_jobs
+from sdcore.pipeline.result import Moment, TextToImageResult
+from sdcore.pipeline.sizes import complete_size
 from sdcore.pipeline.start import make_start
-from sdcore.sampling.conditioning import plan_prompts
-from sdcore.sampling.loop import OnStep, Sampler, denoise
-from sdcore.sampling.sizes import SizeConditioning, choose_sizes
+from sdcore.sampling.conditioning import PromptPlan, plan_prompts
+from sdcore.sampling.loop import Sampler, denoise
+from sdcore.sampling.sizes import choose_sizes
 from sdcore.size import Size
 from sdcore.torch_state import with_own_torch_state
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
 EMBEDDED = Path(__file__).parents[1] / "models" / "emoji"
-
-
-@dataclass(frozen=True)
-class TextToImageResult:
-    """What a call gives: one entry for each image, in order, prompt by prompt.
-
-    images:   PIL pictures, RGB.
-    latents:  (B, C, h, w), float32, as the autoencoder decoded them.
-    settings: what each image depends on; `sdcore.metadata.png.save_png` writes them into the file.
-    stopped_at: the run's `denoising_end`.
-    steps_run: how often the UNet was called for each image, earlier passes included.
-    """
-
-    images: list[Image]
-    latents: Tensor
-    settings: list[ImageSettings]
-    stopped_at: float | None = None
-    steps_run: int = 0
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seed that paints each image alone."""
-        return [settings.seed for settings in self.settings]
 
 
 class TextToImage(Model):
     """Paints prompts with Stable Diffusion 1.x, 2.x, XL, or the embedded model.
 
-    The parts are plain attributes and may be replaced. A run attaches nothing to them.
-    `tokenizer_2` and `text_encoder_2` are None except in SDXL; its refiner has these alone.
+    A run attaches nothing to the parts. One TextToImage may be used by many threads.
     """
 
     @classmethod
@@ -121,14 +104,13 @@ class TextToImage(Model):
         return cls.of(model)
 
     @property
-    def native_size(self) -> tuple[int, int]:
-        """The width and height in pixels that the model paints when the call does not say."""
+    def native_size(self) -> Size:
+        """The size in pixels that the model paints when the call does not say."""
         size, factor = self.unet.config.sample_size or 64, self.autoencoder.factor
         height, width = (size, size) if isinstance(size, int) else size
         defaults = self.defaults
-        return defaults.width or width * factor, defaults.height or height * factor
+        return Size(defaults.width or width * factor, defaults.height or height * factor)
 
-    @with_own_torch_state
     def __call__(
         self,
         prompt: str | Sequence[str],
@@ -136,200 +118,232 @@ class TextToImage(Model):
         image: Image | Sequence[Image] | Tensor | None = None,
         mask: Image | Sequence[Image] | None = None,
         strength: float | None = None,
-        only_masked: int | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         seed: int | Sequence[int] | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_rescale: float | None = None,
         scheduler: str | None = None,
         width: int | None = None,
         height: int | None = None,
         images_per_prompt: int = 1,
         dialect: str = "plain",
-        clip_skip: int = 0,
-        steps_before: int = 0,
-        latents: Tensor | None = None,
-        denoising_start: float | None = None,
-        denoising_end: float | None = None,
-        size_conditioning: SizeConditioning | None = None,
-        negative_size_conditioning: SizeConditioning | None = None,
-        tiled: bool = False,
         control: ControlLike | None = None,
-        on_step: OnStep | None = None,
+        progress: bool | None = None,
     ) -> TextToImageResult:
-        """Paint one or more prompts. What is None is taken from the model's folder.
+        """Paint one or more prompts; for all other settings make a `Job` and `paint` it.
 
         Args:
-            image: what to begin from in place of noise alone: a picture, or a list with one for
-                each prompt or each image; or latents (B, C, h, w), as `result.latents`.
-            mask: white is repainted, black stays as it is to the bit, grey mixes the two; as large
-                as the picture. The result is then as large as the picture too.
-            strength: above 0 to 1, how much is painted anew: the last int(steps * strength) steps
-                are run. None is the model's, with a mask 1.
-            only_masked: paints the part around the mask alone, this many pixels wider, at the size
-                that is asked for, and puts it back.
-            negative_prompt: what to keep away from, for all prompts or one for each; without
-                effect at a guidance scale of 1.
-            seed: image i is the image of seed + i alone, whatever the batch; None draws one. A list
-                has a seed for each prompt, and the images of a prompt count on from it.
-            guidance_rescale: see `sdcore.sampling.guidance.Guidance`.
-            scheduler: a name in `sdcore.diffusion.schedulers.SCHEDULERS`.
+            image, mask, strength: see `sdcore.make_jobs` and `sdcore.Picture`.
+            negative_prompt, seed, images_per_prompt: see `sdcore.make_jobs`.
+            steps, guidance_scale, scheduler, dialect: see `sdcore.Job`.
             width, height: in pixels, multiples of 8. None is the model's size, or that of the
                 picture rounded down; a picture of another size is resized to them.
-            dialect: how marks in prompts are read and long ones divided, a name in
-                `sdcore.prompt.DIALECTS`; plain has no marks and cuts, as diffusers does.
-            clip_skip: how many of the text encoders' last layers are left out; in the dialect plain
-                for the prompt and not for the negative prompt, as in diffusers.
-            steps_before: `steps_run` of an earlier pass at another size; prompts that change with
-                the steps go on where it ended, as in the web UI. See `sdcore.pipeline.second_pass`.
-            latents: (B, C, h, w), standard normal noise to begin from in place of the seed's.
-            denoising_start, denoising_end: between 0 and 1, the part of the way that is run: one
-                model stops at 0.8 and another one begins there with image=result.latents.
-            size_conditioning, negative_size_conditioning: what SDXL is told about the size of the
-                picture; None is a whole picture of the size that is painted.
-            tiled: the autoencoder works in tiles: for large pictures in little memory.
-            control: a function that the attention layers call for the conditional rows, see
-                `sdcore.Control`, or an `sdcore.RunControl`, which gives one for each `Step`.
-            on_step: called with each `Step` and the latents after it.
+            control, progress: see `paint`.
 
         Raises:
             UsageError: an argument that cannot be used.
             NonFiniteError: NaN or infinity appeared; the message names the stage and step.
         """
-        control = None if control is None else as_run_control(control)
-        check_noise(latents)
-        source = read_source(
-            image,
-            mask,
+        jobs = make_jobs(
+            prompt,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            images_per_prompt=images_per_prompt,
+            image=image,
+            mask=mask,
             strength=strength,
-            denoising_start=denoising_start,
-            only_masked=only_masked,
-            size=(width, height),
-            model_size=self.native_size,
-            default_strength=self.defaults.strength,
-            channels=self.autoencoder.latent_channels,
-        )
-        choices = self._default_size(source, latents).choose(
-            steps=whole(steps),
+            steps=steps,
             guidance_scale=guidance_scale,
-            guidance_rescale=guidance_rescale,
             scheduler=scheduler,
-            width=width,
-            height=height,
+            dialect=dialect,
         )
-        latent = self.autoencoder.latent_channels
-        factor, clip_skip = self.autoencoder.factor, whole(clip_skip)
-        steps_before = check_steps_before(steps_before)
-        request = make_request(prompt, negative_prompt, seed, images_per_prompt, choices, factor)
-        check_count(source, len(request.seeds) // images_per_prompt, len(request.seeds))
-        check_channels(source, self.unet.config.in_channels, latent)
-        sampler = self._sampler(choices, source, request, denoising_end)
-        kind, painted = self.kind, Size(request.width, request.height)
-        sizes = size_conditioning, negative_size_conditioning
-        size, negative_size = choose_sizes(kind, painted, *sizes)
-        plan = plan_prompts(
+        factor = self.autoencoder.factor
+        size = complete_size(width, height, jobs[0].source, self.native_size, factor)
+        return self.paint([replace(job, size=size) for job in jobs], control, progress=progress)
+
+    def paint(
+        self,
+        jobs: Job | Sequence[Job],
+        control: ControlLike | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> TextToImageResult:
+        """Paint a job, or several at once: they may differ in prompts, seed and source.
+
+        Args:
+            control: for the conditional rows, see `sdcore.RunControl` and `sdcore.Control`.
+            progress: show a bar of the steps; None does so on a terminal.
+
+        Raises:
+            UsageError: a job that this model cannot paint, or jobs that cannot be painted at once.
+            NonFiniteError: NaN or infinity appeared; the message names the stage and step.
+        """
+        moments = self.painting(jobs, control)
+        if sys.stderr.isatty() if progress is None else progress:
+            moments = _with_bar(moments)
+        for moment in moments:
+            if isinstance(moment, TextToImageResult):
+                return moment
+        raise AssertionError("a painting ends with its result")
+
+    @with_own_torch_state
+    def painting(
+        self, jobs: Job | Sequence[Job], control: ControlLike | None = None
+    ) -> Iterator[Moment | TextToImageResult]:
+        """The painting of `paint`, step by step: a `Moment` after each, and at last the result.
+
+        Whoever stops asking stops the run; nothing is left of it.
+        """
+        jobs = [jobs] if isinstance(jobs, Job) else list(jobs)
+        check_alike(jobs)
+        control = None if control is None else as_run_control(control)
+        attention = jobs[0].attention
+        model = self if attention == "auto" else self.with_attention(attention)
+        result = yield from model._one_pass(jobs, control)
+        if jobs[0].hires is not None:
+            again = larger_jobs(result, jobs[0].hires, self.autoencoder.factor)
+            second = yield from model._one_pass(again, control, rerun=True)
+            result = joined(result, second, jobs[0].hires)
+        yield result
+
+    def _one_pass(
+        self, jobs: list[Job], control: ControlLike | None, *, rerun: bool = False
+    ) -> Generator[Moment, None, TextToImageResult]:
+        """One way from noise to pictures; the generator's value is the result."""
+        latent, defaults = self.autoencoder.latent_channels, self.defaults
+        source = batch_source(
+            jobs, native_size=self.native_size, strength=defaults.strength, channels=latent
+        )
+        check_channels(source, self.kind)
+        jobs = [self._filled(job, source) for job in jobs]
+        job, factor = jobs[0], self.autoencoder.factor
+        assert job.size and job.guidance_scale is not None and job.guidance_rescale is not None
+        guidance = Guidance(job.guidance_scale, job.guidance_rescale)
+        sampler = self._sampler(jobs, source)
+        plan = self._plan(jobs, guidance, len(sampler.times))
+        grid = job.size.latent_grid(factor)
+        reads_mask = self.kind.reads_mask
+        start = make_start(
+            source, sampler, self.autoencoder, grid, reads_mask=reads_mask, tiled=job.tiled
+        )
+        latents = start.latents
+        for step, latents in denoise(self.unet, sampler, start, plan, guidance, control):
+            yield Moment(step, latents, rerun)
+        images: list[Image] = []
+        if job.denoising_end is None:
+            images = source.put_back(to_images(self.autoencoder.decode(latents, tiled=job.tiled)))
+        settings = self._settings(jobs, source, scheduler_name(sampler.scheduler), control)
+        return TextToImageResult(images, latents, jobs, settings, len(sampler.times))
+
+    def _filled(self, job: Job, source: BatchSource) -> Job:
+        """The job with the model's defaults in place of what it does not say."""
+        size = job.size or source.size(self.autoencoder.factor) or self.native_size
+        defaults = self.defaults
+        unset = {
+            "steps": defaults.steps,
+            "guidance_scale": defaults.guidance_scale,
+            "guidance_rescale": defaults.guidance_rescale,
+            "scheduler": defaults.scheduler,
+            "size": size.paintable(max(self.autoencoder.factor, 8)),
+        }
+        unset = {k: v for k, v in unset.items() if k == "size" or getattr(job, k) is None}
+        loras = tuple(LoraSettings(on.name, on.unet, on.text, on.hash) for on in self.loras)
+        words = tuple(EmbeddingSettings(on.name, on.hash) for on in self.embeddings)
+        _check_adapters("LoRAs", job.loras, loras)
+        _check_adapters("embeddings", job.embeddings, words)
+        return replace(job.with_seed(), **unset, loras=loras, embeddings=words)
+
+    def _sampler(self, jobs: Sequence[Job], source: BatchSource) -> Sampler:
+        """A scheduler of this run's own, with its times set, and a generator for each image."""
+        job = jobs[0]
+        assert job.steps is not None
+        if job.scheduler is None:
+            scheduler = copy_scheduler(self.scheduler)
+        else:
+            scheduler = make_scheduler(job.scheduler, self.scheduler.config)
+        set_steps(scheduler, job.steps, self.device)
+        times = visited_times(
+            scheduler,
+            job.steps,
+            strength=source.strength,
+            start=source.denoising_start,
+            end=job.denoising_end,
+        )
+        generators = [torch.Generator().manual_seed(job.seed or 0) for job in jobs]
+        return Sampler(scheduler, times, generators)
+
+    def _plan(self, jobs: Sequence[Job], guidance: Guidance, steps: int) -> PromptPlan:
+        job, kind = jobs[0], self.kind
+        assert job.size is not None
+        sizes = job.size_conditioning, job.negative_size_conditioning
+        size, negative_size = choose_sizes(kind, job.size, *sizes)
+        return plan_prompts(
             self.readers,
             kind,
-            request.prompts,
-            request.negative_prompts,
-            len(sampler.times),
-            guided=request.guidance.active,
-            dialect=dialect,
-            clip_skip=clip_skip,
-            steps_before=steps_before,
+            [job.prompt for job in jobs],
+            [job.negative_prompt for job in jobs],
+            steps,
+            guided=guidance.active,
+            dialect=job.dialect,
+            clip_skip=job.clip_skip,
+            steps_before=job.steps_before,
             size=size,
             negative_size=negative_size,
             zeros_for_no_prompt=self.defaults.zeros_for_no_prompt,
         )
-        start = make_start(
-            source,
-            sampler,
-            self.autoencoder,
-            (request.height // factor, request.width // factor),
-            latents,
-            reads_mask=kind.reads_mask,
-            tiled=tiled,
-        )
-        denoised = denoise(self.unet, sampler, start, plan, request.guidance, control, on_step)
-        images: list[Image] = []
-        if denoising_end is None:
-            images = source.put_back(to_images(self.autoencoder.decode(denoised, tiled=tiled)))
-        settings = self._settings(
-            request,
-            choices,
-            sampler,
-            source,
-            sizes,
-            dialect=dialect,
-            clip_skip=clip_skip,
-            tiled=tiled,
-            beyond=("latents",) * (latents is not None)
-            + ("control",) * (control is not None)
-            + ("steps_before",) * (steps_before != 0),
-        )
-        return TextToImageResult(images, denoised, settings, denoising_end, len(sampler.times))
-
-    def _default_size(self, source: Source, noise: Tensor | None) -> ModelDefaults:
-        """The model's defaults with the size that follows from what was given."""
-        factor = self.autoencoder.factor
-        size = source.size(factor)
-        if noise is not None and not size:
-            height, width = (size * factor for size in noise.shape[2:])
-            size = {"width": width, "height": height}
-        width, height = self.native_size
-        return replace(self.defaults, **{"width": width, "height": height, **size})
-
-    def _sampler(
-        self, choices: ModelDefaults, source: Source, request: Request, end: float | None
-    ) -> Sampler:
-        """A scheduler of this run's own, with its times set."""
-        if choices.scheduler is None:
-            scheduler = copy_scheduler(self.scheduler)
-        else:
-            scheduler = make_scheduler(choices.scheduler, self.scheduler.config)
-        set_steps(scheduler, choices.steps, self.device)
-        times = visited_times(
-            scheduler,
-            choices.steps,
-            strength=source.strength,
-            start=source.denoising_start,
-            end=end,
-        )
-        generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
-        return Sampler(scheduler, times, generators)
 
     def _settings(
-        self,
-        request: Request,
-        choices: ModelDefaults,
-        sampler: Sampler,
-        source: Source,
-        sizes: Sequence[SizeConditioning | None],
-        **more: Any,
+        self, jobs: Sequence[Job], source: BatchSource, sampler: str, control: Any
     ) -> list[ImageSettings]:
-        told = [None if size is None else SizeSettings(**vars(size)) for size in sizes]
-        sources = source.settings(len(request.seeds))
-        each = zip(request.prompts, request.negative_prompts, request.seeds, sources, strict=True)
+        """The record of each image."""
+        beyond = {
+            "latents": source.noise is not None,
+            "control": control is not None,
+            "steps_before": jobs[0].steps_before != 0,
+        }
         return [
             ImageSettings(
-                prompt,
-                negative_prompt,
-                seed,
-                steps=choices.steps,
-                guidance_scale=choices.guidance_scale,
-                guidance_rescale=choices.guidance_rescale,
-                scheduler=scheduler_name(sampler.scheduler),
-                width=request.width,
-                height=request.height,
-                model=self.defaults.name,
-                precision=str(self.dtype).removeprefix("torch."),
-                own_scheduler=choices.scheduler is None,
-                source=begun_from,
-                size=told[0],
-                negative_size=told[1],
-                batch=(i, len(request.seeds)),
-                **more,
+                replace(job, source=Noise(), steps_before=0, denoising_end=None),
+                sampler,
+                self.defaults.name,
+                str(self.dtype).removeprefix("torch."),
+                source=source_settings(job.source, source.strength),
+                batch=(i, len(jobs)),
+                beyond=tuple(name for name, there in beyond.items() if there),
             )
-            for i, (prompt, negative_prompt, seed, begun_from) in enumerate(each)
+            for i, job in enumerate(jobs)
         ]
+
+
+def _check_adapters(
+    kind: str,
+    wanted: Sequence[LoraSettings | EmbeddingSettings],
+    there: Sequence[LoraSettings | EmbeddingSettings],
+) -> None:
+    """Refuse a job that names other adapters than the model has; a job may name none."""
+    names, found = [one.name for one in wanted], [one.name for one in there]
+    if names and names != found:
+        raise UsageError(
+            f"The job asks for other {kind} than the model has.",
+            f"It asks for {', '.join(names)}; the model has {', '.join(found) or 'none'}.",
+            "Apply them first, with apply_loras or apply_embeddings.",
+        )
+
+
+def _with_bar(
+    moments: Iterator[Moment | TextToImageResult],
+) -> Iterator[Moment | TextToImageResult]:
+    """The same, with a bar of the steps on standard error."""
+    from tqdm import tqdm
+
+    bar: tqdm[Any] | None = None
+    for moment in moments:
+        if isinstance(moment, Moment):
+            if bar is None or moment.step.index == 0:
+                if bar is not None:
+                    bar.close()
+                bar = tqdm(total=moment.step.count, unit="step")
+            bar.update(1)
+        elif bar is not None:
+            bar.close()
+        yield moment

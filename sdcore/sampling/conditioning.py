@@ -25,7 +25,8 @@ from sdcore.prompt.other_readings import describe_other_readings
 from sdcore.prompt.reading import as_tokens, equally_long
 from sdcore.prompt.text import Parsed, Steps
 from sdcore.sampling.guidance import Conditioning, Part, StepConditioning
-from sdcore.sampling.sizes import SizeConditioning, check_size_conditioning
+from sdcore.sampling.sizes import check_size_conditioning
+from sdcore.size import SizeConditioning
 from sdcore.text.tokenizer import describe_cut
 from sdcore.unet.unet import AddedConditions
 

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from sdcore.attention import Attend, Control, Site, call_control
-from sdcore.checks import as_finite
-from sdcore.errors import UsageError
+from sdcore.diffusion.guidance import Guidance
 from sdcore.unet.unet import AddedConditions
 
 
@@ -80,39 +79,6 @@ class StepControls:
 
 
 NO_CONTROLS = StepControls()
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How strongly the prompt is followed.
-
-    Attributes:
-        scale: 1 or less runs the conditional rows alone.
-        rescale: 0 to 1, how far the guided prediction is brought back to the standard deviation of
-            the conditional one (Lin et al. 2023, arXiv 2305.08891, section 3.4); 0.7 is usual for
-            v-prediction models with zero terminal SNR, which high scales over-expose.
-    """
-
-    scale: float = 7.5
-    rescale: float = 0.0
-
-    def __post_init__(self) -> None:
-        if as_finite(self.scale, 0) is None:
-            raise UsageError(
-                f"guidance_scale is {self.scale!r}.",
-                "It must be a finite number that is not negative.",
-                "Use 1 for no guidance, 5 to 8 for most models.",
-            )
-        if as_finite(self.rescale, 0, 1) is None:
-            raise UsageError(
-                f"guidance_rescale is {self.rescale!r}.",
-                "It mixes two predictions, so it lies between 0 and 1.",
-                "Use 0 for none; 0.7 is usual for v-prediction models.",
-            )
-
-    @property
-    def active(self) -> bool:
-        return self.scale > 1
 
 
 def guided_prediction(

@@ -7,7 +7,7 @@ Shapes: B images, C latent channels, h w latent grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from sdcore.control.run_control import ControlLike
     from sdcore.sampling.conditioning import PromptPlan
     from sdcore.unet.unet import UNet
-
-OnStep = Callable[[Step, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -102,9 +100,10 @@ def denoise(
     plan: PromptPlan,
     guidance: Guidance,
     control: ControlLike | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """The sampling loop: latents (B, C, h, w) stay float32, the UNet runs in its own type.
+) -> Iterator[tuple[Step, Tensor]]:
+    """The sampling loop: each step, and the latents (B, C, h, w) after it, in float32.
+
+    The UNet runs in its own type.
 
     Raises:
         NonFiniteError: NaN or infinity appeared; the message says whose it is, and at which step.
@@ -147,9 +146,7 @@ def denoise(
             following = sampler.times[step.index + 1 : step.index + 2]
             next_time = following[0] if len(following) else None
             latents = start.kept.put_back(latents, sampler, next_time)
-        if on_step is not None:
-            on_step(step, latents)
-    return latents
+        yield step, latents
 
 
 def _check_finite(latents: Tensor, prediction: Tensor, step: Step) -> None:

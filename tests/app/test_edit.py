@@ -48,7 +48,7 @@ def test_pictures_are_those_of_the_library(run, sd_folder) -> None:
     for path, image in zip((source, edited), want, strict=True):
         assert (levels(path) == np.asarray(image)).all()
         recorded = read_recipe(path).settings
-        assert recorded is not None and recorded.seed == 5 and "control" in recorded.beyond
+        assert recorded is not None and recorded.job.seed == 5 and "control" in recorded.beyond
     assert source.name == "a-fox-on-the-red-tree-source.png"
     assert pair.name == "a-fox-on-the-red-tree.png"
     sheet = levels(pair)
@@ -75,7 +75,7 @@ def test_several_edits_of_several_seeds(run) -> None:
         *("a fox", "--to", "a cat", "--to", "a red fox", "--images", "2", "--output", "x/e.png")
     )
     assert code == 0 and len(paths) == 2 * 3 + 1
-    seeds = [read_recipe(path).settings.seed for path in paths[:-1]]  # pyright: ignore
+    seeds = [read_recipe(path).settings.job.seed for path in paths[:-1]]  # pyright: ignore
     assert seeds == [5, 5, 5, 6, 6, 6]
     assert paths[-1] == Path("x/e.png") and paths[3] == Path("x/e-source-1.png")
     assert levels(paths[-1]).shape[0] > 2 * 192, "a row for each seed"

@@ -26,6 +26,7 @@ from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.diffusion.schedulers import make_scheduler, set_steps
 from sdcore.image.pictures import to_images
 from tests.browser import Browser
+from tests.painting import paint
 
 HOSTILE = (
     'a fox </script><script>alert(1)</script> "><img src=x onerror=alert(2)> <!-- &lt; {{data}}'
@@ -305,7 +306,9 @@ def test_the_film_shows_what_the_model_expects(sd_folder) -> None:
     recording = Recording(pipe, PROMPT, None, "plain", 2)
     run = {"seed": 5, "steps": 4, "scheduler": "ddim", "guidance_scale": 3.0}
     latents: list[torch.Tensor] = []
-    result = pipe(PROMPT, control=recording, on_step=lambda _, now: latents.append(now), **run)
+    result = paint(
+        pipe, PROMPT, control=recording, on_step=lambda _, now: latents.append(now), **run
+    )
     made = explain_run(pipe, recording, result.images[0], {"prompt": PROMPT, "dialect": "plain"})
     first, last = (window.picture for window in made.windows)
     assert last is made.picture

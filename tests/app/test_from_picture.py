@@ -16,10 +16,11 @@ from sdcore import TextToImage
 from sdcore.app import paint as text_to_image
 from sdcore.errors import FileError
 from sdcore.files.hashes import file_hash, tensor_hash, weights_hash
-from sdcore.metadata.image_settings import EmbeddingSettings, LoraSettings
+from sdcore.job.adapters import EmbeddingSettings, LoraSettings
 from sdcore.metadata.png import read_settings, save_png
-from sdcore.sampling.sizes import SizeConditioning
+from sdcore.size import Size, SizeConditioning
 from tests.metadata.test_recipe import GRAPH, node
+from tests.painting import paint
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_run_of_ours_is_repeated_to_the_bit(run, sd_folder, flags) -> None:
     assert code == 0 and "a picture by sdcore" in err and "not the same" not in err
     assert pixels(again[0]) == pixels(first[1]) != pixels(first[0])
     assert read_settings(again[0]) == read_settings(first[1])
-    assert read_settings(again[0]).seed == 12
+    assert read_settings(again[0]).job.seed == 12
 
 
 def test_sdxl_and_a_missing_negative_prompt(run, sdxl_folder) -> None:
@@ -99,7 +100,7 @@ def test_sdxls_sizes_are_told_again(run, sdxl_folder, tmp_path) -> None:
         SizeConditioning((8, 8), (0, 0), (8, 8)),
     )
     told = {"size_conditioning": sizes[0], "negative_size_conditioning": sizes[1]}
-    result = pipe("a fox", seed=1, steps=2, **told)
+    result = paint(pipe, "a fox", seed=1, steps=2, **told)
     path = save_png(result.images[0], tmp_path / "x.png", result.settings[0])
     _, again, _ = run("--from", path, "--model", sdxl_folder)
     assert pixels(again[0]) == pixels(path) != pipe("a fox", seed=1, steps=2).images[0].tobytes()
@@ -112,7 +113,7 @@ def test_what_no_picture_can_hold_is_named(run, sd_folder, tmp_path) -> None:
     def control(site, grid, q, k, v, attend):
         return attend(q, k, v)
 
-    result = pipe("a fox", seed=1, steps=1, latents=noise, control=control)
+    result = paint(pipe, "a fox", seed=1, steps=1, latents=noise, control=control)
     path = save_png(result.images[0], tmp_path / "x.png", result.settings[0])
     code, _, err = run("--from", path, "--model", sd_folder)
     assert code == 0 and "with latents=, which no file" in err and "with control=" in err
@@ -145,8 +146,12 @@ def test_flags_beside_it_come_first(run, sd_folder) -> None:
     code, again, _ = run("--from", first[0], "--model", sd_folder, *flags)
     read = read_settings(again[0])
     assert code == 0
-    assert (read.prompt, read.seed, read.steps, read.width) == ("a dog", 2, 2, 24)
-    assert read.clip_skip == 1 and read.guidance_scale == read_settings(first[0]).guidance_scale
+    job = read.job
+    assert (job.prompt, job.seed, job.steps, job.size.width) == ("a dog", 2, 2, 24)
+    assert (
+        read.job.clip_skip == 1
+        and read.job.guidance_scale == read_settings(first[0]).job.guidance_scale
+    )
 
 
 def test_loras_are_applied_recorded_and_repeated(run, sd_folder, lora) -> None:
@@ -154,14 +159,14 @@ def test_loras_are_applied_recorded_and_repeated(run, sd_folder, lora) -> None:
     _, plain, _ = run("a cat", *model)
     _, first, _ = run("a cat", *model, "--lora", f"{lora}:0.7")
     assert pixels(first[0]) != pixels(plain[0])
-    assert read_settings(first[0]).loras == (LoraSettings("ink", 0.7, 0.7, tensor_hash(lora)),)
+    assert read_settings(first[0]).job.loras == (LoraSettings("ink", 0.7, 0.7, tensor_hash(lora)),)
     folder = ["--lora-folder", lora.parents[1]]
     for flags in (folder, ["--lora", lora]):  # by its name, or by the file; the weight is told
         code, again, err = run("--from", first[0], "--model", sd_folder, *flags)
         assert code == 0 and "not the same" not in err
         assert pixels(again[0]) == pixels(first[0])
     _, other, _ = run("--from", first[0], "--model", sd_folder, "--lora", f"{lora}:0.1")
-    assert read_settings(other[0]).loras[0].unet == 0.1
+    assert read_settings(other[0]).job.loras[0].unet == 0.1
     code, _, err = run("--from", first[0], "--model", sd_folder)
     assert code == 2 and "There is no LoRA 'ink'" in err
     tensors = {"other": torch.zeros(1)}
@@ -181,8 +186,8 @@ def test_embeddings_and_dialects_are_repeated(run, sd_folder, tmp_path, dialect)
     _, first, err = run(prompt, *model, "--embedding", learned)
     assert pixels(first[0]) != pixels(plain[0]) and "no effect" not in err
     told = read_settings(first[0])
-    assert told.embeddings == (EmbeddingSettings("mark", file_hash(learned)),)
-    assert told.dialect == dialect
+    assert told.job.embeddings == (EmbeddingSettings("mark", file_hash(learned)),)
+    assert told.job.dialect == dialect
     code, again, err = run("--from", first[0], "--model", sd_folder, "--embedding", learned)
     assert code == 0 and "not the same" not in err and pixels(again[0]) == pixels(first[0])
     code, _, err = run("--from", first[0], "--model", sd_folder)
@@ -210,10 +215,11 @@ def test_a_text_of_the_web_ui(run, sd_folder, lora, tmp_path) -> None:
     ):
         assert said in err, said
     read = read_settings(paths[0])
-    assert (read.seed, read.steps, read.guidance_scale, read.clip_skip) == (5, 2, 4.0, 1)
-    assert (read.width, read.height, read.negative_prompt) == (40, 24, "bad")
-    assert (read.scheduler, read.dialect) == ("dpm++ sde karras", "a1111")
-    assert [(lora.name, lora.unet) for lora in read.loras] == [("ink", 0.5)]
+    job = read.job
+    assert (job.seed, job.steps, job.guidance_scale, job.clip_skip) == (5, 2, 4.0, 1)
+    assert (job.size, job.negative_prompt) == (Size(40, 24), "bad")
+    assert (read.sampler, job.dialect) == ("dpm++ sde karras", "a1111")
+    assert [(lora.name, lora.unet) for lora in job.loras] == [("ink", 0.5)]
 
 
 def test_a_graph_of_comfyui(run, sd_folder, lora, tmp_path) -> None:
@@ -224,14 +230,15 @@ def test_a_graph_of_comfyui(run, sd_folder, lora, tmp_path) -> None:
     code, paths, err = run("--from", source, "--model", sd_folder, "--lora-folder", lora.parent)
     assert code == 0 and "a picture by ComfyUI" in err and "the picture's 'v1-5'" in err
     read = read_settings(paths[0])
-    assert (read.seed, read.steps, read.clip_skip, read.dialect) == (42, 2, 1, "comfy")
-    assert (read.loras[0].unet, read.loras[0].text) == (0.7, 0.3)
+    job = read.job
+    assert (job.seed, job.steps, job.clip_skip, job.dialect) == (42, 2, 1, "comfy")
+    assert (job.loras[0].unet, job.loras[0].text) == (0.7, 0.3)
 
 
 def test_clip_skip_of_others_means_nothing_on_sdxl(run, sdxl_folder, tmp_path) -> None:
     source = picture(tmp_path, parameters=WEB_UI.replace("DPM++ 2S a", "DPM++ 2M"))
     code, paths, _ = run("--from", source, "--model", sdxl_folder)
-    assert code == 0 and read_settings(paths[0]).clip_skip == 0
+    assert code == 0 and read_settings(paths[0]).job.clip_skip == 0
 
 
 def test_the_models_hash_is_noted_and_compared(run, sd_folder, sd2_folder) -> None:

@@ -56,7 +56,7 @@ def test_from_a_picture(run) -> None:
     assert [path.name for path in paths] == ["a-cat.png", "a-cat-1.png", "a-dog.png", "a-dog-1.png"]
     assert levels(paths[0]).shape == (48, 64, 3)
     settings = read_recipe(paths[1]).settings
-    assert settings is not None and settings.seed == 6
+    assert settings is not None and settings.job.seed == 6
     assert settings.source is not None and settings.source.strength == 0.5
 
 
@@ -100,7 +100,11 @@ def test_a_second_pass(run) -> None:
         (["fox.png", "a cat", "--only-masked"], 2, "--only-masked"),
         (["fox.png", "a cat", "--invert-mask"], 2, "--invert-mask"),
         (["fox.png", "a cat", "--mask", "mask.png", "--hires", "96"], 2, "--hires"),
-        (["fox.png", "a cat", "--mask", "mask.png", "--only-masked", "-3"], 2, "only_masked is -3"),
+        (
+            ["fox.png", "a cat", "--mask", "mask.png", "--only-masked", "-3"],
+            2,
+            "--only-masked is -3",
+        ),
         (["fox.png", "a cat", "--strength", "0"], 2, "strength is 0"),
         (["fox.png", "a cat", "--strength", "nan"], 2, "strength is nan"),
         (["fox.png", "a cat", "--size", "65"], 2, "multiple of 8"),

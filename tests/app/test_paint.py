@@ -10,6 +10,7 @@ from PIL import Image
 from sdcore.app import paint
 from sdcore.metadata.png import read_settings
 from sdcore.prompt.dialects import DIALECTS
+from sdcore.size import Size
 
 
 @pytest.fixture
@@ -36,8 +37,8 @@ def test_pictures_of_several_prompts_in_batches(run) -> None:
         *("a-cat.png", "a-cat-1.png", "a-dog.png", "a-dog-1.png", "grid.png")
     ]
     settings = [read_settings(path) for path in paths[:4]]
-    assert [s.seed for s in settings] == [5, 6, 7, 8]
-    assert [s.prompt for s in settings] == ["a cat", "a cat", "a Dog!", "a Dog!"]
+    assert [s.job.seed for s in settings] == [5, 6, 7, 8]
+    assert [s.job.prompt for s in settings] == ["a cat", "a cat", "a Dog!", "a Dog!"]
     with Image.open(paths[4]) as grid, Image.open(paths[3]) as last:
         assert grid.size == (128, 128)
         assert grid.crop((64, 64, 128, 128)).tobytes() == last.tobytes()
@@ -53,9 +54,9 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
     )
     assert code == 0 and paths == [target]
     settings = read_settings(target)
-    expected = {"width": 40, "height": 24, "scheduler": "euler a", "negative_prompt": "bad"}
-    assert {key: getattr(settings, key) for key in expected} == expected
-    assert settings.guidance_scale == 3.0
+    job = settings.job
+    assert (job.size, job.guidance_scale, job.negative_prompt) == (Size(40, 24), 3.0, "bad")
+    assert job.scheduler == settings.sampler == "euler a"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
         (["--width", "0"], 2, "width is 0"),
         (["--clip-skip", "-1"], 2, "--clip-skip is -1"),
         (["--guidance-scale", "nan"], 2, "nan"),
-        (["--guidance-rescale", "2"], 2, "guidance_rescale"),
+        (["--guidance-rescale", "2"], 2, "--guidance-rescale"),
         (["--dialect", "a11"], 2, "'a1111'"),
         (["--hires", "100"], 2, "width in --hires"),
         (["--hires-strength", "0.5"], 2, "without --hires"),
@@ -123,7 +124,7 @@ def test_prompts_from_a_file(run, tmp_path) -> None:
     (tmp_path / "prompts.txt").write_text("\ufeffa fox\r\n\n  苹果 \r\n", "utf-8")
     code, paths, _ = run("a cat", "--prompt-file", str(tmp_path / "prompts.txt"), "--seed", "3")
     assert code == 0
-    assert [(read_settings(p).prompt, read_settings(p).seed) for p in paths] == [
+    assert [(read_settings(p).job.prompt, read_settings(p).job.seed) for p in paths] == [
         *(("a cat", 3), ("a fox", 4), ("苹果", 5))
     ]
 

@@ -22,6 +22,7 @@ from sdcore.prompt.reading import read_tokens
 from sdcore.sampling.begin import begin_run
 from tests.control.runs import STEP
 from tests.explicit_map import edited_map, heat, make_attend, region_map
+from tests.painting import paint
 
 CROSS = Site("down", 1, kind="cross", name="down_blocks.1.attentions.0.transformer_blocks.0.attn2")
 SELF = Site("down", 1, kind="self", name="down_blocks.1.attentions.0.transformer_blocks.0.attn1")
@@ -272,5 +273,5 @@ def test_tokens_of_other_prompts_are_refused_before_the_first_step(pipe, tokens)
     steps = []
     for control in (Reweight(tokens, {"red": 1.0}), WordHeatmaps(tokens), PromptEdit(tokens)):
         with pytest.raises(UsageError, match="2 prompts"):
-            pipe("a cat", steps=1, control=control, on_step=lambda s, x: steps.append(s))
+            paint(pipe, "a cat", steps=1, control=control, on_step=lambda s, x: steps.append(s))
     assert not steps

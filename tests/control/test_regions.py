@@ -13,6 +13,7 @@ from sdcore.control.run_control import attention_sites
 from sdcore.errors import UsageError
 from tests.control.runs import STEP, make_run
 from tests.explicit_map import make_attend, region_map
+from tests.painting import paint
 
 HERE = [name for name in BACKENDS if unavailable(name) is None]
 CROSS = Site("down", 1, kind="cross", name="a.transformer_blocks.0.attn2")
@@ -181,7 +182,7 @@ def test_numbers_out_of_range_and_undivided_texts_are_refused(sd):
         Regions("grass", [])
     steps = []
     with pytest.raises(UsageError, match="not divided"):
-        sd(two().prompt, steps=1, control=two(), on_step=lambda s, x: steps.append(s))
+        paint(sd, two().prompt, steps=1, control=two(), on_step=lambda s, x: steps.append(s))
     assert not steps
     with pytest.raises(UsageError, match="cannot be divided"):
         begun(two(), tokens=13)

@@ -12,10 +12,11 @@ from hypothesis import strategies as some
 from sdcore import __version__
 from sdcore.diffusion.sampler_names import from_web_ui, to_web_ui
 from sdcore.diffusion.schedulers import SCHEDULERS
-from sdcore.metadata.image_settings import HiresSettings, LoraSettings
+from sdcore.job.adapters import HiresSettings, LoraSettings
 from sdcore.metadata.parameters import carries, read_parameters, write_parameters
 from sdcore.metadata.web_ui import recipe_of_parameters
-from tests.metadata.test_png import EVERYTHING, SETTINGS, any_text
+from sdcore.size import Size
+from tests.metadata.test_png import EVERYTHING, SETTINGS, any_text, with_job
 
 
 def test_the_text_as_the_web_ui_writes_it() -> None:
@@ -26,7 +27,7 @@ def test_the_text_as_the_web_ui_writes_it() -> None:
         'Size: 64x48, Model: "fruit: ripe", Clip skip: 2, RNG: CPU, '
         f"Dialect: plain, Version: sdcore {__version__}"
     )
-    plain = replace(SETTINGS, negative_prompt=None, clip_skip=0, scheduler="euler a")
+    plain = with_job(SETTINGS, negative_prompt=None, clip_skip=0, scheduler="euler a")
     text = write_parameters(plain)
     assert "Negative" not in text and "Clip skip" not in text
     assert "Sampler: Euler a, Schedule type: Uniform, CFG" in text
@@ -47,7 +48,7 @@ def test_hashes_are_as_long_as_the_web_ui_writes_them() -> None:
 @example("a\n\n", "b\nNegative prompt: c")
 @example('quote " comma, colon: "', '"')
 def test_prompts_are_read_back_or_said_not_to_be(prompt, negative) -> None:
-    written = replace(SETTINGS, prompt=prompt, negative_prompt=negative)
+    written = with_job(SETTINGS, prompt=prompt, negative_prompt=negative)
     text = write_parameters(written).encode("utf-8", "replace").decode()
     read = read_parameters(text)
     assert (read.prompt, read.negative_prompt) == (prompt, negative) or not carries(
@@ -146,12 +147,12 @@ Lora hashes: "ink: 0123456789ab", RNG: CPU, Version: v1.9.4"""
 
 def test_a_run_of_the_web_ui() -> None:
     recipe = recipe_of_parameters(WEB_UI)
-    assert recipe.prompt == "a girl, (hat:1.2) <lora:ink:0.7>"
-    assert (recipe.negative_prompt, recipe.seed, recipe.steps) == ("bad", 965400086, 20)
-    assert (recipe.width, recipe.height, recipe.guidance_scale) == (512, 768, 7.5)
-    assert (recipe.scheduler, recipe.dialect) == ("dpm++ 2m karras", "a1111")
+    assert recipe.job.prompt == "a girl, (hat:1.2) <lora:ink:0.7>"
+    assert (recipe.job.negative_prompt, recipe.job.seed, recipe.job.steps) == ("bad", 965400086, 20)
+    assert (recipe.job.size, recipe.job.guidance_scale) == (Size(512, 768), 7.5)
+    assert (recipe.job.scheduler, recipe.job.dialect) == ("dpm++ 2m karras", "a1111")
     assert (recipe.model, recipe.model_hash) == ("v1-5", "45dee52b01")  # a name, no path
-    assert recipe.loras == (LoraSettings("ink", 0.7, 0.7, "0123456789ab"),)
+    assert recipe.job.loras == (LoraSettings("ink", 0.7, 0.7, "0123456789ab"),)
     assert recipe.differences == ()
     # The web UI's 2 is one layer left out, and has no effect on SDXL.
     assert (recipe.clip_skip_for(xl=False), recipe.clip_skip_for(xl=True)) == (1, 0)
@@ -159,7 +160,7 @@ def test_a_run_of_the_web_ui() -> None:
 
 def test_what_a_reader_assumes_where_nothing_is_said() -> None:
     recipe = recipe_of_parameters("a\nSteps: 20, Sampler: DDIM, Seed: 7")
-    assert recipe.clip_skip == 0 and recipe.width is None
+    assert recipe.job.clip_skip == 0 and recipe.job.size is None
     assert "RNG 'GPU'" in " ".join(recipe.differences)
 
 
@@ -203,7 +204,7 @@ def test_what_cannot_match_is_named(added, said) -> None:
 )
 def test_the_second_pass_of_the_web_ui(added, hires, said) -> None:
     recipe = recipe_of_parameters(f"{WEB_UI}, Denoising strength: 0.4, {added}")
-    assert recipe.hires == (hires or HiresSettings(1024, 1536, 0.4))
+    assert recipe.job.hires == (hires or HiresSettings(1024, 1536, 0.4))
     assert said in " ".join(recipe.differences) and bool(said) == bool(recipe.differences)
 
 
@@ -217,7 +218,7 @@ def test_our_own_text_without_the_json() -> None:
     recipe = recipe_of_parameters(write_parameters(SETTINGS))
     assert recipe.origin == "sdcore" and not recipe.differences
     for name in ("prompt", "negative_prompt", "seed", "steps", "scheduler", "clip_skip", "dialect"):
-        assert getattr(recipe, name) == getattr(SETTINGS, name), name
+        assert getattr(recipe.job, name) == getattr(SETTINGS.job, name), name
 
 
 def test_random_lines_are_read_or_refused_and_in_no_time() -> None:

@@ -6,6 +6,7 @@ import random
 import struct
 import zlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,42 +15,49 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdcore.errors import FileError
-from sdcore.metadata.image_settings import (
-    EmbeddingSettings,
-    HiresSettings,
-    ImageSettings,
-    LoraSettings,
-    RefinerSettings,
-    SizeSettings,
-    SourceSettings,
-)
+from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
+from sdcore.job.job import Job
+from sdcore.job.record import ImageSettings, RefinerSettings, SourceSettings
 from sdcore.metadata.parameters import carries, read_parameters
 from sdcore.metadata.png import read_recipe, read_settings, read_texts, save_png
+from sdcore.size import Size, SizeConditioning
 
 SETTINGS = ImageSettings(
-    prompt="a red apple, photo",
-    negative_prompt="bad drawing",
-    seed=7,
-    steps=20,
-    guidance_scale=5.0,
-    guidance_rescale=0.0,
-    scheduler="dpm++ 2m karras",
-    width=64,
-    height=48,
-    clip_skip=1,
+    Job(
+        prompt="a red apple, photo",
+        negative_prompt="bad drawing",
+        seed=7,
+        steps=20,
+        guidance_scale=5.0,
+        guidance_rescale=0.0,
+        scheduler="dpm++ 2m karras",
+        size=Size(64, 48),
+        clip_skip=1,
+    ),
+    sampler="dpm++ 2m karras",
     model="fruit: ripe",
     precision="float32",
 )
-EVERYTHING = replace(
-    SETTINGS,
+
+
+def with_job(settings: ImageSettings, **fields: Any) -> ImageSettings:
+    """The record with some fields of its job changed; the sampler is the job's scheduler."""
+    job = replace(settings.job, **fields)
+    return replace(settings, job=job, sampler=job.scheduler or settings.sampler)
+
+
+EVERYTHING = with_job(
+    replace(
+        SETTINGS,
+        model_hash="0f" * 32,
+        source=SourceSettings("12" * 32, 0.6, mask="34" * 32, only_masked=32),
+        refiner=RefinerSettings("finer", 0.8),
+    ),
     dialect="a1111",
-    model_hash="0f" * 32,
     loras=(LoraSettings("ink", 0.7, 0.3, "ab" * 32), LoraSettings("pen, wide", -1.5, 1, "cd" * 32)),
     embeddings=(EmbeddingSettings("<mark>", "ef" * 32),),
-    source=SourceSettings("12" * 32, 0.6, mask="34" * 32, only_masked=32),
     hires=HiresSettings(128, 96, 0.5, steps=9),
-    refiner=RefinerSettings("finer", 0.8),
-    size=SizeSettings((512, 512), (0, 8), (64, 48), 6.5),
+    size_conditioning=SizeConditioning((512, 512), (0, 8), (64, 48), 6.5),
 )
 PICTURE = Image.new("RGB", (64, 48), "red")
 
@@ -60,13 +68,12 @@ finite = some.floats(allow_nan=False, allow_infinity=False)
 
 @given(any_text, some.none() | any_text, some.integers(0, 2**63 - 1), finite, finite)
 def test_our_json_is_exact_for_any_prompt(prompt, negative, seed, scale, strength) -> None:
-    settings = replace(
-        EVERYTHING,
+    settings = with_job(
+        replace(EVERYTHING, source=SourceSettings("", strength)),
         prompt=prompt,
         negative_prompt=negative,
         seed=seed,
-        guidance_scale=scale,
-        source=SourceSettings("", strength),
+        guidance_scale=abs(scale),
         loras=(LoraSettings(prompt, strength, scale, ""),),
     )
     assert ImageSettings.from_json(settings.to_json()) == settings
@@ -83,7 +90,7 @@ PROMPTS = [
 @pytest.mark.parametrize("settings", [SETTINGS, EVERYTHING], ids=["plain", "everything"])
 def test_settings_survive_the_file(tmp_path, number, settings) -> None:
     prompt = PROMPTS[number]
-    settings = replace(settings, prompt=prompt, negative_prompt=prompt)
+    settings = with_job(settings, prompt=prompt, negative_prompt=prompt)
     path = save_png(PICTURE, tmp_path / "x.png", settings)
     assert read_settings(path) == settings
     with Image.open(path) as image:
@@ -132,7 +139,7 @@ def test_the_web_uis_comment_in_jpeg_and_webp(tmp_path, kind, order) -> None:
     exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode(order)
     PICTURE.save(tmp_path / f"x.{kind}", exif=exif)
     assert read_texts(tmp_path / f"x.{kind}") == {"parameters": text}
-    assert read_recipe(tmp_path / f"x.{kind}").seed == 7
+    assert read_recipe(tmp_path / f"x.{kind}").job.seed == 7
 
 
 def test_text_behind_the_pixels_is_found(tmp_path) -> None:
@@ -202,7 +209,7 @@ def test_two_hundred_records_survive_their_files(tmp_path) -> None:
             "".join(rng.choices(pieces, k=rng.randrange(12))) * rng.choice([1, 1, 1, 500])
             for _ in range(2)
         )
-        settings = replace(
+        settings = with_job(
             rng.choice([SETTINGS, EVERYTHING]), prompt=prompt, negative_prompt=negative, loras=()
         )
         path = save_png(PICTURE, tmp_path / f"{number}.png", settings)

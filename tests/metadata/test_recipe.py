@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from sdcore.diffusion.sampler_names import from_comfy
+from sdcore.job.adapters import LoraSettings
 from sdcore.metadata.comfy import recipe_of_graph
-from sdcore.metadata.image_settings import LoraSettings
 from sdcore.metadata.recipe import base_name, decimal, whole_number
+from sdcore.size import Size
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -58,12 +59,12 @@ def read(graph: dict[str, Any]):
 
 def test_a_graph_of_the_usual_kind() -> None:
     recipe = read(GRAPH)
-    assert (recipe.prompt, recipe.negative_prompt) == ("a (cat:1.2)", "bad")
-    assert (recipe.seed, recipe.steps, recipe.guidance_scale) == (42, 20, 8.0)
-    assert (recipe.scheduler, recipe.dialect) == ("dpm++ 2m karras", "comfy")
-    assert (recipe.width, recipe.height) == (512, 768)
+    assert (recipe.job.prompt, recipe.job.negative_prompt) == ("a (cat:1.2)", "bad")
+    assert (recipe.job.seed, recipe.job.steps, recipe.job.guidance_scale) == (42, 20, 8.0)
+    assert (recipe.job.scheduler, recipe.job.dialect) == ("dpm++ 2m karras", "comfy")
+    assert recipe.job.size == Size(512, 768)
     assert recipe.model == "v1-5"
-    assert recipe.loras == (LoraSettings("ink", 0.7, 0.3, ""),)
+    assert recipe.job.loras == (LoraSettings("ink", 0.7, 0.3, ""),)
     assert recipe.differences == ()
     # Layer -2 is one left out in SD 1.x, and what SDXL does anyway.
     assert (recipe.clip_skip_for(xl=False), recipe.clip_skip_for(xl=True)) == (1, 0)
@@ -83,12 +84,17 @@ def test_a_graph_of_the_usual_kind() -> None:
             {"2": node("LoraLoaderModelOnly", lora_name="b", strength_model=2, model=["1", 0])},
             {"loras": (LoraSettings("b", 2.0, 0.0, ""),)},
         ),
-        ({"6": node("EmptySD3LatentImage", width=64, height=64, batch_size=1)}, {"width": 64}),
+        (
+            {"6": node("EmptySD3LatentImage", width=64, height=64, batch_size=1)},
+            {"size": Size(64, 64)},
+        ),
     ],
 )
 def test_what_is_followed_without_a_word(changes, expected) -> None:
     recipe = read(changed(changes))
-    assert {name: getattr(recipe, name) for name in expected} == expected
+    assert {
+        name: getattr(recipe if name == "model" else recipe.job, name) for name in expected
+    } == expected
     assert recipe.differences == ()
 
 
@@ -136,7 +142,7 @@ ADVANCED = node(
 def test_what_cannot_match_is_named(changes, said) -> None:
     recipe = read(changed(changes))
     assert said in " | ".join(recipe.differences)
-    assert recipe.prompt == "a (cat:1.2)"
+    assert recipe.job.prompt == "a (cat:1.2)"
 
 
 CIRCLE = changed({"8": {"samples": ["8", 0]}})
@@ -173,7 +179,7 @@ def test_a_long_chain_is_followed_in_no_time() -> None:
     for number in range(4000):
         graph[f"{number}x"] = node("LoraLoader", lora_name="a", model=[f"{number + 1}x", 0])
     graph["4000x"] = GRAPH["1"]
-    assert len(read(graph).loras) == 4000
+    assert len(read(graph).job.loras) == 4000
 
 
 def test_mutated_graphs_are_read_or_refused() -> None:
@@ -192,7 +198,7 @@ def test_mutated_graphs_are_read_or_refused() -> None:
         except ValueError:
             refused += 1
             continue
-        assert "/" not in (recipe.model or "") and all("/" not in x.name for x in recipe.loras)
+        assert "/" not in (recipe.model or "") and all("/" not in x.name for x in recipe.job.loras)
         assert all(len(why) < 300 for why in recipe.differences)
     assert 20 < refused < 500
 

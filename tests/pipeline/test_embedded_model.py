@@ -10,6 +10,7 @@ import torch
 
 import sdcore
 from sdcore import TextToImage
+from tests.painting import paint
 
 FOLDER = Path(sdcore.__file__).parent / "models" / "emoji"
 PROMPTS = ["a fox in flat style on a light blue background", "a red apple on a yellow background"]
@@ -69,7 +70,7 @@ def test_diffusers_opens_the_folder_and_paints_the_same() -> None:
     ours = TextToImage.embedded()
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
     settings = {"guidance_scale": 4.0, "latents": latents}
-    picture = ours(PROMPTS[0], steps=8, scheduler="ddim", **settings).images[0]
+    picture = paint(ours, PROMPTS[0], steps=8, scheduler="ddim", **settings).images[0]
     reference = theirs(PROMPTS[0], num_inference_steps=8, **settings).images[0]
     assert np.std(np.float32(reference)) > 10
     assert np.abs(np.int16(picture) - np.int16(reference)).max() <= 1

@@ -29,6 +29,8 @@ from sdcore.image.pictures import (
     to_rgb,
 )
 from sdcore.pipeline.second_pass import enlarge, first_size, refine
+from sdcore.size import Size
+from tests.painting import paint
 
 FAST = {"steps": 3, "guidance_scale": 3.0}
 
@@ -230,7 +232,7 @@ def test_image_i_is_the_image_of_seed_plus_i(pipe, scheduler) -> None:
     images = [clouds(seed=1), clouds(seed=2)]
     batch = pipe(["a red apple", "the fox"], image=images, seed=7, images_per_prompt=2, **how)
     for i in (1, 2):
-        prompt = batch.settings[i].prompt
+        prompt = batch.settings[i].job.prompt
         alone = pipe(prompt, image=images[i // 2], seed=7 + i, **how)
         assert np.abs(levels(alone.images[0]) - levels(batch.images[i])).max() <= 1
         assert alone.settings[0].source == batch.settings[i].source is not None
@@ -276,8 +278,8 @@ def test_one_model_in_two_parts_is_one_run_for_schedulers_without_memory(pipe) -
     for name in ("ddim", "euler", "heun"):
         how = {"seed": 1, "scheduler": name, **FAST, "steps": 8}
         whole = pipe("a cat", **how)
-        begun = pipe("a cat", denoising_end=0.6, **how)
-        ended = pipe("a cat", image=begun.latents, denoising_start=0.6, **how)
+        begun = paint(pipe, "a cat", denoising_end=0.6, **how)
+        ended = paint(pipe, "a cat", image=begun.latents, denoising_start=0.6, **how)
         torch.testing.assert_close(ended.latents, whole.latents)
         assert not begun.images and begun.stopped_at == 0.6
         assert levels(ended.images[0]).std() > 0
@@ -290,7 +292,7 @@ def test_tiles_change_little_and_are_used(pipe, monkeypatch) -> None:
         spy = lambda *a, call=call, name=name, **k: (used.append(name), call(*a, **k))[1]  # noqa: E731
         monkeypatch.setattr(pipe.autoencoder.kl, name, spy)
     how = {"image": clouds((128, 128)), "strength": 0.4, "seed": 1, **FAST}
-    tiled = pipe("a cat", tiled=True, **how)
+    tiled = paint(pipe, "a cat", tiled=True, **how)
     assert used == ["_tiled_encode", "tiled_decode"]
     assert tiled.images[0].size == (128, 128)
 
@@ -322,20 +324,19 @@ LATENTS = torch.zeros(1, 4, 8, 8)
         ({"image": np.zeros((8, 8, 3))}, "of type ndarray"),
         ({"image": torch.zeros(1, 3, 64, 64)}, "taken for latents"),
         ({"image": LATENTS, "mask": MASK}, "mask is given with latents"),
-        ({"image": IMAGE, "denoising_start": 0.5}, "denoising_start is given alone"),
         ({"image": LATENTS, "denoising_start": 1.0}, "denoising_start"),
-        ({"image": LATENTS, "denoising_start": 0.5, "strength": 0.5}, "both given"),
+        ({"image": IMAGE, "latents": LATENTS}, "Noise is given with a picture"),
         ({"denoising_end": 0}, "denoising_end"),
         ({"image": LATENTS, "denoising_start": 0.8, "denoising_end": 0.4}, "Nothing is left"),
         ({"image": IMAGE, "width": 60}, "width is 60"),
-        ({"image": IMAGE, "latents": torch.zeros(1, 4, 4, 4)}, "latents have the shape"),
+        ({"latents": torch.zeros(1, 3, 8, 8)}, "latents have the shape"),
         ({"control": "x"}, "control is of type str"),
         ({"size_conditioning": object()}, "told nothing about sizes"),
     ],
 )
 def test_bad_arguments_are_refused_in_three_parts(pipe, arguments, message) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        pipe("a cat", **{"steps": 4, **arguments})
+        paint(pipe, "a cat", **{"steps": 4, **arguments})
     assert error.value.why and error.value.hint
 
 
@@ -343,18 +344,18 @@ def test_bad_arguments_are_refused_in_three_parts(pipe, arguments, message) -> N
 def test_latents_that_are_not_finite_are_the_callers(pipe, argument) -> None:
     bad = torch.full((1, 4, 8, 8), float("nan"))
     with pytest.raises(NonFiniteError, match="given so"):
-        pipe("a cat", steps=2, **{argument: bad})
+        paint(pipe, "a cat", steps=2, **{argument: bad})
 
 
 # --- second passes -------------------------------------------------------------------------------
 
 
 def test_the_first_pass_has_the_models_area_and_the_pictures_shape(pipe) -> None:
-    assert first_size(pipe, 64, 64) == (64, 64)
-    assert first_size(pipe, 256, 64) == (128, 32)
-    assert first_size(pipe, 40, 24) == (40, 24)
+    assert first_size(pipe, Size(64, 64)) == Size(64, 64)
+    assert first_size(pipe, Size(256, 64)) == Size(128, 32)
+    assert first_size(pipe, Size(40, 24)) == Size(40, 24)
     with pytest.raises(UsageError, match="width"):
-        first_size(pipe, 100, 64)
+        first_size(pipe, Size(100, 64))
 
 
 @pytest.mark.parametrize("upscale", ["pixels", "latents"])
@@ -367,9 +368,9 @@ def test_enlarged_pictures_are_those_of_their_seeds(pipe, upscale) -> None:
     assert [image.size for image in large.images] == [(96, 72)] * 2
     assert np.abs(levels(alone.images[0]) - levels(large.images[1])).max() <= 1
     settings = large.settings[1]
-    assert (settings.width, settings.seed, settings.steps) == (64, 4, 4)
-    assert settings.hires is not None and settings.hires.width == 96
-    assert settings.hires.upscale == upscale
+    assert (settings.job.size.width, settings.job.seed, settings.job.steps) == (64, 4, 4)
+    assert settings.job.hires is not None and settings.job.hires.width == 96
+    assert settings.job.hires.upscale == upscale
 
 
 def test_prompts_that_change_go_on_in_a_second_pass(pipe) -> None:
@@ -378,8 +379,8 @@ def test_prompts_that_change_go_on_in_a_second_pass(pipe) -> None:
     assert first.steps_run == 4
 
     def second(prompt: str) -> torch.Tensor:
-        settings = [replace(first.settings[0], prompt=prompt, dialect="a1111")]
-        large = enlarge(pipe, replace(first, settings=settings), **how)
+        jobs = [replace(first.jobs[0], prompt=prompt, dialect="a1111")]
+        large = enlarge(pipe, replace(first, jobs=jobs), **how)
         assert large.steps_run == 4 + 4
         return large.latents
 
@@ -392,7 +393,7 @@ def test_prompts_that_change_go_on_in_a_second_pass(pipe) -> None:
         both = second(changing)
         assert not torch.equal(both, cat) and not torch.equal(both, dog)
     with pytest.raises(UsageError, match="steps_before is -1"):
-        pipe("a cat", steps_before=-1, **FAST)
+        paint(pipe, "a cat", steps_before=-1, **FAST)
 
 
 def test_a_control_of_the_second_pass_is_noted(pipe) -> None:
@@ -413,7 +414,7 @@ def test_an_enlarged_picture_shows_what_the_small_one_shows(embedded) -> None:
 
 def test_second_passes_refuse_what_they_cannot_use(pipe) -> None:
     whole = pipe("a cat", seed=1, **FAST)
-    begun = pipe("a cat", seed=1, denoising_end=0.5, **FAST)
+    begun = paint(pipe, "a cat", seed=1, denoising_end=0.5, **FAST)
     with pytest.raises(UsageError, match="upscale is 'magic'"):
         enlarge(pipe, whole, width=96, height=96, upscale="magic")
     with pytest.raises(UsageError, match="no pictures"):

@@ -15,6 +15,7 @@ from sdcore import TextToImage, UNet, UNetConfig
 from sdcore.errors import UsageError
 from sdcore.image.canvas import make_canvases, masked_box
 from sdcore.size import Size
+from tests.painting import paint
 
 FAST = {"steps": 2, "guidance_scale": 1.0, "seed": 1}
 
@@ -76,8 +77,8 @@ def test_what_the_mask_keeps_is_kept_to_the_bit(
     picture = clouds(mask.size, seed)
     size = {} if only_masked is None else {"width": 48, "height": 32}
     try:
-        painted = model(
-            "a cat", image=picture, mask=mask, only_masked=only_masked, strength=strength,
+        painted = paint(
+            model, "a cat", image=picture, mask=mask, only_masked=only_masked, strength=strength,
             **size, **FAST,
         ).images[0]  # fmt: skip
     except UsageError as error:
@@ -136,8 +137,13 @@ def test_an_inpainting_model_needs_a_mask(inpainting, pipe) -> None:
     white = Image.new("L", (64, 64), 255)
     assert inpainting("a cat", image=picture, mask=white, **FAST).images[0].size == (64, 64)
     config = {**pipe.unet.config.to_dict(), "in_channels": 8}
-    other = TextToImage(pipe.tokenizer, pipe.text_encoder, UNet(UNetConfig.from_dict(config)),
-                        pipe.autoencoder, pipe.scheduler)  # fmt: skip
+    other = TextToImage(
+        pipe.tokenizer,
+        pipe.text_encoder,
+        UNet(UNetConfig.from_dict(config)),
+        pipe.autoencoder,
+        pipe.scheduler,
+    )
     with pytest.raises(UsageError, match="reads 8 channels"):
         other("a cat", image=picture, mask=white, **FAST)
 
@@ -170,19 +176,18 @@ def test_the_part_holds_the_whole_mask_and_lies_in_the_picture(
 def test_only_the_part_around_the_mask_is_painted_at_the_models_size(pipe) -> None:
     picture, mask = clouds((200, 120)), Image.new("L", (200, 120))
     mask.paste(255, (150, 20, 170, 40))
-    native = Size(*pipe.native_size)
-    (canvas,) = make_canvases([picture], [mask], model_size=native, only_masked=6)
+    (canvas,) = make_canvases([picture], [mask], model_size=pipe.native_size, only_masked=6)
     assert canvas.size == Size(64, 64) and canvas.box == (144, 14, 176, 46)
     assert canvas.pixels().shape == (3, 64, 64)
     assert canvas.mask_pixels().mean() == pytest.approx((20 / 32) ** 2, abs=0.02)
-    result = pipe("a cat", image=picture, mask=mask, only_masked=6, **FAST)
+    result = paint(pipe, "a cat", image=picture, mask=mask, only_masked=6, **FAST)
     assert result.images[0].size == (200, 120) and result.latents.shape == (1, 4, 8, 8)
     tiny_mask = Image.new("L", (200, 120))
     tiny_mask.paste(255, (101, 51, 104, 54))
     with pytest.raises(UsageError, match="too small") as error:
         pipe("a cat", image=picture, mask=tiny_mask, **FAST)
     assert "only_masked" in error.value.hint
-    pipe("a cat", image=picture, mask=tiny_mask, only_masked=6, **FAST)
+    paint(pipe, "a cat", image=picture, mask=tiny_mask, only_masked=6, **FAST)
 
 
 def test_half_a_fox_is_repainted(embedded) -> None:

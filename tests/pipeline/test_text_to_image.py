@@ -19,6 +19,7 @@ from sdcore.control.run_control import RunControl
 from sdcore.diffusion.schedulers import STOCHASTIC
 from sdcore.diffusion.steps import Step
 from sdcore.errors import FileError, NonFiniteError, UsageError
+from tests.painting import paint
 
 FAST = {"steps": 3, "guidance_scale": 4.0}
 
@@ -38,7 +39,7 @@ def test_image_i_is_the_image_of_seed_plus_i(pipe, scheduler) -> None:
     batch = pipe(["a red apple", "the fox"], seed=7, images_per_prompt=2, **how)
     assert batch.seeds == [7, 8, 9, 10]
     for i in (1, 3):
-        alone = pipe(batch.settings[i].prompt, seed=7 + i, **how)
+        alone = pipe(batch.settings[i].job.prompt, seed=7 + i, **how)
         assert np.abs(pixels(alone.images[0]) - pixels(batch.images[i])).max() <= 1
     assert np.abs(pixels(batch.images[0]) - pixels(batch.images[1])).max() > 30
 
@@ -57,7 +58,7 @@ def test_the_size_follows_the_model_the_arguments_and_the_latents(pipe) -> None:
     assert pipe("a cat", steps=1).images[0].size == (64, 64)
     assert pipe("a cat", steps=1, width=40, height=72).images[0].size == (40, 72)
     noise = torch.randn(1, 4, 6, 3)
-    assert pipe("a cat", steps=1, latents=noise).images[0].size == (24, 48)
+    assert paint(pipe, "a cat", steps=1, latents=noise).images[0].size == (24, 48)
 
 
 def test_a_folder_may_say_how_it_is_best_run(sd_folder, tmp_path) -> None:
@@ -65,8 +66,12 @@ def test_a_folder_may_say_how_it_is_best_run(sd_folder, tmp_path) -> None:
     defaults = {"steps": 2, "guidance_scale": 3.0, "scheduler": "Euler a", "width": 32}
     (folder / "sampling.json").write_text(json.dumps(defaults))
     settings = TextToImage.from_pretrained(folder)("a cat", seed=1).settings[0]
-    assert (settings.steps, settings.guidance_scale, settings.scheduler) == (2, 3.0, "euler a")
-    assert (settings.width, settings.height, settings.model) == (32, 64, "fruit")
+    assert (settings.job.steps, settings.job.guidance_scale, settings.sampler) == (
+        2,
+        3.0,
+        "euler a",
+    )
+    assert (*settings.job.size.width_height, settings.model) == (32, 64, "fruit")
     wrong = ({"step": 2}, {"steps": "2"}, {"steps": 2.5}, {"scheduler": 1}, {"width": None})
     for bad in (*wrong, {"scheduler": "eular"}):
         (folder / "sampling.json").write_text(json.dumps(bad))
@@ -106,7 +111,8 @@ def test_a_control_sees_conditional_rows_and_is_asked_at_each_step(pipe) -> None
     control, seen = Louder(), []
     before = state_of(pipe)
     plain = pipe(["a cat", "a dog"], seed=1, scheduler="ddim", **FAST)
-    louder = pipe(
+    louder = paint(
+        pipe,
         ["a cat", "a dog"],
         seed=1,
         scheduler="ddim",
@@ -171,7 +177,7 @@ def test_an_idle_control_changes_nothing(pipe) -> None:
 )
 def test_bad_arguments_are_refused_in_three_parts(pipe, prompt, arguments, message) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        pipe(prompt, **{"steps": 1, **arguments})
+        paint(pipe, prompt, **{"steps": 1, **arguments})
     assert error.value.why and error.value.hint
 
 
@@ -212,10 +218,16 @@ def test_a_scheduler_that_divides_by_zero_is_named(sd_folder) -> None:
 
 def test_numbers_may_be_numpys(pipe) -> None:
     plain = pipe("a cat", seed=3, steps=2, width=64, height=40)
-    of_numpy = pipe(
-        "a cat", seed=np.int64(3), steps=np.int32(2), width=np.uint16(64), height=np.int8(40),
-        images_per_prompt=np.int64(1), clip_skip=np.int64(0),
-    )  # fmt: skip
+    of_numpy = paint(
+        pipe,
+        "a cat",
+        seed=np.int64(3),
+        steps=np.int32(2),
+        width=np.uint16(64),
+        height=np.int8(40),
+        images_per_prompt=np.int64(1),
+        clip_skip=np.int64(0),
+    )
     assert torch.equal(plain.latents, of_numpy.latents)
     assert of_numpy.settings == plain.settings and type(of_numpy.seeds[0]) is int
 
@@ -245,9 +257,9 @@ def test_a_zero_terminal_snr_model_is_run_with_guidance_rescale(sd2_folder, tmp_
     changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     path.write_text(json.dumps({**config, **changes}))
     zero = TextToImage.from_pretrained(folder)
-    assert zero("a cat", seed=1, **FAST).settings[0].guidance_rescale == 0.7
-    plain = zero("a cat", seed=1, guidance_rescale=0.0, **FAST)
-    assert plain.settings[0].guidance_rescale == 0.0
+    assert zero("a cat", seed=1, **FAST).settings[0].job.guidance_rescale == 0.7
+    plain = paint(zero, "a cat", seed=1, guidance_rescale=0.0, **FAST)
+    assert plain.settings[0].job.guidance_rescale == 0.0
 
 
 def test_half_precision_paints_nearly_the_same(pipe, sd_folder) -> None:

@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 
 from sdcore import TextToImage
 from sdcore.diffusion.schedulers import SCHEDULERS
-from sdcore.sampling.sizes import SizeConditioning
+from sdcore.size import SizeConditioning
 from tests import tiny
+from tests.painting import paint
 from tests.reference.test_pipeline import PROMPTS, assert_same_picture, by_diffusers
 
 PIPELINES = {
@@ -60,7 +61,7 @@ class Both:
         both = {"guidance_scale": 4.0, "negative_prompt": "bad drawing", **both}
         steps = ours.get("steps", STEPS)
         ours = {"steps": steps, "seed": SEED, "scheduler": scheduler, **both, **ours}
-        got = self.ours(prompt, **ours).images
+        got = paint(self.ours, prompt, **ours).images
         if isinstance(prompt, list):
             both["negative_prompt"] = [both["negative_prompt"]] * len(prompt)
         generators = [torch.Generator().manual_seed(SEED + i) for i in range(len(got))]
@@ -259,9 +260,9 @@ def test_same_refined_picture(refiner) -> None:
 def test_same_hand_over_from_base_to_refiner(base, refiner, scheduler, share) -> None:
     how = {"guidance_scale": 4.0, "negative_prompt": "bad drawing"}
     ours = {"steps": STEPS, "seed": SEED, "scheduler": scheduler, **how}
-    begun = base.ours(PROMPTS[0], denoising_end=share, **ours)
+    begun = paint(base.ours, PROMPTS[0], denoising_end=share, **ours)
     assert not begun.images
-    got = refiner.ours(PROMPTS[0], image=begun.latents, denoising_start=share, **ours).images
+    got = paint(refiner.ours, PROMPTS[0], image=begun.latents, denoising_start=share, **ours).images
 
     pair = (base.theirs, refiner.theirs)
     kept = [pipe.scheduler for pipe in pair]

@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from sdcore import TextToImage
 from sdcore.diffusion.schedulers import SCHEDULERS, make_scheduler
+from tests.painting import paint
 
 # How diffusers' own documentation makes the sampler of each name from a model's config.
 BY_DIFFUSERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -68,7 +69,7 @@ class Pair:
         theirs.pop("steps", None)
         expected = self.reference(prompts, latents=noise.clone(), **theirs).images
         ours = {"steps": STEPS, "scheduler": scheduler, **how}
-        got = self.ours(prompts, latents=noise, seed=0, **ours).images
+        got = paint(self.ours, prompts, latents=noise, seed=0, **ours).images
         self.reference.scheduler = published
         return _stack(got), _stack(expected)
 
@@ -167,7 +168,8 @@ def test_same_clip_skip(sd: Pair) -> None:
         num_inference_steps=STEPS,
         guidance_scale=7.5,
     ).images
-    got = sd.ours(
+    got = paint(
+        sd.ours,
         PROMPTS[0],
         negative_prompt="bad drawing",
         latents=noise,
@@ -193,5 +195,5 @@ def test_the_seed_gives_the_latents_that_diffusers_draws(sd: Pair) -> None:
     how = {"guidance_scale": 3.0}
     generators = [torch.Generator().manual_seed(seed) for seed in (41, 42)]
     expected = sd.reference(PROMPTS, num_inference_steps=STEPS, generator=generators, **how).images
-    got = sd.ours(PROMPTS, steps=STEPS, seed=41, **how).images
+    got = paint(sd.ours, PROMPTS, steps=STEPS, seed=41, **how).images
     assert_same_picture((_stack(got), _stack(expected)))

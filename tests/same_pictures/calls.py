@@ -12,6 +12,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,27 @@ def get(name: str) -> Any:
 
 
 def paint(pipe: Any, prompt: str | Sequence[str], **options: Any) -> Any:
-    """A run: the options are those of `TextToImage.__call__`."""
-    return pipe(prompt, **options)
+    """A run; the options are those that `TextToImage.__call__` had, or of a job."""
+    try:
+        from sdcore import Handover, make_jobs
+        from sdcore.pipeline.sizes import complete_size
+    except ImportError:
+        return pipe(prompt, **options)
+    control, noise = options.pop("control", None), options.pop("latents", None)
+    width, height = options.pop("width", None), options.pop("height", None)
+    start, on_step = options.pop("denoising_start", None), options.pop("on_step", None)
+    begun = options.pop("image", None) if start is not None else None
+    jobs = make_jobs(prompt, noise=noise, **options)
+    if begun is not None:
+        jobs = [replace(j, source=Handover(x, start)) for j, x in zip(jobs, begun, strict=True)]
+    factor = pipe.autoencoder.factor
+    size = complete_size(width, height, jobs[0].source, pipe.native_size, factor)
+    jobs = [replace(job, size=size) for job in jobs]
+    for happened in pipe.painting(jobs, control):
+        if hasattr(happened, "images"):
+            return happened
+        if on_step is not None:
+            on_step(happened.step, happened.latents)
 
 
 def enlarge(pipe: Any, first: Any, **options: Any) -> Any:

@@ -14,8 +14,8 @@ from sdcore import TextToImage
 from sdcore.diffusion.steps import Step
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.sampling.conditioning import PromptPlan, plan_prompts
-from sdcore.sampling.sizes import SizeConditioning, choose_sizes
-from sdcore.size import Size
+from sdcore.sampling.sizes import choose_sizes
+from sdcore.size import Size, SizeConditioning
 
 LONG = "a cat, " * 40  # two chunks; 80 tokens
 
@@ -144,7 +144,7 @@ def test_weights_change_the_picture_and_are_written_down(sd) -> None:
     plain = sd("a cat", **how)
     weighed = sd("a (cat:1.6)", dialect="comfy", **how)
     assert (plain.latents - weighed.latents).abs().max() > 1e-3
-    assert weighed.settings[0].dialect == "comfy" and plain.settings[0].dialect == "plain"
+    assert weighed.settings[0].job.dialect == "comfy" and plain.settings[0].job.dialect == "plain"
 
 
 def test_clip_skip_holds_for_the_negative_prompt_except_in_plain(sd) -> None:

@@ -1,0 +1,231 @@
+"""Flags of the commands, and what they stand for: a model, adapters, jobs, places for files.
+
+A command makes its parser from the `add_*` functions; the functions below them are the only ones
+that read an `argparse.Namespace`. Nothing here loads torch before it is asked to, so that --help
+answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdcore.app.adapters import Adapters, read_lora_flag
+from sdcore.app.model_choice import PRECISIONS, ModelChoice
+from sdcore.errors import FileError, UsageError
+
+if TYPE_CHECKING:
+    from sdcore.job.adapters import HiresSettings, LoraSettings
+    from sdcore.job.job import Job
+
+_DEFAULT = " (default: %(default)s)"
+BATCH_SIZE = 4
+HIRES_STRENGTH = 0.4
+_SIDES = ("width", "height")
+# Flags that are fields of a job under the same name.
+JOB_FLAGS = (
+    *("negative_prompt", "seed", "steps", "guidance_scale", "guidance_rescale", "scheduler"),
+    *("dialect", "clip_skip", "attention"),
+)
+
+
+def add_painting_flags(parser: argparse.ArgumentParser) -> None:
+    """How to paint, whatever the picture begins from."""
+    add = parser.add_argument
+    add("--negative-prompt", metavar="TEXT", help="what to keep away from (default: nothing)")
+    text = "image i is painted from seed + i (default: a random one)"
+    add("--seed", type=int, metavar="N", help=text)
+    add("--steps", type=int, metavar="N", help="sampling steps (default: the model's)")
+    text = "how closely to follow (default: the model's)"
+    add("--guidance-scale", type=float, metavar="X", help=text)
+    text = "0 to 1, against glare (default: the model's)"
+    add("--guidance-rescale", type=float, metavar="X", help=text)
+    add("--scheduler", metavar="NAME", help="such as 'dpm++ 2m karras' (default: the model's)")
+    text = "how marks in prompts are read: plain, a1111, a1111-nonorm, comfy or compel"
+    add("--dialect", metavar="NAME", help=text + " (default: plain)")
+    text = "text encoder layers left out at the end (default: 0)"
+    add("--clip-skip", type=int, metavar="N", help=text)
+    add("--images", type=int, metavar="N", help="pictures of each prompt (default: 1)")
+    add("--batch-size", type=int, metavar="N", help=f"painted at once (default: {BATCH_SIZE})")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """What to paint with."""
+    add = parser.add_argument
+    text = "folder, .safetensors file or hub name (default: the embedded model)"
+    add("--model", metavar="NAME", help=text)
+    add("--variant", help="weight files to read, such as fp16 (default: the plain ones)")
+    predicts = ("epsilon", "v_prediction")
+    text = "of a single file that says it wrongly (default: what it says)"
+    add("--prediction-type", choices=predicts, help=text)
+    add("--revision", metavar="NAME", help="of a model on the hub (default: its main branch)")
+    add("--offline", action="store_true", help="use no network, as cached (default: no)")
+    text = "use a LoRA; may be given several times (default: none, weight 1)"
+    flag = {"action": "append", "default": []}
+    add("--lora", **flag, type=read_lora_flag, metavar="FILE[:WEIGHT]", help=text)
+    text = "where the LoRAs that prompts and pictures name lie (default: nowhere)"
+    add("--lora-folder", type=Path, metavar="FOLDER", help=text)
+    text = "learned words for prompts; may be given several times (default: none)"
+    add("--embedding", action="append", default=[], type=Path, metavar="FILE", help=text)
+    add("--hash-model", action="store_true", help="note its hash in pictures (default: no)")
+    add("--device", default="auto", help="auto, cpu, cuda or mps" + _DEFAULT)
+    add("--precision", choices=PRECISIONS, help="of the weights (default: auto)")
+    add("--attention", metavar="NAME", help="backend, such as sdpa (default: auto)")
+
+
+def add_hires_flags(parser: argparse.ArgumentParser) -> None:
+    """A second pass."""
+    add = parser.add_argument
+    text = "paint it again at this size, from what was painted first (default: no)"
+    add("--hires", metavar="WxH", help=text)
+    text = f"how much is painted anew then, above 0 to 1 (default: {HIRES_STRENGTH})"
+    add("--hires-strength", type=float, metavar="X", help=text)
+    text = "autoencoder in tiles, for large pictures in little memory (default: no)"
+    add("--tiled", action="store_true", help=text)
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """Where to, and how loud."""
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("outputs"), help="folder, or file.png" + _DEFAULT)
+    add("--debug", action="store_true", help="show the traceback of an error (default: no)")
+
+
+# --- what they stand for -----------------------------------------------------------------------
+
+
+def model_choice(options: argparse.Namespace) -> ModelChoice:
+    """The model that the flags name. UsageError where flags have no effect."""
+    for name in ("variant", "revision", "prediction_type"):
+        if options.model is None and getattr(options, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {getattr(options, name)} has no effect.",
+                "The embedded model comes in one form.",
+                "Name a model with --model, or leave it out.",
+            )
+    if options.hash_model and options.model and not Path(options.model).expanduser().exists():
+        raise UsageError(
+            f"--hash-model cannot be used with {options.model}.",
+            "It reads a file or folder on this computer.",
+            "Leave it out.",
+        )
+    names = ("variant", "revision", "offline", "prediction_type", "hash_model", "device")
+    named = {name: getattr(options, name) for name in names}
+    return ModelChoice(
+        options.model, **named, precision=options.precision, attention=options.attention
+    )
+
+
+def adapters(options: argparse.Namespace) -> Adapters:
+    """The LoRAs and embeddings that the flags name. FileError where one cannot be read."""
+    found = Adapters(tuple(options.lora), options.lora_folder, tuple(options.embedding))
+    found.check()
+    return found
+
+
+def job_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a job that the flags set, apart from prompt, size and source."""
+    count(options, "steps", 1)
+    settings = {name: getattr(options, name) for name in JOB_FLAGS}
+    if getattr(options, "tiled", False):
+        settings["tiled"] = True
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def count(options: argparse.Namespace, name: str, default: int) -> int:
+    """A count of a flag, or its default. UsageError below 1."""
+    value = getattr(options, name)
+    if value is not None and value < 1:
+        flag = f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag} is {value}.", "It is a count.", "Use a whole number from 1 up.")
+    return default if value is None else value
+
+
+def sides(options: argparse.Namespace) -> tuple[int | None, int | None]:
+    """Width and height as far as they are given. UsageError where they cannot be."""
+    from sdcore.size import Size, check_side
+
+    width, height = (getattr(options, side, None) for side in _SIDES)
+    if options.size is not None:
+        if width is not None or height is not None:
+            raise UsageError(
+                f"--size {options.size} cannot be used beside --width or --height.",
+                "It stands in place of both.",
+                "Leave one of them out.",
+            )
+        width, height = Size.parse(options.size, "--size").width_height
+    named = zip(_SIDES, (width, height), strict=True)
+    width, height = (None if side is None else check_side(side, name) for name, side in named)
+    return width, height
+
+
+def hires(options: argparse.Namespace, known: HiresSettings | None = None) -> HiresSettings | None:
+    """The second pass that the flags ask for; `known` is a picture's, which they may change."""
+    from dataclasses import replace
+
+    from sdcore.job.adapters import HiresSettings
+    from sdcore.size import Size, check_side
+
+    strength = options.hires_strength
+    if strength is not None and not 0 < strength <= 1:
+        raise UsageError(
+            f"--hires-strength is {strength:g}.",
+            "It is the share of the second pass's steps that are run.",
+            "Use 0.3 to sharpen, 0.7 to add details.",
+        )
+    if options.hires is not None:
+        size = Size.parse(options.hires, "--hires")
+        named = zip(_SIDES, size.width_height, strict=True)
+        width, height = (check_side(side, f"{name} in --hires") for name, side in named)
+        return HiresSettings(width, height, HIRES_STRENGTH if strength is None else strength)
+    if strength is not None and known is None and getattr(options, "source", None) is None:
+        raise UsageError(
+            f"--hires-strength {strength:g} has no effect.",
+            "There is no second pass without --hires.",
+            "Add --hires, such as --hires 1024x1024.",
+        )
+    if known is None:
+        return None
+    Size(known.width, known.height).paintable()
+    return known if strength is None else replace(known, strength=strength)
+
+
+def with_loras(
+    jobs: Sequence[Job], found: Adapters, of_picture: Sequence[LoraSettings] = ()
+) -> list[Job]:
+    """Jobs with the LoRAs and embeddings that flags, prompts and a picture ask for."""
+    from dataclasses import replace
+
+    from sdcore.prompt.dialects import parse_prompt
+
+    embeddings = found.embedding_settings()
+    loras = {
+        (job.prompt, job.dialect): found.choose(
+            parse_prompt(job.prompt, job.dialect).loras, of_picture
+        )
+        for job in jobs
+    }
+    return [
+        replace(job, loras=loras[job.prompt, job.dialect], embeddings=embeddings) for job in jobs
+    ]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a UTF-8 file that are not blank. Raises FileError."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "It is not UTF-8 text."
+        raise FileError(
+            f"--prompt-file {path} cannot be read.",
+            f"{why}",
+            "Give a text file, one prompt a line.",
+        ) from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise FileError(
+            f"--prompt-file {path} holds no prompt.", "All its lines are blank.", "Fill it."
+        )
+    return prompts

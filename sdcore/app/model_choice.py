@@ -1,0 +1,72 @@
+"""Which model a command works with, and how it is loaded."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdcore.pipeline.text_to_image import TextToImage
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+# As a picture's record names it.
+PRECISION_OF_TYPE = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model and where it runs; `name` None is the embedded model.
+
+    Attributes:
+        variant, revision, offline, prediction_type: see `TextToImage.from_pretrained`.
+        hash_model: note the hash of its weights in pictures; the embedded model's always is.
+        device: auto, cpu, cuda or mps.
+        precision: of the weights: auto, fp32, fp16 or bf16.
+        attention: the backend of its UNet, see `sdcore.use_attention`.
+    """
+
+    name: str | None = None
+    variant: str | None = None
+    revision: str | None = None
+    offline: bool = False
+    prediction_type: str | None = None
+    hash_model: bool = False
+    device: str = "auto"
+    precision: str | None = None
+    attention: str | None = None
+
+    def load(self) -> TextToImage:
+        """The model on its device, with the attention backend chosen, which is printed."""
+        import torch
+
+        from sdcore.attention import use_attention
+        from sdcore.pipeline.text_to_image import EMBEDDED, TextToImage
+
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Half precision is for GPUs: CPUs are slower in it.
+        precision = self.precision or "auto"
+        if precision == "auto":
+            precision = "fp32" if device in ("cpu", "mps") else "fp16"
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        where: dict[str, Any] = {"dtype": dtype, "device": device}
+        if self.name is not None:
+            where |= {"variant": self.variant, "revision": self.revision, "offline": self.offline}
+            where["prediction_type"] = self.prediction_type
+        pipe = TextToImage.from_pretrained(EMBEDDED if self.name is None else self.name, **where)
+        attention = use_attention(pipe.unet, self.attention or "auto")
+        print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
+        return pipe
+
+    def model_hash(self) -> str | None:
+        """Of the embedded model, which is small; of others where asked for: it reads them whole."""
+        from sdcore.files.hashes import weights_hash
+        from sdcore.pipeline.text_to_image import EMBEDDED
+
+        if self.name is None:
+            return weights_hash(EMBEDDED)
+        path = Path(self.name).expanduser()
+        return weights_hash(path, self.variant) if self.hash_model else None

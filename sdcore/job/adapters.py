@@ -1,0 +1,48 @@
+"""What a job asks for beside the model: LoRAs, learned words, a second pass.
+
+A name in a job is a name to look for among files that the user pointed to, never a path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """A LoRA.
+
+    Attributes:
+        name: the file's name without folder and suffix.
+        unet, text: how much of it, in the UNet and in the text encoders.
+        hash: SHA-256 of the file's tensors, see `sdcore.files.hashes`; "" is not known.
+    """
+
+    name: str
+    unet: float
+    text: float
+    hash: str = ""
+
+
+@dataclass(frozen=True)
+class EmbeddingSettings:
+    """A textual inversion: its file's name without suffix, SHA-256 of the file."""
+
+    name: str
+    hash: str = ""
+
+
+@dataclass(frozen=True)
+class HiresSettings:
+    """A second pass at a higher resolution; the job's own size is that of the first pass.
+
+    `steps` None is as many as in the first pass; `upscale` is `pixels` (the decoded picture by
+    Lanczos, which keeps its edges) or `latents` (bilinear, which leaves it soft, so that the second
+    pass draws more anew: the web UI's "Latent").
+    """
+
+    width: int
+    height: int
+    strength: float
+    steps: int | None = None
+    upscale: str = "pixels"
