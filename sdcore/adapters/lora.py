@@ -33,8 +33,7 @@ from sdcore.adapters.lora_names import (
 )
 from sdcore.checkpoint.model import LoraOnModel, Model
 from sdcore.checks import as_finite
-from sdcore.errors import FileError, NonFiniteError, UsageError
-from sdcore.files.jsonfile import name_some
+from sdcore.errors import FileError, NonFiniteError, UsageError, name_some
 from sdcore.files.weights import is_finite
 from sdcore.torch_state import with_own_torch_state
 from sdcore.views import view

@@ -15,10 +15,10 @@ from torch import Tensor
 from sdcore.adapters.lora_math import KINDS, Change
 from sdcore.adapters.lora_names import CHANGED, refused_kind, split_key
 from sdcore.checks import as_finite
-from sdcore.errors import FileError
+from sdcore.errors import FileError, name_some
 from sdcore.files.hashes import tensor_hash
 from sdcore.files.header import WeightFile, open_header
-from sdcore.files.jsonfile import name_some, parse_json_object, read_json
+from sdcore.files.jsonfile import parse_json_object, read_json
 from sdcore.files.weights import read_tensors
 
 # PEFT's and diffusers' names for the file in a folder.

@@ -24,10 +24,9 @@ from torch import Tensor, nn
 
 from sdcore.checkpoint.model import EmbeddingOnModel, Model
 from sdcore.checkpoint.parts import TEXT_ENCODERS, TOKENIZER_OF
-from sdcore.errors import FileError, UsageError
+from sdcore.errors import FileError, UsageError, name_some
 from sdcore.files.hashes import file_hash
 from sdcore.files.header import open_header
-from sdcore.files.jsonfile import name_some
 from sdcore.files.weights import read_tensors
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Piece, Tokenizer

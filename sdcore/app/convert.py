@@ -81,7 +81,7 @@ def convert_pickle(options: argparse.Namespace) -> None:
     """An old checkpoint or embedding to safetensors; this process never opens it."""
     from sdcore.files.atomic import replace_file
     from sdcore.files.header import open_header
-    from sdcore.files.jsonfile import require_file
+    from sdcore.files.opening import require_file
 
     old, new = options.old, options.new
     if new.suffix != SAFE:

@@ -25,9 +25,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from sdcore.errors import FileError, UsageError
+from sdcore.errors import FileError, UsageError, name_some
 from sdcore.files.header import WeightFile
-from sdcore.files.jsonfile import name_some
 
 FOLDER = Path(__file__).parents[1] / "models" / "families"
 

@@ -23,12 +23,11 @@ from sdcore.checkpoint.ldm_names import Entry, is_leftover, table, text_prefix
 from sdcore.checkpoint.model import Model
 from sdcore.checkpoint.parts import NETWORKS, PARTS, TOKENIZER_OF, find_components
 from sdcore.diffusion.schedulers import load_scheduler, make_scheduler
-from sdcore.errors import FileError, NonFiniteError, UsageError
+from sdcore.errors import FileError, NonFiniteError, UsageError, name_some
 from sdcore.files.atomic import replace_file
 from sdcore.files.component import Component, build_without_memory, check_placement, list_faults
 from sdcore.files.folder import ModelIndex
 from sdcore.files.header import WeightFile, open_header
-from sdcore.files.jsonfile import name_some
 from sdcore.files.weights import is_finite, read_tensors, tensors_writer
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer

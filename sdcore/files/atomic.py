@@ -103,6 +103,12 @@ def replace_folder(target: Path, write: Write) -> None:
         _sync(target.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Have a folder, with those above it. FileError where that cannot be."""
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file of lines; what a kill left of an earlier line is cut off.
 

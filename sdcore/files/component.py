@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sdcore.errors import FileError, UsageError
+from sdcore.errors import FileError, UsageError, name_some
 from sdcore.files.folder import component_folder, refuse_custom_code
 from sdcore.files.header import WeightFile, find_weights
-from sdcore.files.jsonfile import name_some, read_json
+from sdcore.files.jsonfile import read_json
 from sdcore.files.layout import CONFIG_NAME, check_variant
 from sdcore.files.saving import save_component
 from sdcore.files.weights import read_tensors

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sdcore.errors import FileError, UsageError
-from sdcore.files.jsonfile import listing, read_json
+from sdcore.files.jsonfile import read_json
+from sdcore.files.opening import listing
 from sdcore.files.preflight import MODEL_INDEX, TOKENIZER, ModelFiles, preflight
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

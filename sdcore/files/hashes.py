@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from sdcore.errors import FileError
-from sdcore.files.jsonfile import require_file
+from sdcore.files.opening import open_file
 
 _HEADER_LENGTH = 8
 
@@ -43,19 +43,16 @@ def weights_hash(path: Path, variant: str | None = None) -> str:
     name = re.compile(rf"diffusion_pytorch_model{ending}(-\d+-of-\d+)?\.safetensors")
     files = sorted(file for file in (path / "unet").glob("*") if name.fullmatch(file.name))
     if not files:
-        why = f"unet/ holds no {name.pattern}"
-        raise FileError(f"{path} has no weights to hash", why, "check the folder and the variant")
+        why = f"Its folder unet holds no {name.pattern}."
+        hint = "Check the folder and the variant."
+        raise FileError(f"{path} has no weights to hash.", why, hint)
     digests = [file_hash(file) for file in files]
     return digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _hash(path: Path, *, from_tensors: bool) -> str:
-    require_file(path)
-    try:
-        with path.open("rb") as file:
-            if from_tensors:
-                length = int.from_bytes(file.read(_HEADER_LENGTH), "little")
-                file.seek(_HEADER_LENGTH + min(length, path.stat().st_size))
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise FileError(f"{path} cannot be read", str(error), "check the file's rights") from error
+    with open_file(path) as file:
+        if from_tensors:
+            length = int.from_bytes(file.read(_HEADER_LENGTH), "little")
+            file.seek(_HEADER_LENGTH + min(length, path.stat().st_size))
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,9 +12,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sdcore.errors import FileError
-from sdcore.files.jsonfile import listing, name_some, parse_json_object, read_json, require_file
+from sdcore.errors import FileError, name_some
+from sdcore.files.jsonfile import parse_json_object, read_json
 from sdcore.files.layout import bad_index, choose_weights, shards_in_index, why_no_weights
+from sdcore.files.opening import listing, open_file, require_file
 
 _HEADER_LIMIT = 16 << 20  # bytes; the header of SDXL's UNet has 0.2 MiB
 _TENSOR_LIMIT = 20_000  # SDXL in one file has 2,515
@@ -79,8 +80,7 @@ def open_header(path: Path) -> WeightFile:
         FileError: something else under that name, cut short, damaged, a name given twice, or
             numbers of a kind that weights do not have.
     """
-    require_file(path)
-    header = _read_header(path)
+    header, start = _read_header(path)
     metadata = header.pop("__metadata__", {})
     shapes: dict[str, tuple[int, ...]] = {}
     try:
@@ -89,8 +89,6 @@ def open_header(path: Path) -> WeightFile:
             if entry["dtype"] not in BYTES:
                 raise unsound(path, f"{name:.120} has the type {entry['dtype']!r:.40}")
             shapes[name] = tuple(int(size) for size in entry["shape"])
-        with path.open("rb") as file:
-            start = 8 + struct.unpack("<Q", file.read(8))[0]
         expected, actual = start + end, path.stat().st_size
         if expected != actual:
             what = "cut short" if actual < expected else "longer than its header says"
@@ -114,12 +112,8 @@ def what_it_is(path: Path) -> str | None:
     Raises:
         FileError: it cannot be read.
     """
-    require_file(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(32)
-    except OSError as error:
-        raise FileError(f"{path} cannot be read", str(error), "check the file's rights") from error
+    with open_file(path) as file:
+        head = file.read(32)
     return next((meaning for mark, meaning in _SIGNATURES.items() if head.startswith(mark)), None)
 
 
@@ -142,25 +136,21 @@ def _open_shards(folder: Path, index: Path) -> list[WeightFile]:
     return files
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    """The JSON header, after judging by content that this is a safetensors file at all."""
-    size = path.stat().st_size
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON header and where it ends, after judging by content that it is safetensors at all."""
+    size = require_file(path)
+    with open_file(path) as file:
+        head = file.read(32)
+        length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
+        if head[8:9] != b"{" or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
+            raise unsound(path, _why_not(path, head, size, length))
+        file.seek(8)
+        header = file.read(length)
+    if (tensors := header.count(b'"dtype"')) > _TENSOR_LIMIT:
+        raise unsound(path, f"its header names {tensors} tensors, above {_TENSOR_LIMIT}")
     try:
-        with path.open("rb") as file:
-            head = file.read(32)
-            length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
-            if head[8:9] != b"{" or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
-                raise unsound(path, _why_not(path, head, size, length))
-            file.seek(8)
-            header = file.read(length)
-            if (tensors := header.count(b'"dtype"')) > _TENSOR_LIMIT:
-                raise unsound(path, f"its header names {tensors} tensors, above {_TENSOR_LIMIT}")
-            return parse_json_object(header)
-    except OSError as error:
-        raise FileError(f"{path} cannot be read", str(error), "check the file's rights") from error
+        return parse_json_object(header), 8 + length
     except ValueError as error:
-        if isinstance(error, FileError):
-            raise
         raise unsound(path, f"its header is damaged: {error}") from error
 
 

@@ -26,8 +26,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from sdcore.errors import FileError, UsageError
-from sdcore.files.jsonfile import name_some, read_json
+from sdcore.errors import FileError, UsageError, name_some
+from sdcore.files.jsonfile import read_json
 from sdcore.files.preflight import MODEL_INDEX
 
 # Names that were taken from the hub, and where the same weights are now. A name that is gone is not

@@ -10,8 +10,7 @@ from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Any
 
-from sdcore.errors import FileError, UsageError
-from sdcore.files.jsonfile import name_some
+from sdcore.errors import FileError, UsageError, name_some
 
 CONFIG_NAME = "config.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sdcore.errors import FileError
-from sdcore.files.jsonfile import name_some
+from sdcore.errors import FileError, name_some
 from sdcore.files.layout import (
     check_variant,
     choose_weights,

@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from sdcore.errors import NonFiniteError, UsageError
+from sdcore.errors import NonFiniteError, UsageError, name_some
 from sdcore.files.atomic import Write, json_writer, replace_files
-from sdcore.files.jsonfile import name_some
 from sdcore.files.layout import (
     CONFIG_NAME,
     check_variant,

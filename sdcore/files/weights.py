@@ -11,10 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdcore.errors import FileError
+from sdcore.errors import FileError, name_some
 from sdcore.files.atomic import Write
 from sdcore.files.header import BYTES, WeightFile, unsound
-from sdcore.files.jsonfile import name_some
 
 # The file is mapped, read and unmapped in pieces of this many bytes: pages that were read stay in
 # memory until then, and would make a second copy of the weights.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sdcore.errors import FileError, UsageError
+from sdcore.files.opening import open_file
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
@@ -49,16 +51,15 @@ def open_transparency(path: str | Path) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise FileError(
-            f"{path} is not a picture file.",
-            "It is a folder or a device." if path.exists() else "There is no such file.",
-            "Check the name.",
-        )
+    with open_file(path) as file:
+        return _decode(file, path)
+
+
+def _decode(file: BinaryIO, path: Path) -> Image.Image:
     try:
         with (
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
-            Image.open(path, formats=FORMATS) as image,
+            Image.open(file, formats=FORMATS) as image,
         ):
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"it has {image.width} x {image.height}")

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from sdcore.errors import FileError
 from sdcore.files.atomic import write_new
+from sdcore.files.opening import open_file
 from sdcore.job.record import ImageSettings
 from sdcore.metadata.comfy import recipe_of_graph
 from sdcore.metadata.parameters import write_parameters
@@ -58,14 +59,14 @@ def read_texts(path: Path) -> dict[str, str]:
     Raises:
         FileError: no such file, no such picture, a text over 4 MiB, or nothing said.
     """
-    _require_file(path)
-    try:
-        texts = _texts(path)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow has no one error for damaged files, or a short list of them
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise _no_settings(path, f"It cannot be read as a picture: {why:.200}.") from error
+    with open_file(path) as file:
+        try:
+            texts = _texts(file)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow has no short list of errors for damaged files
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise _no_settings(path, f"It cannot be read as a picture: {why:.200}.") from error
     if not texts:
         raise _no_settings(path, f"It holds none of the texts {', '.join(TEXTS)}.")
     for name, text in texts.items():
@@ -102,23 +103,13 @@ def read_recipe(path: Path) -> Recipe:
         raise _no_settings(path, f"Its text {name!r} cannot be followed: {error}.") from error
 
 
-def _require_file(path: Path) -> None:
-    try:
-        if path.is_file():
-            return
-        why = "It is a folder or a device." if path.exists() else "There is no such file."
-    except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        why = str(error)
-    raise FileError(f"{path} is no picture.", why, "Check the name.")
-
-
-def _texts(path: Path) -> dict[str, str]:
+def _texts(file: BinaryIO) -> dict[str, str]:
     from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about EXIF values that are not asked for
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+        with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
             found = {name: image.info[name] for name in TEXTS if name in image.info}
             if not found and image.format == "PNG" and image.width * image.height <= _MOST_PIXELS:
                 image.load()  # some programs write their text behind the pixels

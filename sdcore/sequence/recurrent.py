@@ -9,7 +9,6 @@ Shapes: B batch, T text tokens, D width of the text, S width of the state, G gat
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from sdcore.checks import as_finite, as_int
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
+from sdcore.files.jsonfile import read_json
 from sdcore.text.config import CLIPTextConfig
 from sdcore.text.encoder import (
     CLIPTextEncoder,
@@ -289,10 +289,7 @@ def load_text_encoder(folder: str | Path, **where: Any) -> CLIPTextEncoder | Rec
         FileError: the folder holds neither, or a damaged one.
     """
     path = Path(folder) / "config.json"
-    try:
-        recurrent = ARCHITECTURE in json.loads(path.read_text("utf-8")).get("architectures", ())
-    except (OSError, ValueError, AttributeError, TypeError):
-        recurrent = False  # CLIPTextEncoder says what is wrong
+    recurrent = read_json(path).get("architectures") == [ARCHITECTURE]
     kind = RecurrentTextEncoder if recurrent else CLIPTextEncoder
     return kind.from_pretrained(folder, **where)
 

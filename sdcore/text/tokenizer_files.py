@@ -9,7 +9,8 @@ from typing import Any
 from sdcore.checks import as_int
 from sdcore.errors import FileError
 from sdcore.files.folder import refuse_custom_code
-from sdcore.files.jsonfile import read_json, require_file
+from sdcore.files.jsonfile import read_json
+from sdcore.files.opening import read_bytes
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 _ROLES = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
@@ -31,6 +32,7 @@ _WITHOUT = (
 )
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _LENGTH_LIMIT = 65536
+_MERGES_LIMIT = 4 << 20  # bytes of merges.txt; CLIP's has 0.5 MiB
 
 Token = dict[str, Any]  # "content" and flags, the arguments of tokenizers' AddedToken
 
@@ -141,8 +143,7 @@ def _vocabulary_of(model: dict[str, Any]) -> tuple[dict[str, int], tuple[tuple[s
 def _vocabulary(folder: Path) -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     """Vocabulary and merges out of vocab.json and merges.txt."""
     vocab, path = read_json(folder / "vocab.json"), folder / "merges.txt"
-    require_file(path)
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_bytes(path, _MERGES_LIMIT).decode("utf-8").split("\n")
     if lines[-1] == "":
         lines.pop()
     pairs = [line.rstrip("\r").split(" ") for line in lines if not line.startswith("#version")]

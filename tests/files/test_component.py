@@ -226,7 +226,7 @@ def test_only_a_bin_file(folder):
 
 def test_missing_files_list_what_is_there(folder):
     (folder / "config.json").unlink()
-    with pytest.raises(FileError, match=r"config\.json is missing\n.*model\.safetensors"):
+    with pytest.raises(FileError, match=r"config\.json is missing\.\n.*model\.safetensors"):
         CLIPTextEncoder.from_pretrained(folder)
     with pytest.raises(FileError, match=r"unet.*\n.*text_encoder/"):
         CLIPTextEncoder.from_pretrained(folder.parent, subfolder="unet")

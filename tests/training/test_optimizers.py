@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from sdcore.training.muon import NEWTON_SCHULZ_STEPS, Muon, weight_matrices
+from torch import nn
 
 
 def test_it_takes_the_matrices_of_layers_and_no_embeddings_or_narrow_ends() -> None:
