@@ -68,7 +68,8 @@ def test_no_module_imports_in_a_circle():
     TopologicalSorter(graph).prepare()
 
 
-def test_train_never_imports_bench_and_bench_never_imports_sample():
-    for folder, refused in (("train", ("bench", "sample")), ("bench", ("sample",))):
+def test_recipes_and_benches_import_no_command_and_recipes_no_bench():
+    commands = ("sample", "sdcore.app")
+    for folder, refused in (("train", (*commands, "bench")), ("bench", commands)):
         for path in (ROOT / folder).rglob("*.py"):
             assert not [name for name in imports(path) if name.startswith(refused)], path

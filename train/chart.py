@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from sdcore.files.atomic import replace_file, text_writer
+
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#222222", "#e69f00", "#56b4e9")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 62, 190, 44, 50  # pixels
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "", "10 4", "4 4")  # told apart without colour, too
@@ -86,7 +88,7 @@ def line_chart(
         x = WIDTH - RIGHT + 14
         parts.append(f'<path d="M{x} {y}h26" {style}/>')
         parts.append(_text(x + 34, y + 4, name, "start"))
-    Path(path).write_text("\n".join([*parts, "</svg>"]) + "\n", "utf-8")
+    replace_file(Path(path), text_writer("\n".join([*parts, "</svg>"]) + "\n"))
 
 
 def _text(

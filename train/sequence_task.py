@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from sdcore.attention import use_attention
 from sdcore.errors import UsageError
+from sdcore.files.atomic import json_writer, replace_file
 from sdcore.sequence.decoding import greedy
 from sdcore.sequence.recurrent_translator import RecurrentTranslator, RecurrentTranslatorConfig
 from sdcore.sequence.transformer import Transformer, TransformerConfig
-from sdcore.training.run import main
+from sdcore.training.command import main
 from sdcore.training.settings import Settings
 from sdcore.training.state import generator
 from train.chart import Point, line_chart
@@ -187,7 +188,6 @@ def train(settings: SequenceSettings) -> None:
         raise UsageError(f"learning_rates: {unknown[0]!r}", "no such model", f"use {MODELS}")
     torch.set_num_threads(1)
     folder = Path(settings.folder)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{settings.task}.json"
     result = _resume(path, settings)
     words = words_of(settings.task)
@@ -201,11 +201,11 @@ def train(settings: SequenceSettings) -> None:
             if not any((run["model"], run["seed"]) == (name, seed) for run in result["runs"]):
                 run = train_one(settings, name, seed, width)
                 result["runs"].append(run)
-                _save(path, result)
+                replace_file(path, json_writer(result, indent=1))
                 print(json.dumps(run), flush=True)
     if settings.speed_lengths and not result["speed"]:
         result["speed"] = measure_speed(settings, widths)
-        _save(path, result)
+        replace_file(path, json_writer(result, indent=1))
     chart(settings, result, path.with_suffix(".svg"))
     print(table(settings, result))
 
@@ -221,12 +221,6 @@ def _resume(path: Path, settings: SequenceSettings) -> dict:
             f"{path} holds results of other settings", "they cannot be mixed", "move it away"
         )
     return found
-
-
-def _save(path: Path, result: dict) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    draft.replace(path)
 
 
 def shares(result: dict, name: str, length: int) -> list[float]:

@@ -6,22 +6,25 @@ way to stop and go on without a trace: N steps straight are, bit for bit, k step
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
-from sdcore.errors import NonFiniteError, UsageError, exit_on_error
-from sdcore.training.muon import Muon, weight_matrices
-from sdcore.training.settings import AnySettings, Settings, load_settings, read_yaml, save_settings
+from sdcore.errors import FileError, NonFiniteError, UsageError, name_some
+from sdcore.files.atomic import append_line, make_folder
+from sdcore.files.locks import FolderLock
+from sdcore.training.optimizers import make_optimizers
+from sdcore.training.settings import Settings, flat, read_yaml, save_settings
 from sdcore.training.state import (
     Average,
     latest_checkpoint,
@@ -36,22 +39,22 @@ class RunSettings(Settings):
     """How long, how fast, where. Steps count optimizer updates."""
 
     folder: str  # everything the run writes
-    steps: int
-    batch_size: int
-    learning_rate: float
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: of weight matrices; see muon.py
-    warmup_steps: int = 200
-    decay_share: float = 0.3  # the last share of the steps, over which the rate falls to zero
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.0  # 0: no moving average
-    seed: int = 0
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: of weight matrices; see optimizers.py
+    warmup_steps: int = Field(200, ge=0)
+    decay_share: float = Field(0.3, ge=0, le=1)  # the last steps, over which the rate falls to zero
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    max_grad_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # 0: no moving average
+    seed: int = Field(0, ge=0)
     precision: Literal["no", "bf16"] = "bf16"
-    threads: int = 0  # 0: as many as torch takes
-    log_every: int = 20
-    checkpoint_every: int = 500
-    sample_every: int = 1000
-    keep: int = 2
+    threads: int = Field(0, ge=0)  # 0: as many as torch takes
+    log_every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    sample_every: int = Field(1000, ge=1)
+    keep: int = Field(2, ge=1)  # so many of the newest checkpoints
 
 
 # A run may be prolonged, moved and watched otherwise without becoming another run.
@@ -81,6 +84,10 @@ class Run:
         settings: checked settings of the whole recipe; written to `resolved.yaml`.
         loop: the part of them that is the run's.
         module: what is trained; its parameters are what the optimizer updates.
+
+    Raises:
+        UsageError: another run is at work in the folder, or it holds one with other settings.
+        FileError: the folder cannot be written, or no checkpoint in it can be used.
     """
 
     def __init__(self, settings: Settings, loop: RunSettings, module: nn.Module) -> None:
@@ -90,16 +97,26 @@ class Run:
         self.accelerator = Accelerator(mixed_precision=loop.precision)
         if self.accelerator.num_processes > 1:
             raise UsageError(
-                f"a run in {self.accelerator.num_processes} processes",
-                "a recipe trains in one process, on one device",
-                "start it without accelerate launch, or with --num_processes 1",
+                f"The run has {self.accelerator.num_processes} processes.",
+                "A recipe trains in one process, on one device.",
+                "Start it without accelerate launch, or with --num_processes 1.",
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.module = module.to(self.accelerator.device)
         self.average = Average(self.module, loop.ema_decay) if loop.ema_decay else None
-        self.optimizers = make_optimizers(self.module, loop)
-        self.step = self._resume(settings)
-        save_settings(settings, self.folder / "resolved.yaml")
+        self.optimizers = make_optimizers(
+            self.module,
+            kind=loop.optimizer,
+            learning_rate=loop.learning_rate,
+            weight_decay=loop.weight_decay,
+        )
+        self._lock = _lock(self.folder)
+        try:
+            self.step = self._resume(settings)
+            save_settings(settings, self.folder / "resolved.yaml")
+        except BaseException:
+            self._lock.release()
+            raise
         self._started, self._first = time.monotonic(), self.step
 
     def steps(self) -> Iterator[int]:
@@ -121,9 +138,9 @@ class Run:
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.loop.max_grad_norm)
         if not math.isfinite(norm):
             raise NonFiniteError(
-                f"step {self.step}: gradient norm {norm}",
-                "the loss or its gradient is not finite",
-                "lower the learning rate, or resume with precision: 'no'",
+                f"The gradient norm is {norm} in step {self.step}.",
+                "The loss or its gradient is not finite.",
+                "Lower run.learning_rate, or use run.precision: 'no', in a new run.folder.",
             )
         for optimizer in self.optimizers.values():
             optimizer.step()
@@ -148,13 +165,13 @@ class Run:
         row |= {"images_per_second": round(rate, 1), "lr": learning_rate(self.loop, self.step)}
         self.write("metrics.jsonl", row)
 
-    def write(self, name: str, row: dict) -> None:
+    def write(self, name: str, row: Mapping[str, float]) -> None:
         """Append a JSON line to a file of the run and show it."""
-        with open(self.folder / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.folder / name, json.dumps(dict(row)))
         tqdm.write(" ".join(f"{key} {value:.6g}" for key, value in row.items()))
 
     def checkpoint(self) -> None:
+        """Keep all that is needed to go on from here."""
         parts = {"model": self.module.state_dict()}
         parts |= {name: optimizer_tensors(one) for name, one in self.optimizers.items()}
         if self.average:
@@ -184,7 +201,21 @@ class Run:
     def _check_unchanged(self, settings: Settings) -> None:
         """Refuse to go on with settings that would make it another run."""
         path = self.folder / "resolved.yaml"
-        old, new = (flat(values) for values in (read_yaml(path), settings.model_dump(mode="json")))
+        if not path.exists():
+            warnings.warn(f"{path} is gone; the settings are taken to be the same", stacklevel=4)
+            return
+        new = flat(settings.model_dump(mode="json"))
+        try:
+            old, why = flat(read_yaml(path)), ""
+        except FileError as error:
+            old, why = {}, f"{error.what} {error.why}"
+        lacking = sorted(new.keys() - old.keys())
+        if lacking:
+            raise FileError(
+                f"{self.folder} holds a run whose settings cannot be read.",
+                why or f"{path} lacks {name_some(lacking)}.",
+                f"Where they are the same as before, remove {path} and start again.",
+            )
         changed = [
             f"{key} was {old.get(key)!r}, is {new.get(key)!r}"
             for key in sorted(old.keys() | new.keys())
@@ -192,10 +223,22 @@ class Run:
         ]
         if changed:
             raise UsageError(
-                f"{self.folder} holds a run with other settings",
-                "; ".join(changed[:3]) + (f"; {len(changed) - 3} more" if changed[3:] else ""),
-                "use a new run.folder, or the old settings: --config " + str(path),
+                f"{self.folder} holds a run with other settings.",
+                "; ".join(changed[:3]) + (f"; {len(changed) - 3} more." if changed[3:] else "."),
+                f"Use a new run.folder, or the old settings: those in {path}.",
             )
+
+
+def _lock(folder: Path) -> FolderLock:
+    """The folder, for one run alone."""
+    try:
+        return FolderLock(folder)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"Another run is at work in {folder}.",
+            "Two runs would write over one another's checkpoints.",
+            "Wait for its end, stop it, or use another run.folder.",
+        ) from error
 
 
 class Averaged:
@@ -218,55 +261,3 @@ class Averaged:
                 kept = parameter.detach().clone()
                 parameter.copy_(ours)
                 ours.copy_(kept)
-
-
-def flat(values: dict, path: str = "") -> dict[str, object]:
-    """{"run": {"steps": 3}} -> {"run.steps": 3}."""
-    result: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            result |= flat(value, f"{path}{key}.")
-        else:
-            result[f"{path}{key}"] = value
-    return result
-
-
-def make_optimizers(module: nn.Module, loop: RunSettings) -> dict[str, torch.optim.Optimizer]:
-    """Name in a checkpoint -> optimizer; each trained parameter belongs to one of them.
-
-    Of AdamW's, matrices decay; biases, norms and other vectors do not.
-    """
-    matrices = weight_matrices(module) if loop.optimizer == "muon" else []
-    taken = {id(weight) for weight in matrices}
-    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": loop.weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "optimizer": torch.optim.AdamW(
-            groups,
-            lr=loop.learning_rate,
-            betas=(0.9, 0.99),
-            fused=True,  # one pass over the weights: a twelfth of a step on two cores
-        )
-    }
-    if matrices:
-        optimizers["muon"] = Muon(matrices, loop.learning_rate, loop.weight_decay)
-    return optimizers
-
-
-def main(
-    recipe: Callable[[AnySettings], None], model: type[AnySettings], config: str, doc: str
-) -> None:
-    """The command line of a recipe: `--config file.yaml key.path=value ...`."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default=config, help="settings file (default: %(default)s)")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="settings that differ"
-    )
-    arguments = parser.parse_args()
-    with exit_on_error():
-        recipe(load_settings(model, arguments.config, arguments.overrides))

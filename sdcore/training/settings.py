@@ -7,14 +7,18 @@ settings in force are written back into every run as `resolved.yaml`, which repe
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sdcore.errors import FileError, UsageError
+from sdcore.files.atomic import replace_file, text_writer
+from sdcore.files.opening import read_bytes
+
+_SIZE_LIMIT = 16 << 20
 
 
 class Settings(BaseModel):
@@ -31,8 +35,10 @@ def load_settings(
 ) -> AnySettings:
     """Read `path` as YAML, apply `key.path=value` overrides, and check everything.
 
-    Raises `FileError` when the file is missing or no mapping, `UsageError` when a key is unknown or
-    a value does not fit; the message names the file, the key path and the nearest known key.
+    Raises:
+        FileError: the file is missing or holds no mapping.
+        UsageError: a key is unknown or a value does not fit; names the file, the path of the key
+            and the nearest known key.
     """
     values = read_yaml(path)
     for override in overrides:
@@ -41,58 +47,70 @@ def load_settings(
         return model.model_validate(values)
     except ValidationError as error:
         raise UsageError(
-            f"{path}: {_explain(error, model)}", "the settings do not fit", "see configs/"
+            f"The settings of {path} do not fit.",
+            f"{_explain(error, model)}.",
+            "Correct the file, or the key.path=value that stands for it.",
         ) from error
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; `FileError` when it is missing or holds none."""
+    """The mapping that a YAML file holds. FileError when it is missing or holds none."""
     path = Path(path)
-    if not path.is_file():
-        raise FileError(
-            f"settings file {path} not found", "there is no such file", "check the path"
-        )
+    data = read_bytes(path, _SIZE_LIMIT)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise FileError(f"{path} is not valid YAML", str(error), "correct the file") from error
+        values = yaml.safe_load(data.decode("utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise FileError(
+            f"{path} is not valid YAML.", f"{' '.join(str(error).split())}.", "Correct the file."
+        ) from error
     if not isinstance(values, dict):
         raise FileError(
-            f"{path} holds no settings", "its top level is not a mapping", "use key: value"
+            f"{path} holds no settings.",
+            f"Its top level is a {type(values).__name__}, not a mapping.",
+            "Write one setting per line as `key: value`.",
         )
-    return values
+    return cast("dict[str, Any]", values)
 
 
 def save_settings(settings: Settings, path: str | Path) -> None:
-    """Write every setting in force to `path` as YAML."""
-    Path(path).write_text(
-        yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), "utf-8"
-    )
+    """Write every setting in force to `path` as YAML. FileError when it cannot be written."""
+    text = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    replace_file(Path(path), text_writer(text))
+
+
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, object]:
+    """{"run": {"steps": 3}} -> {"run.steps": 3}."""
+    result: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result |= flat(cast("dict[str, Any]", value), f"{path}{key}.")
+        else:
+            result[f"{path}{key}"] = value
+    return result
 
 
 def _set(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
-        raise UsageError(
-            f"override {override!r} is not understood", "it has no '='", "use key.path=value"
-        )
+        raise _no_override(override, "It has no '='.")
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise UsageError(
-                f"override {override!r} does not fit", f"{parent!r} is one value", "see configs/"
-            )
+            raise _no_override(override, f"{parent!r} is one value, not a group of settings.")
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(
-            f"override {override!r} is not valid YAML", str(error), "check the value"
-        ) from error
+        raise _no_override(override, f"{' '.join(str(error).split())}.") from error
+
+
+def _no_override(override: str, why: str) -> UsageError:
+    what = f"{override!r} does not say which setting differs."
+    return UsageError(what, why, "Write key.path=value, with a value as in YAML.")
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    lines = []
+    lines: list[str] = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         text = problem["msg"]

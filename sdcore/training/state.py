@@ -3,7 +3,7 @@
 A checkpoint is a folder `step-00001000/` of safetensors files and a `manifest.json` with the hash
 of each. No file is much over 14 MB, so that a checkpoint can be moved to wherever the run goes on.
 It appears whole (`files.atomic`); only then older ones are removed.
-`latest` is the newest checkpoint that verifies, so a run killed at any moment resumes from a good
+The latest checkpoint is the newest that verifies, so a run killed at any moment resumes from a good
 one. Nothing is pickled. No random state is stored, because every random draw of a training run is a
 function of (seed, purpose, step, sample): see `generator`.
 """
@@ -11,9 +11,9 @@ function of (seed, purpose, step, sample): see `generator`.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -24,10 +24,13 @@ from torch import Tensor, nn
 
 from sdcore.errors import FileError
 from sdcore.files.atomic import json_writer, replace_folder
+from sdcore.files.jsonfile import read_json
+from sdcore.files.opening import open_file
 from sdcore.files.weights import tensors_writer
 
 Tensors = Mapping[str, Tensor]
 FILE_BYTES = 14_000_000  # of a file's tensors; one tensor is never divided
+_CHECKPOINT = re.compile(r"step-\d{8}")
 _NUMBER = re.compile(r"-\d{5}-of-\d{5}$")  # as the files of diffusers' large weights are named
 
 
@@ -58,27 +61,53 @@ def save_checkpoint(runs: Path, step: int, parts: Mapping[str, Tensors], keep: i
 
 
 def latest_checkpoint(runs: Path) -> Path | None:
-    """The newest checkpoint under `runs` that verifies, or None."""
-    return next((path for path in _checkpoints(runs) if verifies(path)), None)
+    """The newest checkpoint under `runs` that is as it was written; None where there is none.
+
+    Warns:
+        UserWarning: a newer one is damaged.
+
+    Raises:
+        FileError: there are some, and all of them are damaged.
+    """
+    faults: list[str] = []
+    for path in _checkpoints(runs):
+        why = fault(path)
+        if why is None:
+            for text in faults:
+                warnings.warn(f"{text} {path.name} is used.", stacklevel=2)
+            return path
+        faults.append(f"The checkpoint {path.name} is damaged: {why}")
+    if faults:
+        raise FileError(
+            f"No checkpoint in {runs} can be used.",
+            " ".join(faults[:3]),
+            "Put a copy of one back, or begin a new run in another folder.",
+        )
+    return None
 
 
-def verifies(checkpoint: Path) -> bool:
-    """Whether the manifest is of this step, and every file in it has the hash that was written."""
+def fault(checkpoint: Path) -> str | None:
+    """What is damaged about a checkpoint, as a sentence; None where all is as it was written."""
     try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
-        hashes = {name: _hash(checkpoint / name) for name in manifest["files"]}
-        return checkpoint.name == _name(manifest["step"]) and hashes == manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        manifest = read_json(checkpoint / "manifest.json")
+        if checkpoint.name != _name(manifest["step"]):
+            return "Its manifest is of another step."
+        for name, written in manifest["files"].items():
+            if _hash(checkpoint / name) != written:
+                return f"{name} is not as it was written."
+    except FileError as error:
+        return f"{error.what} {error.why}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "Its manifest is not one."
+    return None
 
 
 def load_checkpoint(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
-    """(step, name -> tensors) of a checkpoint; `FileError` when it does not verify."""
-    if not verifies(checkpoint):
-        raise FileError(
-            f"checkpoint {checkpoint} is damaged", "a file or hash is off", "use an older one"
-        )
-    manifest = json.loads((checkpoint / "manifest.json").read_text("utf-8"))
+    """(step, name -> tensors) of a checkpoint. FileError when it is damaged."""
+    why = fault(checkpoint)
+    if why is not None:
+        raise FileError(f"The checkpoint {checkpoint} is damaged.", why, "Use an older one.")
+    manifest = read_json(checkpoint / "manifest.json")
     parts: dict[str, dict[str, Tensor]] = {}
     for name in manifest["files"]:
         part = parts.setdefault(_NUMBER.sub("", Path(name).stem), {})
@@ -119,7 +148,7 @@ class Average:
         # By name: a loaded checkpoint has the tensors in another order than the module.
         ours = [self.tensors[name] for name, _ in module.named_parameters()]
         theirs = [p.detach().float() for p in module.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _files(name: str, tensors: Tensors) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -137,11 +166,11 @@ def _files(name: str, tensors: Tensors) -> Iterator[tuple[str, dict[str, Tensor]
 
 
 def _prune(runs: Path, newest: Path, keep: int) -> None:
-    """Remove all but `newest`, which was just published, and the `keep - 1` good ones before it."""
+    """Remove all but `newest`, which was just written, and the `keep - 1` good ones before it."""
     older = [path for path in _checkpoints(runs) if path != newest]
     kept = older
     if len(older) >= keep:  # else none has to go; to verify is to read every byte of it
-        kept = list(islice(filter(verifies, older), keep - 1))
+        kept = list(islice((path for path in older if fault(path) is None), keep - 1))
     for path in older:
         if path not in kept:
             shutil.rmtree(path)
@@ -152,8 +181,12 @@ def _name(step: int) -> str:
 
 
 def _checkpoints(runs: Path) -> list[Path]:
-    return sorted(runs.glob("step-*"), reverse=True) if runs.is_dir() else []
+    """The checkpoints in a folder, the newest first; what else a user keeps there is left alone."""
+    named = (path for path in runs.glob("step-*") if _CHECKPOINT.fullmatch(path.name))
+    return sorted((path for path in named if path.is_dir()), reverse=True)
 
 
 def _hash(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    with open_file(path) as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+    return digest.hexdigest()

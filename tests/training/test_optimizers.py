@@ -1,11 +1,17 @@
-"""Muon: which weights it takes, and that a convolution is updated as the matrix that it is."""
+"""Which weights each optimizer takes; Muon updates a convolution as the matrix that it is."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from sdcore.training.muon import NEWTON_SCHULZ_STEPS, Muon, weight_matrices
 from torch import nn
+
+from sdcore.training.optimizers import (
+    NEWTON_SCHULZ_STEPS,
+    Muon,
+    make_optimizers,
+    weight_matrices,
+)
 
 
 def test_it_takes_the_matrices_of_layers_and_no_embeddings_or_narrow_ends() -> None:
@@ -50,3 +56,16 @@ def test_every_direction_of_a_matrix_moves_alike(shape: tuple[int, int]) -> None
     before, after = (torch.linalg.svdvals(m) for m in (stretched, weight.detach()))
     assert before[0] / before[-1] > 10
     assert after[0] / after[-1] < 2.5
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_only_matrices_decay_and_each_parameter_has_one_optimizer(kind: str) -> None:
+    module = nn.Sequential(nn.Linear(4, 32), nn.LayerNorm(32), nn.Linear(32, 32), nn.Linear(32, 2))
+    module[2].bias.requires_grad_(False)
+    made = make_optimizers(module, kind=kind, learning_rate=0.1, weight_decay=0.1)
+    decayed, plain = made["optimizer"].param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    assert {p.ndim for p in decayed["params"]} == {2} and {p.ndim for p in plain["params"]} == {1}
+    taken = len(decayed["params"]) + len(plain["params"])
+    assert taken == (7 if kind == "adamw" else 6)  # the frozen bias is in neither
+    assert (kind == "muon") == ("muon" in made)

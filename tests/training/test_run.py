@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from sdcore.errors import NonFiniteError, UsageError
-from sdcore.training.run import Run, RunSettings, learning_rate, main, make_optimizers
+from sdcore.errors import FileError, NonFiniteError, UsageError
+from sdcore.training.run import Run, RunSettings, learning_rate
 from sdcore.training.settings import Settings, load_settings
 from sdcore.training.state import generator, optimizer_tensors
 
@@ -239,16 +240,6 @@ def test_averaged_weights_are_swapped_in_and_out_also_after_an_error(tmp_path: P
     assert_equal_to_the_bit(run.average.tensors, average)
 
 
-def test_only_matrices_decay(tmp_path: Path) -> None:
-    module = network(6)
-    module[3].bias.requires_grad_(False)
-    loop = recipe(tmp_path, weight_decay=0.1).run
-    decayed, plain = make_optimizers(module, loop)["optimizer"].param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert {p.ndim for p in decayed["params"]} == {2} and {p.ndim for p in plain["params"]} == {1}
-    assert len(decayed["params"]) + len(plain["params"]) == 7  # the frozen bias is in neither
-
-
 @pytest.mark.parametrize(("warmup", "share", "steps"), [(10, 0.25, 80), (1, 1.0, 40), (0, 0.0, 20)])
 def test_learning_rate_against_its_closed_form(warmup: int, share: float, steps: int) -> None:
     top = 3e-4
@@ -289,21 +280,62 @@ def test_several_processes_are_refused_rather_than_trained_side_by_side(
         train(recipe(tmp_path))
 
 
-def test_the_command_line_ends_with_the_message_and_the_exit_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "recipe.yaml"
-    file.write_text("run: {folder: r, steps: 1, batch_size: 1, learning_rate: 0.1}")
-    ran: list[Recipe] = []
-    for arguments, code, said in (
-        (["--config", "nowhere.yaml"], 3, "nowhere.yaml"),
-        (["--config", str(file), "run.stepz=3"], 2, "did you mean 'steps'"),
-    ):
-        monkeypatch.setattr("sys.argv", ["recipe", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main(ran.append, Recipe, "unused.yaml", "doc")
-        err = capsys.readouterr().err
-        assert ended.value.code == code and said in err and "why:" in err and not ran
-    monkeypatch.setattr("sys.argv", ["recipe", "--config", str(file), "run.steps=3"])
-    main(ran.append, Recipe, "unused.yaml", "doc")
-    assert ran[0].run.steps == 3
+# --- what is in the folder -----------------------------------------------------------------------
+
+
+def test_a_second_run_in_one_folder_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    settings = recipe(tmp_path)
+    first = Run(settings, settings.run, network(settings.width))
+    with pytest.raises(UsageError, match="Another run is at work"):
+        Run(settings, settings.run, network(settings.width))
+    del first
+    Run(settings, settings.run, network(settings.width))
+
+
+def test_nothing_starts_anew_where_all_checkpoints_are_damaged(tmp_path: Path) -> None:
+    train(recipe(tmp_path), until=9)
+    checkpoints = sorted((tmp_path / "checkpoints").iterdir())
+    for path in checkpoints:
+        (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(FileError, match="step-00000004 is damaged") as error:
+        train(recipe(tmp_path))
+    assert "No checkpoint" in error.value.what and "step-00000008" in error.value.why
+    assert sorted((tmp_path / "checkpoints").iterdir()) == checkpoints
+
+
+def test_a_copy_that_a_user_keeps_is_neither_read_nor_removed(tmp_path: Path) -> None:
+    train(recipe(tmp_path, keep=1), until=5)
+    copy = tmp_path / "checkpoints" / "step-00000004-best"
+    shutil.copytree(tmp_path / "checkpoints" / "step-00000004", copy)
+    train(recipe(tmp_path, keep=1))
+    names = sorted(path.name for path in copy.parent.iterdir())
+    assert names == ["step-00000004-best", "step-00000010"]
+
+
+def test_settings_that_cannot_be_read_are_said_with_a_way_on(tmp_path: Path) -> None:
+    straight = train(recipe(tmp_path / "straight"))
+    train(recipe(tmp_path / "run"), until=5)
+    resolved = tmp_path / "run" / "resolved.yaml"
+    whole = resolved.read_text("utf-8")
+    for damaged in (whole[: whole.index("seed")], whole[:20] + ": [", ""):
+        resolved.write_text(damaged)
+        with pytest.raises(FileError, match="cannot be read") as error:
+            train(recipe(tmp_path / "run"))
+        assert f"remove {resolved}" in error.value.hint
+    resolved.unlink()
+    with pytest.warns(UserWarning, match="is gone"):
+        resumed = train(recipe(tmp_path / "run"))
+    assert_equal_to_the_bit(resumed.model, straight.model)
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileError, match="could not be written"):
+        train(recipe(tmp_path / "file" / "run"))
+
+
+def test_half_a_line_of_metrics_does_not_stay(tmp_path: Path) -> None:
+    train(recipe(tmp_path), until=5)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    assert list(train(recipe(tmp_path)).logged) == [0, 1, 2, 3, 4, *range(5, STEPS)]

@@ -16,13 +16,13 @@ import sdcore.training.state
 from sdcore.errors import FileError
 from sdcore.training.state import (
     Average,
+    fault,
     generator,
     latest_checkpoint,
     load_checkpoint,
     optimizer_tensors,
     restore_optimizer,
     save_checkpoint,
-    verifies,
 )
 
 
@@ -104,7 +104,8 @@ def test_a_large_part_comes_in_several_files_and_is_whole_only_with_all(
     }
     assert all(torch.equal(loaded["model"][name], t) for name, t in tensors["model"].items())
     (path / files[1]).unlink()
-    assert latest_checkpoint(tmp_path) is None
+    with pytest.raises(FileError, match=files[1]):
+        latest_checkpoint(tmp_path)
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -115,9 +116,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 def test_none_is_read_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that keeps forty would else spend its time on verifying them."""
-    monkeypatch.setattr(
-        "sdcore.training.state.verifies", lambda path: pytest.fail(f"{path} was read")
-    )
+    monkeypatch.setattr("sdcore.training.state.fault", lambda path: pytest.fail(f"{path} was read"))
     for step in (2, 4, 6):
         save_checkpoint(tmp_path, step, parts(step), keep=3)
 
@@ -147,7 +146,7 @@ def test_killed_at_any_point_of_a_save(
             break_at(patch, point, call, late)
             save_checkpoint(runs, 6, parts(6), keep=2)
 
-        good = [path for path in runs.glob("step-*") if verifies(path)]
+        good = [path for path in runs.glob("step-*") if fault(path) is None]
         assert len(good) >= 2, f"{point} {call}: fewer good checkpoints than before"
         newest = latest_checkpoint(runs)
         assert holds(newest, 6) or holds(newest, 4)
@@ -210,8 +209,9 @@ def test_damaged_newest_gives_way_to_the_older_one(damage: str, tmp_path: Path) 
     for step in (2, 4):
         save_checkpoint(tmp_path, step, parts(step))
     DAMAGE[damage](tmp_path / "step-00000004")
-    assert not verifies(tmp_path / "step-00000004")
-    assert holds(latest_checkpoint(tmp_path), 2)
+    assert fault(tmp_path / "step-00000004")
+    with pytest.warns(UserWarning, match="step-00000004 is damaged.* step-00000002 is used"):
+        assert holds(latest_checkpoint(tmp_path), 2)
     with pytest.raises(FileError, match="step-00000004"):
         load_checkpoint(tmp_path / "step-00000004")
 
@@ -222,7 +222,7 @@ def test_damaged_ones_do_not_count_when_pruning(keep: int, tmp_path: Path) -> No
         save_checkpoint(tmp_path, step, parts(step), keep=9)
     flip_a_bit(tmp_path / "step-00000012" / "model.safetensors")
     save_checkpoint(tmp_path, 6, parts(6), keep=keep)
-    good = sorted((p.name for p in tmp_path.glob("step-*") if verifies(p)), reverse=True)
+    good = sorted((p.name for p in tmp_path.glob("step-*") if fault(p) is None), reverse=True)
     assert good == ["step-00000006", "step-00000004", "step-00000002"][:keep]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import END, START, WORD_END, Tokenizer
 from sdcore.text.tokenizer_files import read_tokenizer_files
-from sdcore.training.run import main
+from sdcore.training.command import main
 from train.emoji.data.captions import chinese_words
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings

@@ -21,7 +21,8 @@ from sdcore.sequence.recurrent import RecurrentTextConfig, RecurrentTextEncoder
 from sdcore.text.config import CLIPTextConfig
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
-from sdcore.training.run import Run, RunSettings, main
+from sdcore.training.command import main
+from sdcore.training.run import Run, RunSettings
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 

@@ -18,7 +18,9 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from sdcore.training.run import Run, RunSettings, main
+from sdcore.files.atomic import replace_file
+from sdcore.training.command import main
+from sdcore.training.run import Run, RunSettings
 from sdcore.training.state import generator
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
@@ -136,7 +138,8 @@ def evaluate(run: Run, model: AutoencoderKL, image: Tensor) -> None:
     )
     rows = torch.cat([image[:16], output[:16]], dim=0).add(1).mul(127.5).round().byte().cpu()
     grid = torch.cat([torch.cat(list(rows[i : i + 16]), dim=2) for i in (0, 16)], dim=1)
-    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(run.folder / "reconstructions.png")
+    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
+    replace_file(run.folder / "reconstructions.png", picture.save)
 
 
 @torch.no_grad()

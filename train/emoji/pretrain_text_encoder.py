@@ -20,7 +20,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from sdcore.text.encoder import CLIPTextConfig, CLIPTextEncoder
 from sdcore.text.tokenizer import END, START, Tokenizer
-from sdcore.training.run import Run, RunSettings, main
+from sdcore.training.command import main
+from sdcore.training.run import Run, RunSettings
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 from train.emoji.data.vocabulary import learn_vocabulary

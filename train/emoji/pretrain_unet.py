@@ -13,7 +13,6 @@ names another concept. It moves before the pictures do.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,21 +23,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sdcore.attention import Control, use_attention
-from sdcore.diffusion.noise import (
-    add_noise,
-    alphas_cumprod_from_config,
-    loss_weight,
-    prediction_target,
-)
 from sdcore.diffusion.schedulers import make_scheduler
+from sdcore.files.atomic import json_writer, replace_files, text_writer
 from sdcore.files.saving import save_component
 from sdcore.image.autoencoder import Autoencoder
 from sdcore.pipeline.text_to_image import TextToImage
 from sdcore.sequence.recurrent import RecurrentTextEncoder, load_text_encoder
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer, Tokens
-from sdcore.training.run import Run, RunSettings, main
-from sdcore.training.state import generator
+from sdcore.training.command import main
+from sdcore.training.objective import Objective, draw_noise
+from sdcore.training.run import Run, RunSettings
 from sdcore.unet.unet import UNet, UNetConfig
 from train.emoji.data.captions import PLACE_WORDS
 from train.emoji.data.scenes import PLACES, Drawn, Scene, Scenes
@@ -180,22 +175,6 @@ class Source:
         return torch.stack([fresh[s] if s in fresh else self._kept[s] for s in scenes])
 
 
-def noise_and_times(
-    seed: int, step: int, shape: torch.Size, power: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Noise (B, C, h, w) and training times (B,), each row a function of (seed, step, row).
-
-    Times are spread evenly over the batch (Kingma et al. 2021, arXiv:2107.00630, appendix I.1),
-    which makes the loss of a small batch less noisy.
-    """
-    draws = [generator(seed, "noise", step, i) for i in range(shape[0])]
-    noise = torch.stack([torch.randn(shape[1:], generator=draw) for draw in draws])
-    start = torch.rand((), generator=generator(seed, "time", step, 0))
-    even = (start + torch.arange(shape[0]) / shape[0]) % 1
-    times = (even**power * 1000).long().clamp(max=999)
-    return noise, times
-
-
 def train(settings: UNetSettings) -> None:
     settings = settings.with_data()
     data = settings.data
@@ -207,25 +186,23 @@ def train(settings: UNetSettings) -> None:
     use_attention(network, "auto")  # chosen for the device that the run took
     device = run.accelerator.device
     source.to(device)
-    alphas = alphas_cumprod_from_config(SCHEDULER).to(device)
-    kind = settings.prediction_type
-    check = Check(source, alphas)
+    objective = Objective(
+        scheduler_config(settings),
+        weighting=settings.weighting,
+        time_power=settings.time_power,
+        device=device,
+    )
+    check = Check(source, objective)
 
     for step in run.steps():
         with run.accelerator.autocast():
             batch = source.batch(step, settings.run.batch_size)
-        shape = batch.latents.shape
-        noise, times = (
-            t.to(device)
-            for t in noise_and_times(settings.run.seed, step, shape, settings.time_power)
-        )
-        noisy = add_noise(batch.latents, noise, times, alphas)
-        target = prediction_target(kind, batch.latents, noise, times, alphas)
+        noised = objective.draw(batch.latents, settings.run.seed, step)
         grounding = source.grounding(batch) if settings.grounding else None
         with run.accelerator.autocast():
-            output = network(noisy, times, batch.tokens.ids.to(device), grounding)
-        each = (output.float() - target).square().mean((1, 2, 3))
-        loss = (loss_weight(kind, times, alphas, settings.weighting) * each).mean()
+            ids = batch.tokens.ids.to(device)
+            answer = network(noised.latents, noised.times, ids, grounding)
+        loss = objective.loss(answer, noised)
         grounded = grounding.loss() if grounding else torch.zeros(())
         norm = run.update(loss + settings.grounding * grounded)
         run.log(loss=loss, grounding=grounded, grad_norm=norm)
@@ -276,11 +253,10 @@ class Check:
 
     TIMES = (980, 900, 700)
 
-    def __init__(self, source: Source, alphas: Tensor) -> None:
+    def __init__(self, source: Source, objective: Objective) -> None:
         found = (source.scenes.scene(7, i) for i in range(300))
         chosen = [scene for scene in found if not scene.relation and scene.objects[0].size != "big"]
-        self.alphas, self.latents = alphas, source.latents(chosen[:64])
-        self.kind = source.scheduler["prediction_type"]
+        self.objective, self.latents = objective, source.latents(chosen[:64])
         drawn = [(scene.objects[0], scene.background) for scene in chosen[:64]]
         concepts = list(source.scenes.settings.concepts)
         other_concept = dict(zip(concepts, concepts[len(concepts) // 2 :] + concepts, strict=False))
@@ -299,20 +275,18 @@ class Check:
             "empty": [""] * len(drawn),
         }
         self.ids = {name: source.ids(texts) for name, texts in captions.items()}
-        self.noise = noise_and_times(7, 0, self.latents.shape)[0].to(self.latents.device)
+        self.noise = draw_noise(self.latents.shape, 7, 0).to(self.latents.device)
 
     @torch.no_grad()
     def __call__(self, run: Run) -> dict[str, float]:
         row = {}
         for time in self.TIMES:
-            noisy = add_noise(self.latents, self.noise, time, self.alphas)
-            kind, latents = self.kind, self.latents
-            target = prediction_target(kind, latents, self.noise, time, self.alphas)
+            noised = self.objective.add_noise(self.latents, self.noise, time)
             losses = {}
             for name, ids in self.ids.items():
                 with run.accelerator.autocast():
-                    output = run.module(noisy, time, ids)
-                losses[name] = float((output.float() - target).square().mean())
+                    answer = run.module(noised.latents, time, ids)
+                losses[name] = float((answer.float() - noised.target).square().mean())
             row[f"right_{time}"] = round(losses["right"], 5)
             for name in ("wrong_concept", "wrong_place", "empty"):
                 row[f"{name}_minus_right_{time}"] = round(losses[name] - losses["right"], 5)
@@ -334,10 +308,11 @@ def sample_grid(run: Run, source: Source, step: int) -> None:
         x, y = i % 8 * side, i // 8 * 2 * side
         grid.paste(image, (x, y))
         grid.paste(Image.fromarray(source.scenes.picture(scene)), (x, y + side))
-    folder = run.folder / "samples"
-    folder.mkdir(exist_ok=True)
-    (folder / "captions.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
-    grid.save(folder / f"step-{step:06d}.png")
+    files = {
+        "captions.txt": text_writer("\n".join(captions) + "\n"),
+        f"step-{step:06d}.png": grid.save,
+    }
+    replace_files(run.folder / "samples", files)
 
 
 def pipeline(run: Run, source: Source) -> TextToImage:
@@ -360,8 +335,8 @@ def export(run: Run, source: Source) -> None:
     index = dict(MODEL_INDEX)
     if isinstance(pipe.text_encoder, RecurrentTextEncoder):  # transformers has no such class
         index["text_encoder"] = ["sdcore", "RecurrentTextEncoder"]
-    for name, content in (("model_index.json", index), ("sampling.json", SAMPLING)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    settings = {"model_index.json": json_writer(index), "sampling.json": json_writer(SAMPLING)}
+    replace_files(folder, settings)
     save_words(source.scenes, folder)
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
-from sdcore.training.run import Run, RunSettings, main
+from sdcore.training.command import main
+from sdcore.training.run import Run, RunSettings
 from train.emoji.data.scenes import PLACES, RELATIONS, SIZES, Scene, Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 from train.emoji.grounding import object_marks

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from safetensors.numpy import load_file, save_file
 
 from sdcore.errors import FileError, exit_on_error
+from sdcore.files.atomic import json_writer, replace_files
 from sdcore.training.settings import load_settings
 from train.emoji.data.settings import DataSettings, Style
 
@@ -115,7 +116,6 @@ def _find(pack: dict, name: str | None) -> dict | None:
 def build(settings: DataSettings) -> None:
     """Render every drawing of `settings` and write pictures and manifest into `settings.folder`."""
     folder = Path(settings.folder)
-    folder.mkdir(parents=True, exist_ok=True)
     pictures, rows = {}, []
     for style, how in settings.styles.items():
         pack = read_pack(how.pack)
@@ -134,7 +134,6 @@ def build(settings: DataSettings) -> None:
                     "source": author["url"],
                 }
             )
-    save_file(pictures, folder / "drawings.safetensors")
     lock = json.loads((Path(__file__).parent / "package-lock.json").read_text("utf-8"))["packages"]
     used = [f"node_modules/@iconify-json/{style.pack}" for style in settings.styles.values()]
     packs = {key: {k: lock[key][k] for k in ("version", "integrity", "license")} for key in used}
@@ -143,7 +142,11 @@ def build(settings: DataSettings) -> None:
         "held_out_pairs": sorted(map(list, settings.held_out_pairs())),
         "drawings": rows,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
+    files = {
+        "drawings.safetensors": lambda path: save_file(pictures, path),
+        "manifest.json": json_writer(manifest, indent=1),
+    }
+    replace_files(folder, files)
     kinds = f"{len(settings.concepts)} concepts in {len(settings.styles)} styles"
     print(f"{len(rows)} drawings of {kinds}: {folder}")
 

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 from sdcore.errors import FileError, exit_on_error
+from sdcore.files.atomic import replace_file, text_writer
 from sdcore.text.known_words import FILE_NAME, KnownWords
 from sdcore.training.settings import load_settings
 from train.emoji.data.captions import CHINESE_BACKGROUNDS, chinese_words, plural
@@ -56,7 +57,7 @@ def save_words(scenes: Scenes, folder: Path) -> None:
     known = known_words(scenes)
     lists = {"names": sorted(known.names), "other": sorted(known.other)}
     text = json.dumps(lists, ensure_ascii=False, indent=0)
-    (folder / FILE_NAME).write_text(text + "\n", "utf-8")
+    replace_file(folder / FILE_NAME, text_writer(text + "\n"))
 
 
 def main() -> None:
