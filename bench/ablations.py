@@ -17,20 +17,21 @@ needs the drawings (`python -m train.emoji.data.drawings`).
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.command import DATA, load_model, main, make_parser, plain
 from bench.pages import around, fill
 from bench.prompt_control import shuffled, table
 from bench.prompts import Prompt, compose
 from bench.shares import Tally
 from bench.taken_away import Ablation, Case, of_the_network, of_the_text
 from bench.verdict import score
-from sdcore import TextToImage
-from sdcore.errors import UsageError, exit_on_error
+from sdcore.errors import UsageError
+from sdcore.files.atomic import json_writer, replace_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -95,22 +96,21 @@ def describe(prompts: Sequence[Prompt], steps: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(
+        __doc__,
+        model=None,
+        data=DATA,
+        prompts=60,
+        seed=0,
+        steps=10,
+        guidance_scale=None,
+        batch_size=20,
+        device="cpu",
+        out="runs/ablations",
     )
     add = parser.add_argument
-    add("--model", metavar="FOLDER", help="model in diffusers layout (default: the embedded model)")
     text = "paint this in place of the fixed prompts, and blank these of its words; may be repeated"
     add("--prompt", nargs=3, action="append", metavar=("TEXT", "NOUN", "COLOUR"), help=text)
-    data = "configs/train/emoji_data.yaml"
-    add("--data", default=data, help="settings of the judged scenes (default: %(default)s)")
-    add("--prompts", type=int, default=60, help="judged; 0: no table (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of prompts and pictures (default: %(default)s)")
-    add("--steps", type=int, default=10, help="denoising steps (default: %(default)s)")
-    add("--guidance-scale", type=float, help="(default: the model's)")
-    add("--batch-size", type=int, default=20, help="pictures at a time (default: %(default)s)")
-    add("--device", default="cpu", help="(default: %(default)s)")
-    add("--out", type=Path, default=Path("runs/ablations"), help="folder (default: %(default)s)")
     add("--page", type=Path, metavar="FILE", help="put the table into this page (default: none)")
     return parser
 
@@ -129,12 +129,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UsageError("--page has nothing to hold", "--prompts 0 makes no table", "leave it out")
     if arguments.page:
         around(arguments.page, *PLACE)  # refused now, not when all is painted
-    device = {"device": arguments.device}
-    pipe = (
-        TextToImage.from_pretrained(arguments.model, **device)
-        if arguments.model
-        else TextToImage.embedded(**device)
-    )
+    pipe = load_model(arguments.model, arguments.device)
     scale = arguments.guidance_scale
     guided = (pipe.defaults.guidance_scale if scale is None else scale) > 1
     choices = {"steps": arguments.steps, "guidance_scale": scale}
@@ -142,22 +137,25 @@ def run(arguments: argparse.Namespace) -> None:
     cases = [Case(*given) for given in arguments.prompt or ()] or CASES
     whole = Ablation("nothing removed", pipe)
     groups = {"network": of_the_network(pipe, guided), "text": of_the_text(pipe)}
-    arguments.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     for name, group in groups.items():
         columns = [paint(ablation, cases, **how) for ablation in (whole, *group)]
         rows = list(zip(*columns, strict=True))
         names = ["nothing removed", *(ablation.name for ablation in group)]
         sheet = labelled_grid(rows, names, [case.text for case in cases], side=128)
-        sheet.save(arguments.out / f"{name}.png", optimize=True)
+        save = partial(sheet.save, optimize=True)
+        replace_file(arguments.out / f"{name}.png", save)
     if arguments.prompts:
         settings = load_settings(DataSettings, arguments.data)
         judge = Judge(load(settings), settings.backgrounds, settings.image_size)
         prompts = choose_prompts(settings, arguments.prompts, arguments.seed)
         figures = measure([whole, *groups["network"], *groups["text"]], prompts, judge, **how)
-        told = {key: str(value) for key, value in vars(arguments).items()}
-        result = {"settings": told, "prompts": [p.text for p in prompts], "rows": figures}
-        (arguments.out / "ablations.json").write_text(json.dumps(result, indent=1), "utf-8")
+        result = {
+            "settings": plain(arguments),
+            "prompts": [p.text for p in prompts],
+            "rows": figures,
+        }
+        replace_file(arguments.out / "ablations.json", json_writer(result, indent=1))
         text = f"{describe(prompts, arguments.steps)}\n\n{table(figures)}"
         print(text)
         if arguments.page:
@@ -165,11 +163,5 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{time.perf_counter() - start:.0f} s; pictures and figures: {arguments.out}")
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    with exit_on_error():
-        run(arguments)
-
-
 if __name__ == "__main__":
-    main()
+    main(_parser(), run)

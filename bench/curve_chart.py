@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.curve_fit import FURTHEST, Score, fit
 from bench.shares import wilson
+from sdcore.files.atomic import replace_file, text_writer
 from train.chart import COLORS
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 62, 20, 44, 50  # pixels
@@ -65,7 +66,7 @@ def draw(path: Path, lines: Mapping[str, Sequence[Score]], measure: str, aim: fl
             parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{color}"/>')
         y = HEIGHT - BOTTOM - 10 - 18 * (len(lines) - 1 - number)
         parts.append(_text(WIDTH - RIGHT - 6, y, name, "end", color=color))
-    path.write_text("\n".join([*parts, "</svg>"]) + "\n", "utf-8")
+    replace_file(path, text_writer("\n".join([*parts, "</svg>"]) + "\n"))
 
 
 def _ticks(low: float, high: float) -> list[float]:

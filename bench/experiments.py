@@ -12,7 +12,6 @@ One core is enough: every run takes `run.threads` of the base.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import shutil
@@ -26,9 +25,11 @@ from typing import Any
 import torch
 import yaml
 
+from bench.command import make_parser
 from bench.shares import wilson
 from bench.validation import MEASURES, WRONG, Validation
 from sdcore.errors import FileError, SdcoreError, UsageError, exit_on_error
+from sdcore.files.atomic import append_line, replace_file, text_writer
 from sdcore.training.settings import Settings, load_settings
 from train.emoji.data.settings import DataSettings
 from train.emoji.pretrain_autoencoder import AutoencoderSettings
@@ -75,8 +76,7 @@ def run(settings: Experiments, names: list[str], out: Path) -> None:
     for name in dict.fromkeys([BASE, *chosen]):  # all others are compared with the base
         if name not in done:
             row = {"name": name, "settings": _said(settings, name), **_one(settings, name, out)}
-            with open(out / RESULTS, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_line(out / RESULTS, json.dumps(row))
             print(table(read_rows(out)), flush=True)
 
 
@@ -161,7 +161,7 @@ def _set(changes: dict[str, Any]) -> list[str]:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
+    replace_file(path, text_writer(yaml.safe_dump(values, sort_keys=False)))
 
 
 def read_rows(out: Path) -> list[Row]:
@@ -229,15 +229,12 @@ def _change(said: Row) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, out="runs/experiments")
     add = parser.add_argument
     add("what", choices=("run", "table"))
     add("names", nargs="*", metavar="EXPERIMENT", help="(default: all that are not long)")
     config = "configs/train/experiments.yaml"
     add("--config", default=config, metavar="FILE", help="(default: %(default)s)")
-    add("--out", type=Path, default=Path("runs/experiments"), help="(default: %(default)s)")
     arguments = parser.parse_intermixed_args()
     with exit_on_error():
         if arguments.what == "run":

@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.command import make_parser
 from bench.parity import SD15, SDXL
 from sdcore.attention import Control, use_attention
 from sdcore.control.heatmaps import WordHeatmaps, marked_attention
@@ -244,20 +245,14 @@ def report(times: dict[str, list[float]], memory: dict[str, float]) -> None:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, latents=None, device="cpu", rounds=None, threads=1)
     parser.add_argument("layout", nargs="?", choices=LAYOUTS, default="sd15")
-    parser.add_argument("--latents", type=int, help="side of the latent grid (the layout's own)")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16", help="of the weights (bfloat16)")
     parser.add_argument("--attention", default="sdpa", help="the backend (sdpa)")
     parser.add_argument("--channels-last", action="store_true", help="memory format of the UNet")
-    parser.add_argument("--rounds", type=int, help="how often each way is timed (5; few: 3)")
     parser.add_argument(
         "--few", action="store_true", help="where one call takes minutes: see above"
     )
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="(all; few: see above)")
     parser.add_argument("--no-memory", action="store_true", help="times alone")

@@ -19,14 +19,13 @@ contact sheet into the --out folder.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdcore.errors import exit_on_error
+from bench.command import DATA, load_model, main, make_parser, plain
+from sdcore.files.atomic import json_writer, replace_files
 
 if TYPE_CHECKING:  # torch is imported when something is measured
     from PIL.Image import Image
@@ -247,14 +246,11 @@ def contact_sheet(cases: Sequence[Case], count: int = 24) -> Image:
 
 def run(arguments: argparse.Namespace) -> None:
     from bench.shares import wilson
-    from sdcore import TextToImage
     from sdcore.training.settings import load_settings
     from train.emoji.data.settings import DataSettings
 
     settings = load_settings(DataSettings, arguments.data)
-    pipe = (
-        TextToImage.from_pretrained(arguments.model) if arguments.model else TextToImage.embedded()
-    )
+    pipe = load_model(arguments.model)
     start = time.perf_counter()
     painted = generated_cases(pipe, settings, arguments.scenes, arguments.seed, explicit=False)
     explicit = generated_cases(pipe, settings, arguments.scenes, arguments.seed, explicit=True)
@@ -278,29 +274,17 @@ def run(arguments: argparse.Namespace) -> None:
         "generated, by part of the run": (parts, by_block_and_step(painted)),
         "real, by time of the noise": ([str(t) for t in TIMES], by_block_and_step(real)),
     }
-    folder = Path(arguments.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    result = {"settings": vars(arguments), "rows": rows, "by block and step": tables}
-    (folder / "heatmap_truth.json").write_text(json.dumps(result, indent=1), "utf-8")
-    plot(tables).save(folder / "heatmap_truth.png")
-    contact_sheet(painted).save(folder / "heatmaps.png")
+    folder = arguments.out
+    result = {"settings": plain(arguments), "rows": rows, "by block and step": tables}
+    files = {
+        "heatmap_truth.json": json_writer(result, indent=1),
+        "heatmap_truth.png": plot(tables).save,
+        "heatmaps.png": contact_sheet(painted).save,
+    }
+    replace_files(folder, files)
     print(f"{time.perf_counter() - start:.0f} s; plot and pictures: {folder}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--model", metavar="FOLDER", help="model in diffusers layout (default: the embedded model)")
-    data = "configs/train/emoji_data.yaml"
-    add("--data", default=data, help="settings of the scenes (default: %(default)s)")
-    add("--scenes", type=int, default=100, help="of each kind (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of prompts and pictures (default: %(default)s)")
-    add("--out", default="runs/heatmap_truth", help="results folder (default: %(default)s)")
-    with exit_on_error():
-        run(parser.parse_args())
-
-
 if __name__ == "__main__":
-    main()
+    shared = {"model": None, "data": DATA, "scenes": 100, "seed": 0, "out": "runs/heatmap_truth"}
+    main(make_parser(__doc__, **shared), run)

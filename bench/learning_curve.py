@@ -22,10 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.command import main, make_parser
 from bench.curve_fit import Score, verdict
 from bench.shares import Tally, percent
 from bench.verdict import MEASURES
-from sdcore.errors import FileError, UsageError, exit_on_error
+from sdcore.errors import FileError, UsageError
+from sdcore.files.atomic import json_writer, replace_file
 
 if TYPE_CHECKING:
     from bench.judge import Judge
@@ -157,17 +159,11 @@ def read_known(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, dict
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, prompts=150, seed=0, steps=None, out="runs/learning_curve")
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a training run")
     add("--measure", choices=MEASURES, default="concept", help="(default: %(default)s)")
     add("--aim", type=float, default=0.85, help="share to be reached (default: %(default)s)")
-    add("--prompts", type=int, default=150, help="a model paints (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the prompts (default: %(default)s)")
-    add("--steps", type=int, help="denoising steps (default: the model's)")
-    add("--out", type=Path, default=Path("runs/learning_curve"), help="(default: %(default)s)")
     return parser
 
 
@@ -188,7 +184,6 @@ def run(arguments: argparse.Namespace) -> None:
     path = arguments.out / "learning_curve.json"
     settings = {key: getattr(arguments, key) for key in KEPT}
     known = read_known(path, settings)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for folder in arguments.runs:
         scored = known.setdefault(str(folder), {})
         if all(checkpoint.name in scored for checkpoint in checkpoints(folder)):
@@ -198,7 +193,7 @@ def run(arguments: argparse.Namespace) -> None:
         judge = Judge(load(data), data.backgrounds, data.image_size)
         prompts = compose(data, arguments.prompts, arguments.seed)
         score_run(folder, prompts, judge, scored, arguments.steps)
-        path.write_text(json.dumps({"settings": settings, "runs": known}, indent=1), "utf-8")
+        replace_file(path, json_writer({"settings": settings, "runs": known}, indent=1))
     lines = {
         str(folder): scores(folder, arguments.runs, known[str(folder)], arguments.measure)
         for folder in arguments.runs
@@ -218,11 +213,5 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"drawn: {arguments.out / 'learning_curve.svg'}")
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    with exit_on_error():
-        run(arguments)
-
-
 if __name__ == "__main__":
-    main()
+    main(_parser(), run)

@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.command import make_parser
 from bench.parity import SD15, VIT_L
 
 DTYPES = ("float32", "float16")
@@ -117,10 +118,7 @@ HEADER = """\
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="runs that are counted (3)")
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)  # program, folder, type
     arguments = parser.parse_args()
     if arguments.measure:

@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.command import main, make_parser
 from bench.pages import fill
 from bench.prompt_control import table
 from bench.shares import Tally, percent, wilson
 from bench.verdict import score
-from sdcore.errors import FileError, exit_on_error
+from sdcore.errors import FileError
 
 if TYPE_CHECKING:
     from bench.judge import Reading
@@ -184,9 +185,7 @@ def _most(seen: Counter[str], count: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("result", type=Path, help="prompt_control.json of the model")
     add("pages", nargs="*", type=Path, help="markdown files whose figures are replaced")
@@ -207,11 +206,5 @@ def run(arguments: argparse.Namespace) -> None:
         fill(page, BEGIN, END, text)
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    with exit_on_error():
-        run(arguments)
-
-
 if __name__ == "__main__":
-    main()
+    main(_parser(), run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdcore.errors import FileError
+from sdcore.files.atomic import replace_file, text_writer
 
 
 def around(page: Path, begin: str, end: str) -> tuple[str, str]:
@@ -29,4 +30,4 @@ def around(page: Path, begin: str, end: str) -> tuple[str, str]:
 def fill(page: Path, begin: str, end: str, text: str) -> None:
     """Put `text` in place of what stands between the two lines; raises as `around`."""
     before, after = around(page, begin, end)
-    page.write_text(f"{before}{text}\n{after}", "utf-8")
+    replace_file(page, text_writer(f"{before}{text}\n{after}"))

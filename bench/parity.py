@@ -12,7 +12,6 @@ needs 12 GB with the gradients of both, SDXL 14 GB (where gradients are those of
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 import time
@@ -25,6 +24,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from bench.command import make_parser
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.unet.unet import AddedConditions, UNet
 
@@ -238,11 +238,8 @@ def rows(families: list[str], latents_size: int) -> Iterator[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, latents=32)
     parser.add_argument("families", nargs="*", help=f"{', '.join(FAMILIES)} (sd15 sdxl)")
-    parser.add_argument("--latents", type=int, default=32, help="grid of the latents (32)")
     arguments = parser.parse_args()
     families = arguments.families or ["sd15", "sdxl"]
     if unknown := [name for name in families if name not in FAMILIES]:

@@ -17,17 +17,17 @@ model's pictures held against shuffled prompts (floor). Every share has its 95 %
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.command import DATA, load_model, main, make_parser, plain
 from bench.shares import Tally, percent, points
 from bench.verdict import MEASURES, score
-from sdcore.errors import UsageError, exit_on_error
+from sdcore.errors import UsageError
+from sdcore.files.atomic import json_writer, replace_files
 
 if TYPE_CHECKING:  # torch and the drawings are imported when something is painted
     from PIL.Image import Image
@@ -161,29 +161,25 @@ def through_autoencoder(painter: Painter, autoencoder: Any, batch_size: int) -> 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    return make_parser(
+        __doc__,
+        model=None,
+        data=DATA,
+        prompts=600,
+        seed=0,
+        steps=None,
+        guidance_scale=None,
+        scheduler=None,
+        batch_size=25,
+        device="cpu",
+        out="runs/prompt_control",
     )
-    add = parser.add_argument
-    add("--model", metavar="FOLDER", help="model in diffusers layout (default: the embedded model)")
-    data = "configs/train/emoji_data.yaml"
-    add("--data", default=data, help="settings of the scenes (default: %(default)s)")
-    add("--prompts", type=int, default=600, help="how many (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of prompts and pictures (default: %(default)s)")
-    add("--steps", type=int, help="denoising steps (default: the model's)")
-    add("--guidance-scale", type=float, help="(default: the model's)")
-    add("--scheduler", help="a name in sdcore.diffusion.schedulers (default: the model's)")
-    add("--batch-size", type=int, default=25, help="pictures at a time (default: %(default)s)")
-    add("--device", default="cpu", help="(default: %(default)s)")
-    add("--out", default="runs/prompt_control", help="results folder (default: %(default)s)")
-    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
     from bench.contact_sheet import contact_sheet
     from bench.judge import Judge
     from bench.prompts import PerfectPainter, compose
-    from sdcore import TextToImage
     from sdcore.training.settings import load_settings
     from train.emoji.data.drawings import load
     from train.emoji.data.settings import DataSettings
@@ -197,10 +193,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = load_settings(DataSettings, arguments.data)
     judge = Judge(load(settings), settings.backgrounds, settings.image_size)
     prompts = compose(settings, arguments.prompts, arguments.seed)
-    if arguments.model:
-        pipe = TextToImage.from_pretrained(arguments.model, device=arguments.device)
-    else:
-        pipe = TextToImage.embedded(device=arguments.device)
+    pipe = load_model(arguments.model, arguments.device)
     batch = arguments.batch_size
     choices = {key: getattr(arguments, key) for key in ("steps", "guidance_scale", "scheduler")}
     real = PerfectPainter(settings, arguments.seed)
@@ -216,23 +209,16 @@ def run(arguments: argparse.Namespace) -> None:
     wrong = confusions(prompts, readings)
     most = "; ".join(f"{asked}, {seen}, {times}" for asked, seen, times in wrong[:12])
     print(f"\nmost confused (asked, seen, times): {most or 'none'}")
-    folder = Path(arguments.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = arguments.out
     records = [asdict(p) | {"read": asdict(r)} for p, r in zip(prompts, readings, strict=True)]
     sampling = {k: getattr(pipe.defaults, k) if v is None else v for k, v in choices.items()}
-    result = {"settings": vars(arguments) | sampling, "rows": rows, "confusions": wrong}
+    result = {"settings": plain(arguments) | sampling, "rows": rows, "confusions": wrong}
     result["pictures"] = records
-    (folder / "prompt_control.json").write_text(json.dumps(result, indent=1), "utf-8")
     sheet = contact_sheet(prompts[:SHEET], images[:SHEET], readings[:SHEET])
-    sheet.save(folder / "pictures.png")
+    files = {"prompt_control.json": json_writer(result, indent=1), "pictures.png": sheet.save}
+    replace_files(folder, files)
     print(f"{time.perf_counter() - start:.0f} s; pictures and figures: {folder}")
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    with exit_on_error():
-        run(arguments)
-
-
 if __name__ == "__main__":
-    main()
+    main(_parser(), run)

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from sdcore.errors import exit_on_error
+from bench.command import DATA, main, make_parser
 from sdcore.training.settings import load_settings
 from train.emoji.data.captions import (
     CHINESE_BACKGROUNDS,
@@ -267,22 +267,17 @@ def offset(place: str, size: str, side: int) -> tuple[float, float]:
     return x, y
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    data = "configs/train/emoji_data.yaml"
-    add("--data", default=data, help="settings of the scenes (default: %(default)s)")
-    add("--prompts", type=int, default=600, help="how many (default: %(default)s)")
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
-    add("--first", type=int, metavar="N", help="only the first of them (default: all)")
-    arguments = parser.parse_args()
-    with exit_on_error():
-        settings = load_settings(DataSettings, arguments.data)
-        prompts = compose(settings, arguments.prompts, arguments.seed)
-        print("\n".join(prompt.text for prompt in prompts[: arguments.first]))
+def run(arguments: argparse.Namespace) -> None:
+    settings = load_settings(DataSettings, arguments.data)
+    prompts = compose(settings, arguments.prompts, arguments.seed)
+    print("\n".join(prompt.text for prompt in prompts[: arguments.first]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(__doc__, data=DATA, prompts=600, seed=0)
+    parser.add_argument("--first", type=int, metavar="N", help="only so many (default: all)")
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    main(_parser(), run)

@@ -16,14 +16,15 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.command import main, make_parser
 from sdcore import CLIPTextConfig, CLIPTextEncoder
-from sdcore.errors import UsageError, exit_on_error
+from sdcore.errors import UsageError
+from sdcore.files.atomic import json_writer, replace_file
 from sdcore.pipeline.text_to_image import EMBEDDED
 from sdcore.sequence.recurrent import RecurrentTextConfig, RecurrentTextEncoder
 
@@ -94,10 +95,8 @@ def run(arguments: argparse.Namespace) -> None:
     rows = time_networks(networks, arguments.lengths, arguments.batches, arguments.rounds)
     device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "CPU"
     where = f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    folder = Path(arguments.out)
-    folder.mkdir(parents=True, exist_ok=True)
     result = {"where": where, "rows": rows}
-    (folder / "text_encoder_speed.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    replace_file(arguments.out / "text_encoder_speed.json", json_writer(result, indent=1))
     print(where)
     print(table(rows))
 
@@ -113,25 +112,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__, rounds=9, threads=0, device="cpu", out="runs/text_encoders")
     add = parser.add_argument
     lengths = [8, 16, 32, 64, 128, 256, 512, 1024]
     add("--lengths", type=int, nargs="+", default=lengths, help="tokens (default: %(default)s)")
     add("--batches", type=int, nargs="+", default=[1, 32], help="(default: %(default)s)")
-    add("--rounds", type=int, default=9, help="timed, in turns (default: %(default)s)")
-    add("--threads", type=int, default=0, help="of the CPU (default: as torch takes)")
-    add("--device", default="cpu", help="(default: %(default)s)")
-    add("--out", default="runs/text_encoders", help="results folder (default: %(default)s)")
     return parser
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    with exit_on_error():
-        run(arguments)
-
-
 if __name__ == "__main__":
-    main()
+    main(_parser(), run)

@@ -23,7 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdcore.errors import FileError, UsageError, exit_on_error
+from bench.command import main, make_parser
+from sdcore.errors import FileError, UsageError
+from sdcore.files.atomic import json_writer, replace_file
 
 if TYPE_CHECKING:  # torch is imported when something is read or timed
     from torch import Tensor
@@ -32,6 +34,7 @@ if TYPE_CHECKING:  # torch is imported when something is read or timed
     from bench.prompts import Prompt
     from bench.shares import Tally
     from sdcore.pipeline.text_to_image import TextToImage
+    from sdcore.training.objective import Objective
     from train.emoji.data.scenes import Scene
     from train.emoji.data.settings import DataSettings
 
@@ -161,9 +164,9 @@ def wrong_word_losses(
     """
     import torch
 
-    from sdcore.diffusion.noise import alphas_cumprod_from_config
+    from sdcore.training.objective import Objective, draw_noise
     from train.emoji.data.scenes import Scenes
-    from train.emoji.pretrain_unet import SCHEDULER, noise_and_times
+    from train.emoji.pretrain_unet import SCHEDULER
 
     source = Scenes(data)
     scenes = [source.scene(7, i) for i in range(count)]
@@ -172,13 +175,13 @@ def wrong_word_losses(
     with torch.no_grad():
         parts = [source.images(scenes[i : i + batch]) for i in range(0, count, batch)]
         latents = torch.cat([pipe.autoencoder.encode(part.to(device)) for part in parts])
-        noise = noise_and_times(7, 0, latents.shape)[0].to(device)
-        alphas = alphas_cumprod_from_config(SCHEDULER).to(device)
+        noise = draw_noise(latents.shape, 7, 0).to(device)
+        objective = Objective(SCHEDULER | {"prediction_type": "v_prediction"}, device=device)
         losses = {
             kind: {
                 i: loss
                 for start in range(0, len(rows), batch)
-                for i, loss in _losses(pipe, rows[start : start + batch], latents, noise, alphas)
+                for i, loss in _losses(pipe, rows[start : start + batch], latents, noise, objective)
             }
             for kind, rows in captions.items()
         }
@@ -192,21 +195,22 @@ def wrong_word_losses(
 
 
 def _losses(
-    pipe: TextToImage, rows: list[tuple[int, str]], latents: Tensor, noise: Tensor, alphas: Tensor
+    pipe: TextToImage,
+    rows: list[tuple[int, str]],
+    latents: Tensor,
+    noise: Tensor,
+    objective: Objective,
 ) -> list[tuple[int, float]]:
     """The loss of each (scene, caption), the mean of `TIMES`."""
     import torch
-
-    from sdcore.diffusion.noise import add_noise, prediction_target
 
     index = torch.tensor([i for i, _ in rows], device=latents.device)
     ids = pipe.tokenizer([caption for _, caption in rows]).ids.to(latents.device)
     text = pipe.text_encoder(ids).last_hidden_state
     total = torch.zeros(len(rows), device=latents.device)
     for at in TIMES:
-        noisy = add_noise(latents[index], noise[index], at, alphas)
-        target = prediction_target("v_prediction", latents[index], noise[index], at, alphas)
-        total += (pipe.unet(noisy, at, text) - target).square().mean((1, 2, 3)) / len(TIMES)
+        noised = objective.add_noise(latents[index], noise[index], at)
+        total += objective.errors(pipe.unet(noised.latents, at, text), noised) / len(TIMES)
     return list(zip(index.tolist(), total.tolist(), strict=True))
 
 
@@ -238,9 +242,8 @@ def run(arguments: argparse.Namespace) -> None:
             "wrong words": wrong_word_losses(pipe, settings.data, arguments.scenes, batch),
             "control": control_table(pipe, prompts, judge, batch, arguments.steps),
         }
-        Path(arguments.out).mkdir(parents=True, exist_ok=True)
-        path = Path(arguments.out) / "text_encoders.json"
-        path.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        path = arguments.out / "text_encoders.json"
+        replace_file(path, json_writer(result, indent=1))
     print(tables(result))
 
 
@@ -271,26 +274,20 @@ def tables(result: dict[str, dict[str, Any]]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(
+        __doc__,
+        prompts=120,
+        scenes=256,
+        steps=None,
+        batch_size=24,
+        device="cpu",
+        out="runs/text_encoders",
     )
     add = parser.add_argument
     add("--runs", default="runs/text_encoders", help="folder of the runs (default: %(default)s)")
     add("--networks", nargs="+", default=NETWORKS, help="which runs (default: all three)")
-    add("--prompts", type=int, default=120, help="of each length (default: %(default)s)")
-    add("--scenes", type=int, default=256, help="for the wrong words (default: %(default)s)")
-    add("--steps", type=int, help="denoising steps (default: the model's)")
-    add("--batch-size", type=int, default=24, help="pictures at a time (default: %(default)s)")
-    add("--device", default="cpu", help="(default: %(default)s)")
-    add("--out", default="runs/text_encoders", help="results folder (default: %(default)s)")
     return parser
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    with exit_on_error():
-        run(arguments)
-
-
 if __name__ == "__main__":
-    main()
+    main(_parser(), run)

@@ -24,10 +24,10 @@ from sdcore.diffusion.noise import (
     prediction_to_x0,
     signal_to_noise,
 )
+from sdcore.training.objective import draw_noise
 from train.emoji.data.drawings import load
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings
-from train.emoji.pretrain_unet import noise_and_times
 
 if TYPE_CHECKING:
     from sdcore.pipeline.text_to_image import TextToImage
@@ -96,7 +96,7 @@ def _losses(
     assert pipe.tokenizer is not None and pipe.text_encoder is not None
     config = pipe.scheduler.config
     alphas, kind = alphas_cumprod_from_config(config), config["prediction_type"]
-    noise, found = noise_and_times(SERIES, 0, latents.shape)[0], {}
+    noise, found = draw_noise(latents.shape, SERIES, 0), {}
     for start in range(0, len(captions), BATCH):
         rows = captions[start : start + BATCH]
         index = torch.tensor([i for i, _ in rows])

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from safetensors.numpy import save_file
 
 from bench import prompt_control
+from bench import prompts as prompts_command
 from bench.judge import Judge, Reading
 from bench.prompt_control import (
     CHINESE,
@@ -29,7 +30,6 @@ from bench.prompt_control import (
     table,
 )
 from bench.prompts import PerfectPainter, Prompt, compose
-from bench.prompts import main as print_prompts
 from bench.shares import difference, wilson
 from bench.verdict import MEASURES, score, verdict
 from sdcore import TextToImage
@@ -361,11 +361,8 @@ def test_the_command(
         prompt_control.run(prompt_control._parser().parse_args([*arguments, "--prompts", "2"]))
 
 
-def test_the_grid_in_the_readme_is_of_the_first_prompts(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_grid_in_the_readme_is_of_the_first_prompts(capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).parents[2]
     data = str(root / "configs" / "train" / "emoji_data.yaml")
-    monkeypatch.setattr("sys.argv", ["prompts", "--data", data, "--first", "24"])
-    print_prompts()
+    prompts_command.run(prompts_command._parser().parse_args(["--data", data, "--first", "24"]))
     assert capsys.readouterr().out == (root / "docs" / "embedded_model.txt").read_text("utf-8")
