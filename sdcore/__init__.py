@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from sdcore.adapters.textual_inversion import apply_embeddings as apply_embeddings
     from sdcore.adapters.textual_inversion import read_embedding as read_embedding
     from sdcore.adapters.textual_inversion import unused_words as unused_words
+    from sdcore.attention import BACKENDS as BACKENDS
     from sdcore.attention import Attend as Attend
     from sdcore.attention import Control as Control
     from sdcore.attention import CrossAttention as CrossAttention
     from sdcore.attention import SelfAttention as SelfAttention
     from sdcore.attention import Site as Site
+    from sdcore.attention import causal_mask as causal_mask
     from sdcore.attention import use_attention as use_attention
     from sdcore.checkpoint.interop import as_diffusers_unet as as_diffusers_unet
     from sdcore.checkpoint.interop import (
@@ -48,6 +50,11 @@ if TYPE_CHECKING:
     from sdcore.control.run_control import RunControl as RunControl
     from sdcore.diffusion.guidance import Guidance as Guidance
     from sdcore.diffusion.schedulers import make_scheduler as make_scheduler
+    from sdcore.errors import FileError as FileError
+    from sdcore.errors import MemoryLimitError as MemoryLimitError
+    from sdcore.errors import NonFiniteError as NonFiniteError
+    from sdcore.errors import SdcoreError as SdcoreError
+    from sdcore.errors import UsageError as UsageError
     from sdcore.image.autoencoder import Autoencoder as Autoencoder
     from sdcore.image.pictures import open_mask as open_mask
     from sdcore.image.pictures import open_picture as open_picture
@@ -57,6 +64,8 @@ if TYPE_CHECKING:
     from sdcore.job.job import Job as Job
     from sdcore.job.job import make_jobs as make_jobs
     from sdcore.job.record import ImageSettings as ImageSettings
+    from sdcore.job.record import job_from_dict as job_from_dict
+    from sdcore.job.record import job_to_dict as job_to_dict
     from sdcore.job.sources import Handover as Handover
     from sdcore.job.sources import Latents as Latents
     from sdcore.job.sources import Noise as Noise
@@ -67,16 +76,31 @@ if TYPE_CHECKING:
     from sdcore.pipeline.result import Moment as Moment
     from sdcore.pipeline.result import TextToImageResult as TextToImageResult
     from sdcore.pipeline.second_pass import enlarge as enlarge
+    from sdcore.pipeline.second_pass import first_size as first_size
     from sdcore.pipeline.second_pass import refine as refine
     from sdcore.pipeline.text_to_image import TextToImage as TextToImage
+    from sdcore.positions import LearnedPositions as LearnedPositions
+    from sdcore.positions import SinusoidalPositions as SinusoidalPositions
+    from sdcore.positions import sinusoid as sinusoid
     from sdcore.prompt.explain import explain_prompt as explain_prompt
     from sdcore.prompt.reading import read_tokens as read_tokens
+    from sdcore.sequence.decoding import beam_search as beam_search
+    from sdcore.sequence.decoding import greedy as greedy
+    from sdcore.sequence.recurrent import Recurrence as Recurrence
+    from sdcore.sequence.recurrent import RecurrentTextEncoder as RecurrentTextEncoder
+    from sdcore.sequence.recurrent_translator import RecurrentTranslator as RecurrentTranslator
+    from sdcore.sequence.recurrent_translator import (
+        RecurrentTranslatorConfig as RecurrentTranslatorConfig,
+    )
+    from sdcore.sequence.transformer import Transformer as Transformer
+    from sdcore.sequence.transformer import TransformerConfig as TransformerConfig
     from sdcore.size import Size as Size
     from sdcore.size import SizeConditioning as SizeConditioning
     from sdcore.text.config import CLIPTextConfig as CLIPTextConfig
     from sdcore.text.encoder import CLIPTextEncoder as CLIPTextEncoder
     from sdcore.text.tokenizer import Tokenizer as Tokenizer
     from sdcore.unet.config import UNetConfig as UNetConfig
+    from sdcore.unet.spatial_transformer import SpatialTransformer as SpatialTransformer
     from sdcore.unet.unet import UNet as UNet
 
 __version__ = "0.1.0"
@@ -86,7 +110,9 @@ _HOMES = {
     "adapters.lora_file": "read_lora",
     "adapters.lora_saving": "save_lora",
     "adapters.textual_inversion": "apply_embeddings read_embedding unused_words",
-    "attention": "Attend Control CrossAttention SelfAttention Site use_attention",
+    "attention": (
+        "Attend BACKENDS Control CrossAttention SelfAttention Site causal_mask use_attention"
+    ),
     "checkpoint.interop": "as_diffusers_unet as_transformers_text_encoder",
     "checkpoint.loading": "save_folder",
     "checkpoint.model": "Model",
@@ -100,24 +126,31 @@ _HOMES = {
     "control.run_control": "RunControl",
     "diffusion.guidance": "Guidance",
     "diffusion.schedulers": "make_scheduler",
-    "job.adapters": "EmbeddingSettings HiresSettings LoraSettings",
-    "job.job": "Job make_jobs",
-    "job.record": "ImageSettings",
-    "job.sources": "Handover Latents Noise Picture",
+    "errors": "FileError MemoryLimitError NonFiniteError SdcoreError UsageError",
     "image.autoencoder": "Autoencoder",
     "image.pictures": "open_mask open_picture",
+    "job.adapters": "EmbeddingSettings HiresSettings LoraSettings",
+    "job.job": "Job make_jobs",
+    "job.record": "ImageSettings job_from_dict job_to_dict",
+    "job.sources": "Handover Latents Noise Picture",
     "metadata.png": "read_settings save_png",
     "pipeline.image_heatmaps": "heatmaps_of_image",
     "pipeline.result": "Moment TextToImageResult",
-    "pipeline.second_pass": "enlarge refine",
+    "pipeline.second_pass": "enlarge first_size refine",
     "pipeline.text_to_image": "TextToImage",
+    "positions": "LearnedPositions SinusoidalPositions sinusoid",
     "prompt.explain": "explain_prompt",
     "prompt.reading": "read_tokens",
+    "sequence.decoding": "beam_search greedy",
+    "sequence.recurrent": "Recurrence RecurrentTextEncoder",
+    "sequence.recurrent_translator": "RecurrentTranslator RecurrentTranslatorConfig",
+    "sequence.transformer": "Transformer TransformerConfig",
     "size": "Size SizeConditioning",
     "text.config": "CLIPTextConfig",
     "text.encoder": "CLIPTextEncoder",
     "text.tokenizer": "Tokenizer",
     "unet.config": "UNetConfig",
+    "unet.spatial_transformer": "SpatialTransformer",
     "unet.unet": "UNet",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
