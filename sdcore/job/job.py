@@ -95,8 +95,7 @@ class Job:
             object.__setattr__(self, "seed", check_seed(self.seed))
         if self.steps is not None:
             self._as_int("steps", 1, "It is how often the latents are looked at.")
-        scale, rescale = self.guidance_scale, self.guidance_rescale
-        Guidance(1.0 if scale is None else scale, 0.0 if rescale is None else rescale)
+        _ = self.guidance
         if self.scheduler is not None:
             object.__setattr__(self, "scheduler", canonical_name(self.scheduler))
         if not isinstance(self.source, Source):
@@ -117,6 +116,15 @@ class Job:
         check_share("denoising_end", self.denoising_end)
         if self.hires is not None:
             check_choice("upscale", self.hires.upscale, UPSCALES)
+
+    @property
+    def guidance(self) -> Guidance:
+        """How strongly the prompt is followed; what the model decides stands at its usual value."""
+        scale, rescale = self.guidance_scale, self.guidance_rescale
+        return Guidance(
+            Guidance.scale if scale is None else scale,
+            Guidance.rescale if rescale is None else rescale,
+        )
 
     def _as_int(self, name: str, least: int, why: str) -> None:
         """Make a field an int. UsageError where it is no whole number from `least` up."""

@@ -28,8 +28,13 @@ from sdcore.size import Size
 FORMAT = 1
 # The fields of a job that have another name in JSON.
 _NAMES = {"size_conditioning": "size", "negative_size_conditioning": "negative_size"}
-# Fields that came after the first format: they are there where they are not the default.
-_LATER = ("denoising_end", "steps_before")
+# The fields of a job that the first format always had; later ones are there where they are not the
+# default.
+_FIRST = (
+    *("prompt", "negative_prompt", "seed", "steps", "guidance_scale", "guidance_rescale"),
+    *("scheduler", "size", "dialect", "clip_skip", "attention", "loras", "embeddings", "hires"),
+    *("size_conditioning", "negative_size_conditioning", "tiled"),
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,8 @@ def job_to_dict(job: Job) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for field in fields(Job):
         value = getattr(job, field.name)
-        if field.name == "source" or (field.name in _LATER and value == field.default):
+        later = field.name not in _FIRST
+        if field.name == "source" or (later and value == field.default):
             continue
         if field.name == "size":
             data |= {"width": value and value.width, "height": value and value.height}

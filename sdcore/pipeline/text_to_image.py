@@ -20,7 +20,6 @@ from torch import Tensor
 from sdcore.checkpoint.loading import read_model
 from sdcore.checkpoint.model import Model
 from sdcore.control.run_control import ControlLike, as_run_control
-from sdcore.diffusion.guidance import Guidance
 from sdcore.diffusion.schedulers import (
     copy_scheduler,
     make_scheduler,
@@ -217,17 +216,16 @@ class TextToImage(Model):
         check_channels(source, self.kind)
         jobs = [self._filled(job, source) for job in jobs]
         job, factor = jobs[0], self.autoencoder.factor
-        assert job.size and job.guidance_scale is not None and job.guidance_rescale is not None
-        guidance = Guidance(job.guidance_scale, job.guidance_rescale)
+        assert job.size is not None
         sampler = self._sampler(jobs, source)
-        plan = self._plan(jobs, guidance, len(sampler.times))
+        plan = self._plan(jobs, len(sampler.times))
         grid = job.size.latent_grid(factor)
         reads_mask = self.kind.reads_mask
         start = make_start(
             source, sampler, self.autoencoder, grid, reads_mask=reads_mask, tiled=job.tiled
         )
         latents = start.latents
-        for step, latents in denoise(self.unet, sampler, start, plan, guidance, control):
+        for step, latents in denoise(self.unet, sampler, start, plan, job.guidance, control):
             yield Moment(step, latents, rerun)
         images: list[Image] = []
         if job.denoising_end is None:
@@ -272,7 +270,7 @@ class TextToImage(Model):
         generators = [torch.Generator().manual_seed(job.seed or 0) for job in jobs]
         return Sampler(scheduler, times, generators)
 
-    def _plan(self, jobs: Sequence[Job], guidance: Guidance, steps: int) -> PromptPlan:
+    def _plan(self, jobs: Sequence[Job], steps: int) -> PromptPlan:
         job, kind = jobs[0], self.kind
         assert job.size is not None
         sizes = job.size_conditioning, job.negative_size_conditioning
@@ -283,7 +281,7 @@ class TextToImage(Model):
             [job.prompt for job in jobs],
             [job.negative_prompt for job in jobs],
             steps,
-            guided=guidance.active,
+            guided=job.guidance.active,
             dialect=job.dialect,
             clip_skip=job.clip_skip,
             steps_before=job.steps_before,
