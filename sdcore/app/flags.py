@@ -27,7 +27,7 @@ _SIDES = ("width", "height")
 # Flags that are fields of a job under the same name.
 JOB_FLAGS = (
     *("negative_prompt", "seed", "steps", "guidance_scale", "guidance_rescale", "scheduler"),
-    *("dialect", "clip_skip", "attention"),
+    *("dialect", "clip_skip", "attention", "guidance_interval"),
 )
 
 
@@ -42,6 +42,8 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=float, metavar="X", help=text)
     text = "0 to 1, against glare (default: the model's)"
     add("--guidance-rescale", type=float, metavar="X", help=text)
+    text = "part of the noise levels with guidance, 0 pure noise to 1 none (default: 0-1)"
+    add("--guidance-interval", type=read_interval, metavar="A-B", help=text)
     add("--scheduler", metavar="NAME", help="such as 'dpm++ 2m karras' (default: the model's)")
     text = "how marks in prompts are read: plain, a1111, a1111-nonorm, comfy or compel"
     add("--dialect", metavar="NAME", help=text + " (default: plain)")
@@ -91,6 +93,15 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", type=Path, default=Path("outputs"), help="folder, or file.png" + _DEFAULT)
     add("--debug", action="store_true", help="show the traceback of an error (default: no)")
+
+
+def read_interval(text: str) -> tuple[float, float]:
+    """Two numbers joined by -, such as 0.2-0.8."""
+    try:
+        start, end = (float(number) for number in text.split("-"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not A-B, such as 0.2-0.8") from None
+    return start, end
 
 
 # --- what they stand for -----------------------------------------------------------------------

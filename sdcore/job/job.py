@@ -39,7 +39,7 @@ class Job:
     Attributes:
         negative_prompt: what to keep away from; without effect at a guidance scale of 1.
         seed: None is drawn when it is painted.
-        guidance_scale, guidance_rescale: see `sdcore.sampling.guidance.Guidance`.
+        guidance_scale, guidance_rescale, guidance_interval: see `sdcore.Guidance`.
         scheduler: a name in `sdcore.diffusion.schedulers.SCHEDULERS`, in any usual spelling.
         size: in pixels, multiples of 8. None is the model's, or that of the picture rounded down;
             a picture of another size is resized to it.
@@ -84,6 +84,7 @@ class Job:
     negative_size_conditioning: SizeConditioning | None = None
     tiled: bool = False
     steps_before: int = 0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         _check_text(self.prompt, "prompt")
@@ -124,6 +125,7 @@ class Job:
         return Guidance(
             Guidance.scale if scale is None else scale,
             Guidance.rescale if rescale is None else rescale,
+            self.guidance_interval,
         )
 
     def _as_int(self, name: str, least: int, why: str) -> None:
