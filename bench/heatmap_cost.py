@@ -131,7 +131,7 @@ class Columns:
 
 
 class Bench:
-    """One UNet, what it is told, and the ways to call it."""
+    """One UNet, its conditioning, and the ways to call it."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         layout, grid = LAYOUTS[options.layout]

@@ -10,7 +10,7 @@ A query that may attend nowhere gets zeros.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Protocol, TypeVar, cast
@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from sdcore.errors import UsageError
 from sdcore.views import twin, view
@@ -26,7 +26,7 @@ from sdcore.views import twin, view
 # --- the backends: plain functions (q, k, v, mask) -> out --------------------------------------
 
 Backend = Callable[..., Tensor]
-_recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+_recomputed = cast(Backend, partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
 QUERY_CHUNK, KEY_CHUNK = 512, 1024
 
 
@@ -58,7 +58,7 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
     """
     if mask is not None:
         mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
-    rows = []
+    rows: list[Tensor] = []
     for start in range(0, q.shape[-2], QUERY_CHUNK):
         queries = slice(start, start + QUERY_CHUNK)
         arguments = q[..., queries, :], k, v, None if mask is None else mask[..., queries, :]
@@ -96,16 +96,17 @@ def _online_softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Ten
 
 def xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """The memory-efficient kernel of the optional xformers package (CUDA)."""
-    from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
+    from xformers.ops import memory_efficient_attention  # pyright: ignore
 
+    attend = cast(Backend, memory_efficient_attention)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # its layout is (B, N, H, d)
     if mask is None:
-        return memory_efficient_attention(q, k, v).transpose(1, 2)
+        return attend(q, k, v).transpose(1, 2)
     batch, queries, heads, _ = q.shape
     bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
     bias = bias.masked_fill(~mask, torch.finfo(q.dtype).min)
     bias = bias.expand(batch, heads, queries, k.shape[1]).contiguous()
-    out = memory_efficient_attention(q, k, v, attn_bias=bias).transpose(1, 2)
+    out = attend(q, k, v, attn_bias=bias).transpose(1, 2)
     return out * mask.any(dim=-1, keepdim=True)
 
 
@@ -165,7 +166,7 @@ class Site:
 
 
 class Attend(Protocol):
-    """The layer's backend as a control sees it; its mask applies unless another one is given.
+    """The layer's backend as a control sees it; its mask applies unless the call has another one.
 
     `mask` is there to be read by a control that attends with other rows than the layer's own, and
     so must give the mask of those rows.
@@ -255,7 +256,7 @@ def is_control(thing: object) -> bool:
 
 
 @cache
-def _makes_controls(kind: type) -> bool:
+def _makes_controls(kind: type[object]) -> bool:
     """The same of the objects of a class, found out once for each class and not at every layer."""
     called = any("__call__" in vars(base) for base in kind.__mro__)
     return called and not issubclass(kind, type) and not any(hasattr(kind, h) for h in RUN_HOOKS)
@@ -325,7 +326,7 @@ class AttentionLayer(nn.Module):
 
         The only place where attention happens, and where a control can step in.
         """
-        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (self._by_head(x) for x in (q, k, v))
         backend = BACKENDS[self.backend]
         if control is None or self.site is None:
             out = backend(q, k, v, mask)  #                      (B, H, N, d)
@@ -334,6 +335,11 @@ class AttentionLayer(nn.Module):
             layer = _LayerAttend(backend, mask)
             out = call_control(control, self.site, grid, q, k, v, layer)
         return out.transpose(1, 2).flatten(2)  #                 (B, N, D)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(B, N, D) to (B, H, N, d)."""
+        batch, tokens, width = x.shape
+        return x.reshape(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
 
 
 class SelfAttention(AttentionLayer):
@@ -426,7 +432,8 @@ def with_attention(model: ModelT, name: str) -> ModelT:
 
 def _choose_for(model: nn.Module, name: str) -> tuple[dict[str, AttentionLayer], AttentionChoice]:
     """The attention layers of a model, by their names in it, and the backend for them."""
-    layers = {n: each for n, each in model.named_modules() if isinstance(each, AttentionLayer)}
+    modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
+    layers = {n: each for n, each in modules if isinstance(each, AttentionLayer)}
     if not layers:
         raise UsageError(
             f"use_attention: {type(model).__name__} has no attention layer",
@@ -471,5 +478,5 @@ def _kernel(backend: str, weight: Tensor) -> str:
     if backend != "sdpa":
         return "xformers.ops" if backend == "xformers" else f"sdcore.attention.{backend}"
     probe = weight.new_zeros(1, 1, 64, 64)
-    choice = torch._fused_sdp_choice(probe, probe, probe)  # pyright: ignore[reportPrivateImportUsage]
+    choice = torch._fused_sdp_choice(probe, probe, probe)  # pyright: ignore
     return f"torch {torch.nn.attention.SDPBackend(choice).name.lower()}"

@@ -78,7 +78,7 @@ def _changes(tokens: Tokens, source: int, edited: int) -> Sequence[tuple[str, in
 
 def _others(tokens: Tokens, prompt: int) -> list[list[int]]:
     """Positions without a word: the start of each chunk, and its end with the padding."""
-    ids = tokens.ids[prompt].tolist()
+    ids = [int(token) for token in tokens.ids[prompt]]
     taken = {position for word in span_positions(tokens, prompt) for position in word}
     groups: list[list[int]] = []
     for position in (p for p in range(len(ids)) if p not in taken):

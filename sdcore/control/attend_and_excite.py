@@ -123,7 +123,7 @@ class AttendAndExcite(RunControl):
         used = len(self.readings[0].spans[prompt])
         maps = (_SHARPEN * maps[:used]).softmax(dim=0)  # which word is read most, place by place
         smooth = (self._smooth / self._smooth.sum())[None, None]
-        peaks = []
+        peaks: list[Tensor] = []
         for columns in self.columns[prompt]:
             one = maps[[column - FIRST_WORD for column in columns]].sum(dim=0)
             padded = F.pad(one[None, None], (1, 1, 1, 1), mode="replicate")

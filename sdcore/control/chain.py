@@ -93,7 +93,9 @@ class Chain(RunControl):
         return self._of(control.negative for control in self.controls)
 
     def part(self, number: int) -> RunControl | None:
-        return self._of(control.part(number) for control in self.controls)
+        of_part = [control.part(number) for control in self.controls]
+        same = all(a is b for a, b in zip(of_part, self.controls, strict=True))
+        return self if same else self._of(of_part)
 
     def begin(self, run: Run) -> None:
         if self.sites is not None and not any(self.sites(site) for site in run.sites):

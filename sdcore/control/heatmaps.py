@@ -132,8 +132,8 @@ class WordHeatmaps(RunControl):
         if site.kind != "cross" or (self.sites is not None and not self.sites(site)):
             return
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            maps = marked_attention(q, k, self._run_marks, v.shape[-1], attend)
-            maps = maps.transpose(1, 2).unflatten(2, grid)  # (B, N, G) -> (B, G, h, w)
+            columns = marked_attention(q, k, self._run_marks, v.shape[-1], attend)  # (B, N, G)
+            maps = columns.transpose(1, 2).reshape(len(q), -1, *grid)  #             (B, G, h, w)
             key = (window, _transformer(site))
             if key in self._sums:
                 entry = self._sums[key]
@@ -331,8 +331,8 @@ def marked_attention(q: Tensor, k: Tensor, marks: Tensor, width: int, attend: At
     marks = marks.to(q)  # of a run's heatmaps they already are
     marks = marks.repeat_interleave(batch // len(marks), dim=0)
     marks = F.pad(marks, (0, -columns % width))  #         (B, T, G) -> (B, T, whole widths)
-    maps = []
-    for values in marks.split(width, dim=-1):
+    maps: list[Tensor] = []
+    for values in torch.split(marks, width, dim=-1):
         one = attend(q, k, values[:, None].expand(-1, heads, -1, -1))  # (B, H, N, d)
         needed = min(width, columns - width * len(maps))
         maps.append(one[..., :needed].mean(dim=1, dtype=torch.float32))

@@ -222,9 +222,9 @@ class _Places:
 
     def blend(self, latents: Tensor) -> Tensor:
         """The source's latents, with those of the edits where either one reads the words."""
-        rows = latents.unflatten(0, (self.prompts, -1))  #         (1 + E, n, C, h, w)
         reads = torch.stack([self._reads(row, latents) for row in range(len(latents))])
-        reads = reads.unflatten(0, (self.prompts, -1))  #          (1 + E, n, h, w)
+        reads = reads.reshape(self.prompts, -1, *reads.shape[1:])  #   (1 + E, n, h, w)
+        rows = latents.reshape(self.prompts, -1, *latents.shape[1:])  #  (1 + E, n, C, h, w)
         changes = (reads[:1] | reads)[:, :, None]  #               (1 + E, n, 1, h, w)
         return torch.where(changes, rows, rows[:1]).flatten(0, 1)
 

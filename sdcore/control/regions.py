@@ -293,7 +293,7 @@ def _mask_values(mask: Image | Tensor | None) -> Tensor:
             raise UsageError(what, "It must be (H, W), from 0 to 1.", "Or pass a grey image.")
         return mask.detach().float().cpu()
     assert mask is not None
-    return torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32) / 255)
+    return torch.as_tensor(np.array(mask.convert("L"), dtype=np.float32) / 255)
 
 
 def _soften(rasters: Tensor, width: float) -> Tensor:

@@ -90,6 +90,17 @@ def test_a_mask_given_by_one_control_reaches_the_backend_through_the_next():
     torch.testing.assert_close(out, BACKENDS["reference"](q, k, v, mine))
 
 
+def test_attend_knows_a_mask_and_no_other_keyword():
+    q, k, v = qkv(1, 4, 5)
+
+    def mistyped(site, grid, q, k, v, attend):
+        return attend(q, k, v, msak=None)
+
+    for control in (mistyped, chain(mistyped, Times(1.0)).at(STEP)):
+        with pytest.raises(TypeError, match="msak"):
+            control(CROSS, (2, 2), q, k, v, make_attend("sdpa"))
+
+
 @pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize("grid", [(5, 3), (4, 8)])
@@ -145,8 +156,8 @@ def test_a_window_of_steps():
     control = during(Times(2.0), 0.25, 0.75)
     active = [control.at(Step(i, 8, 0)) is not None for i in range(8)]
     assert active == [False, False, True, True, True, True, False, False]
-    whole = during(Times(2.0), 0, 1)
-    assert all(whole.at(Step(i, 5, 0)) for i in range(5))
+    always = during(Times(2.0), 0, 1)
+    assert all(always.at(Step(i, 5, 0)) for i in range(5))
     for start, end in ((0.5, 0.5), (-0.1, 1), (0, 1.1)):
         with pytest.raises(UsageError, match="parts of the run"):
             during(Times(2.0), start, end)

@@ -137,9 +137,9 @@ def test_marked_columns_are_those_of_the_explicit_map(backend, columns, width):
     q, k = (torch.randn(4, 3, n, width, dtype=torch.float64, generator=generator) for n in (15, 21))
     marks = torch.rand(2, 21, columns, dtype=torch.float64, generator=generator)
     mask = torch.rand(4, 1, 1, 21, generator=generator) > 0.4
-    for given in (None, mask):
-        maps = marked_attention(q, k, marks, width, make_attend(backend, given))
-        expected = heat(attention_map(q, k, given), marks)
+    for used in (None, mask):
+        maps = marked_attention(q, k, marks, width, make_attend(backend, used))
+        expected = heat(attention_map(q, k, used), marks)
         torch.testing.assert_close(maps.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -195,15 +195,15 @@ def test_guidance_off_images_in_and_negative_prompts(sd):
 
 @pytest.mark.parametrize("family", ["sd_folder", "sdxl_folder"])
 def test_long_and_weighted_prompts_beside_short_ones(request, family):
-    """Two chunks beside one, which is repeated: maps are those of a run of its own."""
+    """Two chunks in a batch with one, which is repeated: maps are those of a run of its own."""
     pipe = TextToImage.from_pretrained(request.getfixturevalue(family))
     prompts = ["a (red:1.3) fox, " * 20 + "on the big tree", "a [blue] cat"]
     run = {"steps": 1, "dialect": "a1111", "guidance_scale": 1.0}
 
-    def record(given, seed):
-        readings = [read_tokens(given, tokenizer, "a1111") for tokenizer, _ in pipe.readers]
+    def record(prompts, seed):
+        readings = [read_tokens(prompts, tokenizer, "a1111") for tokenizer, _ in pipe.readers]
         heatmaps = WordHeatmaps(readings)
-        pipe(given, control=heatmaps, seed=seed, **run)
+        pipe(prompts, control=heatmaps, seed=seed, **run)
         return heatmaps
 
     both = record(prompts, 1)
@@ -219,14 +219,26 @@ def test_long_and_weighted_prompts_beside_short_ones(request, family):
 
 def test_windows_of_steps_are_kept_apart_and_add_up(sd):
     tokens = sd.tokenizer("a fox")
-    whole, apart = WordHeatmaps(tokens), WordHeatmaps(tokens, windows=4)
-    for heatmaps in (whole, apart):
+    together, apart = WordHeatmaps(tokens), WordHeatmaps(tokens, windows=4)
+    for heatmaps in (together, apart):
         sd("a fox", steps=4, seed=2, scheduler="ddim", control=heatmaps)
     each = [apart.of("fox", steps=(i / 4, (i + 1) / 4)) for i in range(4)]
     assert not torch.equal(each[0], each[3])
-    torch.testing.assert_close(torch.stack(each).mean(dim=0), whole.of("fox"))
-    torch.testing.assert_close(apart.of("fox"), whole.of("fox"))
+    torch.testing.assert_close(torch.stack(each).mean(dim=0), together.of("fox"))
+    torch.testing.assert_close(apart.of("fox"), together.of("fox"))
     torch.testing.assert_close(apart.of("fox", steps=(0, 0.5)), (each[0] + each[1]) / 2)
+
+
+def test_the_negative_prompts_heatmaps_keep_to_their_own_windows(sd):
+    run = {"steps": 4, "seed": 2, "scheduler": "ddim", "negative_prompt": "bad drawing"}
+    maps = []
+    for windows in (1, 4):
+        negative = WordHeatmaps(sd.tokenizer("bad drawing"))
+        tokens = sd.tokenizer("a fox")
+        sd("a fox", control=WordHeatmaps(tokens, windows=windows, negative=negative), **run)
+        assert {window for window, _, _ in negative.recorded} == {0}
+        maps.append(negative.of("drawing"))
+    assert torch.equal(*maps)
 
 
 def test_shares_are_of_all_attention_and_say_what_is_ignored(sd, tokenizer):
@@ -302,15 +314,15 @@ def test_the_gradient_of_a_map_is_that_of_the_explicit_map(sd):
             WordHeatmaps(tokens, differentiable=True),
             ExplicitHeatmaps(column_marks([tokens])),
         ):
-            given = x.clone().requires_grad_()
+            latents = x.clone().requires_grad_()
             maps_only = isinstance(control, ExplicitHeatmaps)
-            unet(given, 500, text, control if maps_only else control.at(STEP))
+            unet(latents, 500, text, control if maps_only else control.at(STEP))
             if isinstance(control, WordHeatmaps):
                 loss = control.of("fox", sites=lambda site: site.level == 0).max()
             else:
                 maps = [m for place, found in control.maps.items() for m in found if place[1] == 0]
                 loss = torch.stack(maps).mean(dim=0)[0, 2 + 1].max()
-            gradients.append(torch.autograd.grad(loss, given)[0])
+            gradients.append(torch.autograd.grad(loss, latents)[0])
         assert gradients[0].abs().max() > 0
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-9)
         plain = WordHeatmaps(tokens)

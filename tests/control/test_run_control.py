@@ -10,10 +10,10 @@ import torch
 from sdcore import TextToImage, use_attention
 from sdcore.attention import BACKENDS, RUN_HOOKS, unavailable
 from sdcore.control.attend_and_excite import AttendAndExcite
-from sdcore.control.chain import at_sites, chain, during, parts
+from sdcore.control.chain import Chain, at_sites, chain, during, parts
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.control.made_at_begin import MadeAtBegin
-from sdcore.control.prompt_edit import PromptEdit
+from sdcore.control.prompt_edit import EditSettings, PromptEdit
 from sdcore.control.regions import Region, Regions
 from sdcore.control.reweight import Reweight
 from sdcore.control.run_control import RunControl, as_run_control
@@ -262,3 +262,46 @@ def test_a_plain_control_is_used_at_every_step_and_for_every_prompt(pipe):
 
 def test_a_run_control_alone_changes_nothing(pipe):
     assert torch.equal(paint(pipe, RunControl()), paint(pipe, None))
+
+
+class CopiesWatched(Chain):
+    """Counts what is copied to another device or type while layers call a control, step by step."""
+
+    def begin(self, run):
+        super().begin(run)
+        self.copies = {}
+
+    def at(self, step):
+        control = super().at(step)
+        counted = self.copies.setdefault(step.index, [])
+
+        class Copies(torch.utils._python_dispatch.TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                if function.overloadpacket is torch.ops.aten._to_copy:
+                    counted.append(args[0].shape)
+                return function(*args, **(kwargs or {}))
+
+        def watched(site, grid, q, k, v, attend):
+            with Copies():
+                return control(site, grid, q, k, v, attend)
+
+        return watched
+
+
+def test_tensors_go_to_the_device_and_type_of_a_run_before_its_layers_are_called(sd_folder):
+    pipe = TextToImage.from_pretrained(sd_folder, dtype=torch.bfloat16)
+    use_attention(pipe.unet, "sdpa")
+    prompts, tokens = ["a red fox", "a red cat"], pipe.tokenizer(["a red fox", "a red cat"])
+    place = Regions("a red fox", [Region("a cat", box=(0, 0, 0.5, 1))])
+    for control, texts in (
+        (WordHeatmaps(tokens), prompts),
+        (Reweight(tokens, {"red": 2.0}), prompts),
+        (PromptEdit(tokens, EditSettings(blend=("fox", "cat"))), prompts),
+        (place, place.prompt),
+    ):
+        watched = CopiesWatched([control])
+        pipe(texts, control=watched, dialect="a1111", **{**FAST, "steps": 3})
+        assert set(watched.copies) == {0, 1, 2}
+        if control is place:  # each grid's masks are made where the grid is first met
+            watched.copies.pop(0)
+        assert not any(watched.copies.values()), type(control)
