@@ -159,20 +159,6 @@ def prediction_to_x0(
     raise _unknown_prediction_type(prediction_type)
 
 
-def prediction_to_epsilon(
-    prediction_type: str, prediction: Tensor, noisy: Tensor, time: Time, alphas_cumprod: Tensor
-) -> Tensor:
-    """The noise that a prediction stands for: (B, C, h, w)."""
-    signal, sigma = _coefficients(alphas_cumprod, time, noisy)
-    if prediction_type == "epsilon":
-        return prediction
-    if prediction_type == "sample":
-        return (noisy - signal * prediction) / sigma
-    if prediction_type == "v_prediction":
-        return sigma * noisy + signal * prediction
-    raise _unknown_prediction_type(prediction_type)
-
-
 def signal_to_noise(alphas_cumprod: Tensor, time: Time) -> Tensor:
     """ᾱ / (1 - ᾱ) at each time: () or (B,)."""
     alpha = _at(alphas_cumprod, time)

@@ -5,11 +5,11 @@ What a file holds is judged where it is read: jsonfile.py, header.py, image/pict
 
 from __future__ import annotations
 
+import io
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from sdcore.errors import FileError, name_some
 
@@ -39,7 +39,7 @@ def require_file(path: Path) -> int:
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[io.BufferedReader]:
     """An ordinary file, open to be read. FileError as `require_file`, or where reading it fails."""
     require_file(path)
     try:

@@ -6,22 +6,20 @@ Shapes: B sources, K beams, R = B K rows, T source tokens, n words so far, V tar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sdcore.errors import UsageError
-
-
-class DecoderState(Protocol):
-    """What a decoder keeps from one word to the next, a row for each text that is written."""
-
-    def pick(self, rows: Tensor) -> Self: ...
+from sdcore.checks import check_int
 
 
 class EncoderDecoder(Protocol):
-    """A network that reads a source once and then writes, such as `Transformer`."""
+    """A network that reads a source once and then writes, such as `Transformer`.
+
+    Its state goes from one word to the next. It has a row for each text that is written, and
+    `pick(rows)` gives the state of some of them.
+    """
 
     def start(self, source: Tensor, real: Tensor | None = None) -> Any: ...
 
@@ -126,9 +124,5 @@ def beam_search(
 
 
 def _check(most: int, beams: int) -> None:
-    if most < 1 or beams < 1:
-        raise UsageError(
-            f"beams={beams}, most={most}",
-            "nothing can be written with less than one",
-            "use 1 or more",
-        )
+    for name, value in (("most", most), ("beams", beams)):
+        check_int(name, value, 1, hint="Use 1 or more.")

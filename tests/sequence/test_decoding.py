@@ -123,7 +123,7 @@ def test_rows_do_not_touch_each_other(model):
 
 
 def test_nothing_to_write_is_refused(model):
-    with pytest.raises(UsageError, match="most=0"):
+    with pytest.raises(UsageError, match="most is 0"):
         greedy(model, SOURCE, first=FIRST, last=LAST, most=0)
-    with pytest.raises(UsageError, match="beams=0"):
+    with pytest.raises(UsageError, match="beams is 0"):
         beam_search(model, SOURCE, first=FIRST, last=LAST, most=3, beams=0)
