@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from sdcore.positions import SinusoidalPositions as SinusoidalPositions
     from sdcore.positions import sinusoid as sinusoid
     from sdcore.prompt.explain import explain_prompt as explain_prompt
-    from sdcore.prompt.reading import read_tokens as read_tokens
+    from sdcore.prompt.tokens import read_tokens as read_tokens
     from sdcore.sequence.decoding import beam_search as beam_search
     from sdcore.sequence.decoding import greedy as greedy
     from sdcore.sequence.recurrent import Recurrence as Recurrence
@@ -140,7 +140,7 @@ _HOMES = {
     "pipeline.text_to_image": "TextToImage",
     "positions": "LearnedPositions SinusoidalPositions sinusoid",
     "prompt.explain": "explain_prompt",
-    "prompt.reading": "read_tokens",
+    "prompt.tokens": "read_tokens",
     "sequence.decoding": "beam_search greedy",
     "sequence.recurrent": "Recurrence RecurrentTextEncoder",
     "sequence.recurrent_translator": "RecurrentTranslator RecurrentTranslatorConfig",

@@ -15,11 +15,10 @@ from torch import Tensor
 from docs.how_a_prompt_becomes_a_picture.book import Book, percent
 from docs.how_a_prompt_becomes_a_picture.drawing import Sheet, hot
 from docs.how_a_prompt_becomes_a_picture.reading import PROMPT
-from sdcore import Job, Moment, TextToImage
+from sdcore import Job, Moment, TextToImage, read_tokens
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.control.prompt_edit import EditSettings, PromptEdit
 from sdcore.image.pictures import to_images
-from sdcore.prompt.reading import read_tokens
 
 SEED, FEW = 3, 12  # steps of the runs beside the main one
 SCALES = (1.0, 2.0, 4.0, 7.0)

@@ -40,6 +40,6 @@ def _distinct(pipe: TextToImage, jobs: Sequence[Job], negative: bool) -> list[st
 def _texts(prompt: str, dialect: str, steps: int, negative: bool) -> Iterator[str]:
     """What a dialect leaves of a prompt to be read, at any step, without its marks."""
     for part in parse_prompt(prompt, dialect, negative).parts:
-        for _, clauses in part.timeline(Steps(steps)):
+        for clauses in part.timeline(Steps(steps)).items:
             for passage in (passage for clause in clauses for passage in clause.passages):
                 yield from (fragment.text.text for fragment in passage)

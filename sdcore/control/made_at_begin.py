@@ -16,7 +16,7 @@ import torch
 
 from sdcore.control.chain import Chain
 from sdcore.control.run_control import Run, RunControl, not_begun
-from sdcore.prompt.reading import read_tokens
+from sdcore.prompt.tokens import read_tokens
 
 if TYPE_CHECKING:
     from sdcore.attention import Control

@@ -47,13 +47,13 @@ class Canvas:
     def pixels(self) -> Tensor:
         """The part to paint: (3, H, W) in [-1, 1]."""
         levels = np.asarray(self._to_size(self.picture), dtype=np.float32) / 255.0
-        return torch.from_numpy(levels).permute(2, 0, 1) * 2 - 1
+        return torch.as_tensor(levels).permute(2, 0, 1) * 2 - 1
 
     def mask_pixels(self) -> Tensor:
         """(1, H, W): 1 where the mask is at least half white, else 0."""
         assert self.mask is not None
         levels = np.asarray(self._to_size(self.mask).convert("L"), dtype=np.float32) / 255.0
-        return torch.from_numpy((levels >= 0.5).astype(np.float32))[None]
+        return torch.as_tensor((levels >= 0.5).astype(np.float32))[None]
 
     def put_back(self, painted: Image.Image) -> Image.Image:
         """The whole picture with what was painted in it.
@@ -150,5 +150,5 @@ def check_mask(picture: Image.Image, mask: Image.Image) -> None:
         )
 
 
-def _name(name: str, number: int, among: Sequence) -> str:
+def _name(name: str, number: int, among: Sequence[object]) -> str:
     return name if len(among) == 1 else f"{name} number {number + 1}"

@@ -15,7 +15,7 @@ from sdcore.diffusion.noise import add_noise, alphas_cumprod_from_config
 from sdcore.diffusion.steps import Step
 from sdcore.errors import UsageError
 from sdcore.image.canvas import make_canvases
-from sdcore.prompt.reading import read_tokens
+from sdcore.prompt.tokens import read_tokens
 from sdcore.sampling.begin import begin_run
 from sdcore.sampling.conditioning import plan_prompts
 from sdcore.sampling.guidance import Guidance, guided_prediction

@@ -1,11 +1,13 @@
 """How a prompt is read: marks, weights, chunks and schedules, in the dialects of several tools.
 
-text        what a dialect makes of a prompt: parts, clauses, passages, fragments
-a1111, schedule, comfy, compel          the dialects' grammars
-dialects    the dialects by name
-chunks      texts of any length for an encoder of 77 positions
-weights     what a weight does to the encoder's states
-reading     prompts to tokens
-encoding    prompts to states
-explain     the same as a table
+    prompt ─parse─► Parsed ─tokenize─► TokenizedPrompt ─encode─► EncodedPrompt
+             text             ids, weights               states
+
+dialects    the dialects by name: parse, divide, weigh;  a1111, schedule, comfy, compel   grammars
+text        Parsed: the parts of an AND, their texts in time, clauses, passages, fragments
+chunks      ids and weights of a passage;  dividing   where each tool divides a long one
+tokenizing  TokenizedPrompt, for each text encoder
+encoder     one text encoder: chunks to states;  weights   what a weight does to them
+encoding    EncodedPrompt, of all text encoders
+explain     the same as a table;  other_readings   what another dialect would make of it
 """

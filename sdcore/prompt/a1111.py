@@ -21,13 +21,14 @@ from sdcore.prompt.schedule import Schedule
 from sdcore.prompt.text import (
     Clause,
     Clauses,
+    Excerpt,
     Fragment,
-    Kept,
     LoraTag,
     Parsed,
     ParsedPart,
     Slice,
     Steps,
+    Timeline,
     always,
 )
 
@@ -57,34 +58,33 @@ def parse(prompt: str, negative: bool = False) -> Parsed:
     return Parsed(tuple(read), tuple(loras), tuple(notes))
 
 
-def _part(text: Kept, weight: float, schedule: Schedule) -> ParsedPart:
+def _part(text: Excerpt, weight: float, schedule: Schedule) -> ParsedPart:
     if not schedule.changes:
         return always((Clause((read_weights(text),)),), weight)
 
-    def timeline(steps: Steps) -> tuple[tuple[int, Clauses], ...]:
-        return tuple(
-            (end, (Clause((read_weights(text.cut(schedule.at(end, steps))),)),))
-            for end in schedule.ends(steps)
-        )
+    def timeline(steps: Steps) -> Timeline[Clauses]:
+        last_steps = tuple(schedule.ends(steps))
+        texts = (text.pick(schedule.at(last, steps)) for last in last_steps)
+        return Timeline(tuple((Clause((read_weights(text),)),) for text in texts), last_steps)
 
     return ParsedPart(weight, timeline)
 
 
-def _take_tags(prompt: str) -> tuple[Kept, list[LoraTag], list[str]]:
+def _take_tags(prompt: str) -> tuple[Excerpt, list[LoraTag], list[str]]:
     """The prompt without <lora:...>, what those ask for, and what was dropped besides."""
-    kept: list[Slice] = []
+    rest: list[Slice] = []
     loras: list[LoraTag] = []
     notes: list[str] = []
     end = 0
     for match in _TAG.finditer(prompt, 0, prompt.rfind(">") + 1):
-        kept.append((end, match.start()))
+        rest.append((end, match.start()))
         end = match.end()
         if match[1] in ("lora", "lyco"):
             loras.append(_lora(match))
         else:
             notes.append(f"{match[0]!r:.80} is dropped: only <lora:name:weight> is known")
-    kept.append((end, len(prompt)))
-    return Kept.whole(prompt).cut(kept), loras, notes
+    rest.append((end, len(prompt)))
+    return Excerpt.of_all(prompt).pick(rest), loras, notes
 
 
 def _lora(tag: re.Match[str]) -> LoraTag:
@@ -97,22 +97,22 @@ def _lora(tag: re.Match[str]) -> LoraTag:
     return LoraTag(name, _number(text_encoder, tag[0]), _number(unet, tag[0]))
 
 
-def _split(text: Kept) -> list[Kept]:
+def _split(text: Excerpt) -> list[Excerpt]:
     """The prompts that AND stands between."""
     edges = [0, *(edge for match in _AND.finditer(text.text) for edge in match.span())]
     edges.append(len(text.text))
-    return [text.cut([span]) for span in zip(edges[::2], edges[1::2], strict=True)]
+    return [text.pick([span]) for span in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _take_weight(part: Kept) -> tuple[Kept, float]:
+def _take_weight(part: Excerpt) -> tuple[Excerpt, float]:
     """A part without the `:number` at its end. The web UI finds none if the part has lines."""
     text = part.text.rstrip()
     colon = text.rfind(":")
     match = _PART_WEIGHT.fullmatch(text, colon) if colon >= 0 else None
     before = text[:colon].rstrip()
     if match is None or "\n" in before.lstrip():
-        return part.cut([(0, len(text))]), 1.0
-    return part.cut([(0, len(before))]), float(match[1])
+        return part.pick([(0, len(text))]), 1.0
+    return part.pick([(0, len(before))]), float(match[1])
 
 
 class _Mark(NamedTuple):
@@ -123,7 +123,7 @@ class _Mark(NamedTuple):
     factor: float = 1.0
 
 
-def read_weights(text: Kept) -> tuple[Fragment, ...]:
+def read_weights(text: Excerpt) -> tuple[Fragment, ...]:
     """Brackets to weights; a bracket that is not closed reaches to the end."""
     items = _pair_brackets(text.text)
     # The two kinds need not be nested in each other, so each has a product of its own.
@@ -143,7 +143,7 @@ def read_weights(text: Kept) -> tuple[Fragment, ...]:
             else:
                 fragments.append(([item], weight, breaks))
             breaks = False
-    return tuple(Fragment(text.cut(parts), weight, first) for parts, weight, first in fragments)
+    return tuple(Fragment(text.pick(parts), weight, first) for parts, weight, first in fragments)
 
 
 def _pair_brackets(text: str) -> list[Slice | _Mark | None]:

@@ -1,46 +1,34 @@
-"""Texts of any length in chunks that the text encoder can read, and where each word went.
+"""Texts in chunks that a text encoder can read, and where each word went.
 
-A chunk is start, up to `room` tokens, end, padding. Where a long text is divided is the rule of
-each tool.
+A chunk is start, tokens, end, padding. A plain text is one clause of one passage in one chunk.
 
 Shapes: n chunks, L positions of one chunk (77 for CLIP).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from sdcore.prompt.text import Passage
+from sdcore.prompt.dividing import Rule, WeightedToken
+from sdcore.prompt.text import Clause, Clauses, Passage
 from sdcore.text.tokenizer import Span, Tokenizer
-
-COMMA_BACKTRACK = 20  # the web UI's default for "prompt word wrap length limit"
-SHORT_GROUP = 8  # ComfyUI keeps what is shorter whole
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A token with its weight; `at` is where it stands in the prompt, `group` its fragment."""
-
-    id: int
-    weight: float
-    at: tuple[int, int]
-    group: int
-    joined: bool
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """A passage as the text encoder reads it.
+    """Text as one text encoder reads it.
 
-    ids:     (n, L).
-    weights: (n, L), 1 for start, end and padding.
-    lengths: how many tokens each chunk has between start and end.
-    spans:   its words; positions count through all chunks, from 0 to n L.
-    cut:     the text that was left out.
+    Attributes:
+        ids: (n, L).
+        weights: (n, L), 1 for start, end and padding.
+        lengths: how many tokens each chunk has between start and end.
+        spans: its words; positions count through all chunks, from 0 to n L.
+        cut: the text that was left out.
     """
 
     ids: Tensor
@@ -49,166 +37,145 @@ class Chunks:
     spans: tuple[Span, ...]
     cut: str = ""
 
+    def ids_in_a_row(self) -> list[int]:
+        """Every id of all chunks, n L of them."""
+        return self.ids.flatten().tolist()  # pyright: ignore
 
-Items = Sequence[Placed | None]  # tokens; None ends a chunk
-Rule = Callable[[Items, int, Tokenizer], list[list[Placed]]]
+    def weights_in_a_row(self) -> list[float]:
+        """The weight of every position of all chunks."""
+        return self.weights.flatten().tolist()  # pyright: ignore
 
 
-def make_chunks(passage: Passage, tokenizer: Tokenizer, rule: Rule) -> Chunks:
-    """Divide a passage. `rule` gives the tokens of each chunk; what it leaves out is cut."""
+@dataclass(frozen=True)
+class TokenizedClause:
+    """The chunks of each passage, and how these are mixed; see `sdcore.prompt.text.Clause`."""
+
+    passages: tuple[Chunks, ...]
+    shares: tuple[float, ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text as one text encoder reads it: clauses, one after the other."""
+
+    clauses: tuple[TokenizedClause, ...]
+
+    @property
+    def passages(self) -> list[Chunks]:
+        """All passages, clause by clause."""
+        return [chunks for clause in self.clauses for chunks in clause.passages]
+
+    @cached_property
+    def tokens(self) -> Chunks:
+        """All of it in a row; of a clause that is mixed, the first passage."""
+        return join_chunks([clause.passages[0] for clause in self.clauses])
+
+    def padded(self, counts: Sequence[int], empty: Tensor) -> TokenizedText:
+        """With empty prompts (L), until each clause has so many chunks."""
+        pairs = zip(self.clauses, counts, strict=True)
+        return TokenizedText(
+            tuple(
+                replace(clause, passages=tuple(pad_chunks(c, n, empty) for c in clause.passages))
+                for clause, n in pairs
+            )
+        )
+
+
+def tokenize_text(clauses: Clauses, tokenizer: Tokenizer, divide: Rule) -> TokenizedText:
+    """The ids and weights of a text; `divide` says which tokens go to which chunk."""
+
+    def read(clause: Clause) -> TokenizedClause:
+        chunks = (make_chunks(each, tokenizer, divide) for each in clause.passages)
+        return TokenizedClause(tuple(chunks), clause.shares, clause.weight)
+
+    return TokenizedText(tuple(read(clause) for clause in clauses))
+
+
+def make_chunks(passage: Passage, tokenizer: Tokenizer, divide: Rule) -> Chunks:
+    """The chunks of a passage. `divide` says which tokens go to which; those in none are cut."""
     items, words = _tokens(passage, tokenizer)
     length = tokenizer.max_length
-    divided = rule(items, length - 2, tokenizer) or [[]]
-    ids = [tokenizer.row([token.id for token in chunk]) for chunk in divided]
-    weights = torch.ones(len(divided), length)
+    rows = divide(items, length - 2, tokenizer) or [[]]
+    ids = [tokenizer.row([token.id for token in row]) for row in rows]
+    weights = torch.ones(len(rows), length, dtype=torch.float32, device="cpu")
     positions: list[int] = []  # of each token, as tokens are never put in another order
-    for number, chunk in enumerate(divided):
-        weights[number, 1 : len(chunk) + 1] = torch.tensor([token.weight for token in chunk])
-        positions += range(number * length + 1, number * length + 1 + len(chunk))
+    for number, row in enumerate(rows):
+        weights[number, 1 : len(row) + 1] = weights.new_tensor([token.weight for token in row])
+        positions += range(number * length + 1, number * length + 1 + len(row))
     spans = [
-        Span(word, *at, found)
-        for word, at, mine in words
-        for found in _runs(positions[mine.start : mine.stop])
+        Span(word.text, *word.origin, found)
+        for word in words
+        for found in _runs(positions[word.tokens.start : word.tokens.stop])
     ]
     tokens = [item for item in items if item is not None]
     cut = ""
     if len(positions) < len(tokens):
-        cut = passage[0].text.prompt[tokens[len(positions)].at[0] :]
-    lengths = tuple(len(chunk) for chunk in divided)
-    return Chunks(torch.tensor(ids), weights, lengths, tuple(spans), cut)
+        cut = passage[0].text.prompt[tokens[len(positions)].origin[0] :]
+    lengths = tuple(len(row) for row in rows)
+    return Chunks(torch.tensor(ids, device="cpu"), weights, lengths, tuple(spans), cut)
+
+
+def join_chunks(several: Sequence[Chunks]) -> Chunks:
+    """Chunks one after the other, as one text."""
+    spans: list[Span] = []
+    before = 0
+    for chunks in several:
+        for span in chunks.spans:
+            positions = range(span.positions.start + before, span.positions.stop + before)
+            spans.append(replace(span, positions=positions))
+        before += chunks.ids.numel()
+    return Chunks(
+        torch.cat([chunks.ids for chunks in several]),
+        torch.cat([chunks.weights for chunks in several]),
+        tuple(length for chunks in several for length in chunks.lengths),
+        tuple(spans),
+        next((chunks.cut for chunks in several if chunks.cut), ""),
+    )
+
+
+def pad_chunks(chunks: Chunks, count: int, empty: Tensor) -> Chunks:
+    """With empty prompts (L) behind it, until there are `count` chunks."""
+    missing = count - len(chunks.ids)
+    if missing == 0:
+        return chunks
+    return replace(
+        chunks,
+        ids=torch.cat([chunks.ids, empty.expand(missing, -1)]),
+        weights=torch.cat([chunks.weights, chunks.weights.new_ones(missing, len(empty))]),
+        lengths=(*chunks.lengths, *[0] * missing),
+    )
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A word of a passage, its place in the prompt, and the numbers of its tokens."""
+
+    text: str
+    origin: tuple[int, int]
+    tokens: range
 
 
 def _tokens(
     passage: Passage, tokenizer: Tokenizer
-) -> tuple[list[Placed | None], list[tuple[str, tuple[int, int], range]]]:
-    """All tokens, and each word with its place in the prompt and the numbers of its tokens."""
-    items: list[Placed | None] = []
-    words: list[tuple[str, tuple[int, int], range]] = []
+) -> tuple[list[WeightedToken | None], list[_Word]]:
+    """All tokens, None where a chunk must end, and all words."""
+    items: list[WeightedToken | None] = []
+    words: list[_Word] = []
     first = 0
-    for group, fragment in enumerate(passage):
+    for number, fragment in enumerate(passage):
         if fragment.starts_chunk:
             items.append(None)
         text = fragment.text.text
         pieces = tokenizer.pieces(text)
         for word, start, end, found in tokenizer.words(text, pieces):
-            place = fragment.text.origin(start, end)
-            words.append((word, place, range(found.start + first, found.stop + first)))
+            tokens = range(found.start + first, found.stop + first)
+            words.append(_Word(word, fragment.text.origin(start, end), tokens))
         for piece in pieces:
-            at = fragment.text.origin(piece.start, piece.end)
-            items.append(Placed(piece.id, fragment.weight, at, group, piece.joined))
+            origin = fragment.text.origin(piece.start, piece.end)
+            items.append(WeightedToken(piece.id, fragment.weight, origin, number, piece.joined))
         first += len(pieces)
     return items, words
-
-
-def _units(items: Items) -> Iterator[list[Placed] | None]:
-    """Tokens that must stay together, in order; None ends a chunk."""
-    unit: list[Placed] = []
-    for item in items:
-        if item is not None and item.joined and unit:
-            unit.append(item)
-            continue
-        if unit:
-            yield unit
-        unit = [] if item is None else [item]
-        if item is None:
-            yield None
-    if unit:
-        yield unit
-
-
-# --- the rules -------------------------------------------------------------------------------
-
-
-def cut_off(items: Items, room: int, tokenizer: Tokenizer) -> list[list[Placed]]:
-    """One chunk; the rest is left out. What diffusers does."""
-    return [[item for item in items if item is not None][:room]]
-
-
-def after_commas(items: Items, room: int, tokenizer: Tokenizer) -> list[list[Placed]]:
-    """Full chunks, but what follows a comma near the end of one goes to the next. The web UI."""
-    comma = tokenizer.id_of(",</w>")
-    chunks: list[list[Placed]] = []
-    chunk: list[Placed] = []
-    last_comma = none = -COMMA_BACKTRACK - 1  # its place in this chunk
-
-    def close() -> None:
-        nonlocal chunk, last_comma
-        chunks.append(chunk)
-        chunk, last_comma = [], none
-
-    for unit in _units(items):
-        if unit is None:
-            close()
-            continue
-        if unit[0].id == comma:
-            last_comma = len(chunk)
-        elif len(chunk) == room and room - last_comma <= COMMA_BACKTRACK:
-            chunk, moved = chunk[: last_comma + 1], chunk[last_comma + 1 :]
-            close()
-            chunk = moved
-        if len(chunk) + len(unit) > room:
-            close()
-        chunk = chunk + unit
-    return [*chunks, chunk] if chunk or not chunks else chunks
-
-
-def short_groups_whole(items: Items, room: int, tokenizer: Tokenizer) -> list[list[Placed]]:
-    """Full chunks, but text of one weight with less than 8 tokens is not divided. ComfyUI."""
-    chunks: list[list[Placed]] = [[]]
-    for group in _groups(items):
-        whole = len(group) < SHORT_GROUP or any(token.joined for token in group)
-        while len(chunks[-1]) + len(group) > room:
-            kept = 0 if whole and chunks[-1] else room - len(chunks[-1])
-            chunks[-1] += group[:kept]
-            group = group[kept:]
-            chunks.append([])
-        chunks[-1] += group
-    return chunks
-
-
-def _groups(items: Items) -> Iterator[list[Placed]]:
-    """Text of one fragment; an embedding is a group of its own."""
-    group: list[Placed] = []
-    for unit in _units(items):
-        if unit is None:
-            continue
-        if group and (len(unit) > 1 or group[-1].group != unit[0].group):
-            yield group
-            group = []
-        group = group + unit
-        if len(unit) > 1:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def after_sentences(items: Items, room: int, tokenizer: Tokenizer) -> list[list[Placed]]:
-    """Chunks that end with a sentence, else a phrase, else a word. compel."""
-    rest = [item for item in items if item is not None]
-    chunks: list[list[Placed]] = []
-    while len(rest) > room:
-        split = _last_end(rest[:room], tokenizer)
-        while split and rest[split].joined:
-            split -= 1
-        split = split or room
-        chunks.append(rest[:split])
-        rest = rest[split:]
-    return [*chunks, rest]
-
-
-def _last_end(tokens: Sequence[Placed], tokenizer: Tokenizer) -> int:
-    texts = [tokenizer.token(token.id) for token in tokens]
-    phrases = (".</w>", ",</w>", ";</w>", ":</w>")
-    for is_end in (phrases[:1].__contains__, phrases.__contains__, _ends_word):
-        ends = [number for number, text in enumerate(texts, start=1) if is_end(text)]
-        if ends:
-            return ends[-1]
-    return len(tokens)
-
-
-def _ends_word(token: str) -> bool:
-    return token.endswith("</w>")
 
 
 def _runs(positions: Sequence[int]) -> list[range]:

@@ -14,7 +14,7 @@ import re
 from bisect import bisect_left
 
 from sdcore.errors import UsageError
-from sdcore.prompt.text import Clause, Fragment, Kept, Parsed, Slice, always
+from sdcore.prompt.text import Clause, Excerpt, Fragment, Parsed, Slice, always
 
 _MARKS = re.compile(r"\\[()]|[()]")
 _LONGEST_NUMBER = 400
@@ -24,7 +24,7 @@ def parse(prompt: str, negative: bool = False) -> Parsed:
     """Read a prompt. Raises UsageError on a weight that is not finite."""
     escapes = [m.start() for m in _MARKS.finditer(prompt) if m[0][0] == "\\"]
     fragments = [
-        Fragment(Kept(prompt, _without(span, escapes)), weight)
+        Fragment(Excerpt(prompt, _without(span, escapes)), weight)
         for span, weight in _weights(prompt)
         if span[0] < span[1]
     ]
@@ -101,7 +101,8 @@ def _explicit(prompt: str, start: int, end: int, weight: float) -> tuple[int, fl
 
 def _without(span: Slice, drop: list[int]) -> tuple[Slice, ...]:
     """A slice without single characters."""
-    slices, (start, end) = [], span
+    slices: list[Slice] = []
+    start, end = span
     for place in drop[bisect_left(drop, start) : bisect_left(drop, end)]:
         slices.append((start, place))
         start = place + 1

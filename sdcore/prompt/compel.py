@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from sdcore.errors import UsageError
-from sdcore.prompt.text import Clause, Fragment, Kept, LoraTag, Parsed, Passage, Slice, always
+from sdcore.prompt.text import Clause, Excerpt, Fragment, LoraTag, Parsed, Passage, Slice, always
 
 PLUS, MINUS = 1.1, 0.9
 _DEEPEST = 100
@@ -59,7 +59,7 @@ class _Reader:
     or None if that is not what stands there."""
 
     prompt: str
-    loras: list[LoraTag] = field(default_factory=list)
+    loras: list[LoraTag] = field(default_factory=list[LoraTag])
 
     def __post_init__(self) -> None:
         self._partner: dict[int, int] = {}
@@ -214,7 +214,7 @@ class _Reader:
                 fragments.append(_Word(word.start, word.end, word.weight))
         return tuple(Fragment(self._kept(word), word.weight) for word in fragments)
 
-    def _kept(self, word: _Word) -> Kept:
+    def _kept(self, word: _Word) -> Excerpt:
         """The text without the backslashes before brackets and quotation marks."""
         slices: list[Slice] = []
         start = word.start
@@ -222,7 +222,7 @@ class _Reader:
             slices.append((start, word.start + escape.start()))
             start = word.start + escape.end()
         slices.append((start, word.end))
-        return Kept(self.prompt, tuple(piece for piece in slices if piece[0] < piece[1]))
+        return Excerpt(self.prompt, tuple(piece for piece in slices if piece[0] < piece[1]))
 
 
 def _weigh(words: list[_Word], operator: str) -> list[_Word]:

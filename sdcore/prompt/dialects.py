@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from torch import Tensor
+
 from sdcore.errors import UsageError
 from sdcore.prompt.a1111 import parse as parse_a1111
-from sdcore.prompt.chunks import Rule, after_commas, after_sentences, cut_off, short_groups_whole
+from sdcore.prompt.chunks import TokenizedText
 from sdcore.prompt.comfy import parse as parse_comfy
 from sdcore.prompt.compel import parse as parse_compel
-from sdcore.prompt.text import Clause, Fragment, Kept, Parsed, always
+from sdcore.prompt.dividing import Rule, after_commas, after_sentences, cut_off, keep_short_groups
+from sdcore.prompt.encoder import Encoder
+from sdcore.prompt.text import Clause, Excerpt, Fragment, Parsed, always
 from sdcore.prompt.weights import (
     Weighing,
     from_empty,
     masked_down,
     multiplied,
     multiplied_with_mean,
-    unweighted,
+    plain_states,
+    weighted_states,
 )
 
 
 def parse_plain(prompt: str, negative: bool = False) -> Parsed:
     """The prompt as it is: no character has a meaning."""
-    return Parsed((always((Clause(((Fragment(Kept.whole(prompt)),),)),)),))
+    return Parsed((always((Clause(((Fragment(Excerpt.of_all(prompt)),),)),)),))
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Dialect:
     Attributes:
         parse: called with the prompt, and whether it is a negative one.
         divide: which tokens go to which chunk.
-        weigh: what weights do.
+        weigh: what weights do; None where there are none.
         skips_in_negative: whether CLIP skip counts for the negative prompt too.
         pads: whether the shorter of prompt and negative prompt is filled up with empty prompts;
             otherwise each is read as long as it is.
@@ -44,19 +49,25 @@ class Dialect:
     name: str
     parse: Callable[[str, bool], Parsed]
     divide: Rule
-    weigh: Weighing
+    weigh: Weighing | None
     skips_in_negative: bool = True
     pads: bool = False
     pools_as_typed: bool = False
+
+    def states(self, texts: Sequence[TokenizedText], encoder: Encoder) -> list[Tensor]:
+        """What the UNet reads of all texts of a prompt in the order of time: (T, D) each."""
+        if self.weigh is None:
+            return plain_states(texts, encoder)
+        return weighted_states(texts, encoder, self.weigh)
 
 
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
-        Dialect("plain", parse_plain, cut_off, unweighted, skips_in_negative=False),
+        Dialect("plain", parse_plain, cut_off, None, skips_in_negative=False),
         Dialect("a1111", parse_a1111, after_commas, multiplied_with_mean),
         Dialect("a1111-nonorm", parse_a1111, after_commas, multiplied),
-        Dialect("comfy", parse_comfy, short_groups_whole, from_empty),
+        Dialect("comfy", parse_comfy, keep_short_groups, from_empty),
         Dialect(
             "compel", parse_compel, after_sentences, masked_down, pads=True, pools_as_typed=True
         ),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sdcore.prompt.chunks import Chunks
+from sdcore.prompt.chunks import Chunks, tokenize_text
 from sdcore.prompt.dialects import find_dialect
 from sdcore.prompt.other_readings import describe_other_readings
-from sdcore.prompt.reading import chunks_of, join
-from sdcore.prompt.text import Clauses, LoraTag, Steps
+from sdcore.prompt.text import Clauses, LoraTag, Steps, Timeline
 from sdcore.text.tokenizer import Tokenizer, describe_cut
 
 MANY_PIECES = 4
@@ -100,7 +99,7 @@ def explain_prompt(
     texts: list[TextExplained] = []
     for number, part in enumerate(parsed.parts, start=1):
         for clauses, when in _when(part.timeline(Steps(steps)), steps).items():
-            chunks = join([passages[0] for passages in chunks_of(clauses, tokenizer, how)])
+            chunks = tokenize_text(clauses, tokenizer, how.divide).tokens
             texts.append(_explain(chunks, tokenizer, number, part.weight, when))
     notes = list(parsed.notes)
     for text in texts:
@@ -114,15 +113,12 @@ def explain_prompt(
     return Explanation(prompt, dialect, steps, tuple(texts), parsed.loras, distinct)
 
 
-def _when(timeline: tuple[tuple[int, Clauses], ...], steps: int) -> dict[Clauses, tuple[int, ...]]:
+def _when(timeline: Timeline[Clauses], steps: int) -> dict[Clauses, tuple[int, ...]]:
     """Every text once, with the steps, from 1, at which it is read."""
     found: dict[Clauses, tuple[int, ...]] = {}
-    first = 0
-    for end, clauses in timeline:
-        mine = tuple(range(first + 1, min(end + 1, steps) + 1))
-        if mine:
-            found[clauses] = found.get(clauses, ()) + mine
-        first = min(end + 1, steps)
+    for step in range(steps):
+        clauses = timeline.at(step)
+        found[clauses] = (*found.get(clauses, ()), step + 1)
     return found
 
 
@@ -130,7 +126,7 @@ def _explain(
     chunks: Chunks, tokenizer: Tokenizer, part: int, weight: float, steps: tuple[int, ...]
 ) -> TextExplained:
     length = chunks.ids.shape[1]
-    ids, weights = chunks.ids.flatten().tolist(), chunks.weights.flatten().tolist()
+    ids, weights = chunks.ids_in_a_row(), chunks.weights_in_a_row()
     words = {position: span.word for span in chunks.spans for position in span.positions}
     positions = [
         number * length + 1 + place

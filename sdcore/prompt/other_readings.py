@@ -59,7 +59,7 @@ def _weights(prompt: str, dialect: str) -> list[float | None]:
         return [None] * len(prompt)
     weights: list[float | None] = [None] * len(prompt)
     for part in parsed.parts:
-        moments = [_weights_of(clauses) for _, clauses in part.timeline(Steps(2))]
+        moments = [_weights_of(clauses) for clauses in part.timeline(Steps(2)).items]
         for slice_, weight in moments[0].items():
             if all(moment.get(slice_) == weight for moment in moments):
                 weights[slice(*slice_)] = [weight] * (slice_[1] - slice_[0])

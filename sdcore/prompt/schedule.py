@@ -57,7 +57,7 @@ _Node: TypeAlias = "Slice | _Group | _Change | _Turns"
 class _Group:
     """Nodes in a row. `sound`: no bracket, colon or | among them lacks its partner."""
 
-    nodes: list[_Node] = field(default_factory=list)
+    nodes: list[_Node] = field(default_factory=lambda: [])
     sound: bool = True
 
 
@@ -68,7 +68,7 @@ class _Open:
     start: int
     round: bool
     segments: list[_Group] = field(default_factory=lambda: [_Group()])
-    dividers: list[Slice] = field(default_factory=list)
+    dividers: list[Slice] = field(default_factory=list[Slice])
 
     def divided_by(self, text: str) -> str:
         return "".join(text[start:end] for start, end in self.dividers)

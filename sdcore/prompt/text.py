@@ -1,34 +1,41 @@
 """What a dialect makes of a prompt, always as pieces of what the user typed.
 
-    prompt ─dialect─► Parsed: parts (of an AND) ─steps─► clauses ─► passages ─► fragments
+    prompt ─dialect─► Parsed ─► parts (of an AND) ─steps─► texts in the order of time
+                                        text ─► clauses ─► passages ─► fragments
 
-A fragment is text of one weight. Offsets lead from every letter back into the prompt.
+A fragment is text of one weight. Offsets lead from every letter back into the prompt. A plain
+prompt is one part, one text, one clause, one passage and one fragment.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 Slice = tuple[int, int]
+Item = TypeVar("Item")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
-class Kept:
+class Excerpt:
     """Text that is left of a prompt: slices of it, in order, joined without anything between."""
 
     prompt: str
     slices: tuple[Slice, ...]
 
     @classmethod
-    def whole(cls, prompt: str) -> Kept:
+    def of_all(cls, prompt: str) -> Excerpt:
+        """The prompt as it is."""
         return cls(prompt, ((0, len(prompt)),) if prompt else ())
 
     @cached_property
     def text(self) -> str:
+        """The slices, joined."""
         return "".join(self.prompt[start:end] for start, end in self.slices)
 
     @cached_property
@@ -44,13 +51,13 @@ class Kept:
         number = bisect_right(self._ends, index)
         return self.slices[number][1] - (self._ends[number] - index)
 
-    def cut(self, parts: Iterable[Slice]) -> Kept:
-        """These parts of `text`, joined."""
+    def pick(self, stretches: Iterable[Slice]) -> Excerpt:
+        """These stretches of `text`, joined."""
         slices: list[Slice] = []
-        for start, end in parts:
+        for start, end in stretches:
             if start < end:
                 slices += self._slices(start, end)
-        return Kept(self.prompt, tuple(slices))
+        return Excerpt(self.prompt, tuple(slices))
 
     def _slices(self, start: int, end: int) -> list[Slice]:
         first, last = bisect_right(self._ends, start), bisect_right(self._ends, end - 1)
@@ -64,7 +71,7 @@ class Kept:
 class Fragment:
     """Text of one weight; `starts_chunk` sends it to a new chunk, as BREAK does."""
 
-    text: Kept
+    text: Excerpt
     weight: float = 1.0
     starts_chunk: bool = False
 
@@ -96,15 +103,39 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Timeline(Generic[Item]):
+    """What is read in the course of a run, in order.
+
+    Attributes:
+        items: what is read, one after the other.
+        last_steps: for each of them the last step, counted from 0, at which it is read.
+    """
+
+    items: tuple[Item, ...]
+    last_steps: tuple[int, ...]
+
+    def number_at(self, step: int) -> int:
+        """Which of the items is read at a step, counted from 0."""
+        return min(bisect_left(self.last_steps, step), len(self.items) - 1)
+
+    def at(self, step: int) -> Item:
+        """What is read at a step, counted from 0."""
+        return self.items[self.number_at(step)]
+
+    def map(self, change: Callable[[Item], Other]) -> Timeline[Other]:
+        """Something else in place of each item, for the same steps."""
+        return Timeline(tuple(change(item) for item in self.items), self.last_steps)
+
+
+@dataclass(frozen=True)
 class ParsedPart:
     """One prompt of an AND and its weight.
 
-    timeline: for the steps of a run, what is read in the order of time, each with the last step,
-        counted from 0, at which it is read.
+    timeline: for the steps of a run, the texts that are read.
     """
 
     weight: float
-    timeline: Callable[[Steps], tuple[tuple[int, Clauses], ...]]
+    timeline: Callable[[Steps], Timeline[Clauses]]
 
 
 @dataclass(frozen=True)
@@ -120,7 +151,7 @@ class LoraTag:
 class Parsed:
     """A prompt as one dialect reads it.
 
-    notes: what the user should be told, each a sentence.
+    notes: what the user should know, each a sentence without its beginning.
     """
 
     parts: tuple[ParsedPart, ...]
@@ -130,4 +161,4 @@ class Parsed:
 
 def always(clauses: Clauses, weight: float = 1.0) -> ParsedPart:
     """A part that is the same at every step."""
-    return ParsedPart(weight, lambda steps: ((steps.count, clauses),))
+    return ParsedPart(weight, lambda steps: Timeline((clauses,), (steps.count,)))

@@ -1,29 +1,38 @@
-"""Prompts to what the UNet is told at each step of a run.
+"""Prompts to what the UNet reads at each step of a run, in four steps.
 
-    prompt ─dialect─► parts, texts, chunks ─text encoders, weights─► text ─step─► StepConditioning
+    prompt ─parse─► Parsed ─tokenize─► TokenizedPrompt ─encode─► EncodedPrompt ─plan─► PromptPlan
+             text             ids, weights               states                 each step
 
-SD 1.x and 2.x have one text encoder; SDXL has two, and is told more numbers; its refiner has the
-second of them alone.
+The first three are in `sdcore.prompt`; `plan_prompts` joins all four.
 
 Shapes: B prompts, T text tokens, D text width, Dp pooled width.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from sdcore.checkpoint.kind import ModelKind
-from sdcore.errors import UsageError
+from sdcore.errors import UsageError, warn
 from sdcore.prompt.dialects import Dialect, find_dialect
-from sdcore.prompt.encoding import Encoder, PromptEncoder, ReadPart, ReadText
+from sdcore.prompt.encoder import Encoder
+from sdcore.prompt.encoding import (
+    EncodedPrompt,
+    EncodedText,
+    TokenizedPrompt,
+    encode,
+    pad,
+    tokenize,
+)
 from sdcore.prompt.other_readings import describe_other_readings
-from sdcore.prompt.reading import as_tokens, equally_long
 from sdcore.prompt.text import Parsed, Steps
+from sdcore.prompt.tokens import as_tokens, equally_long
 from sdcore.sampling.guidance import Conditioning, Part, StepConditioning
 from sdcore.sampling.sizes import check_size_conditioning
 from sdcore.size import SizeConditioning
@@ -40,16 +49,19 @@ Reader = tuple["Tokenizer", "CLIPTextEncoder"]
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """What every step of a run is told.
+    """What the UNet reads at every step of a run.
 
-    tokens: the prompts as the first text encoder reads them at the first step (part 0 of an AND).
-    steps:  the conditioning of each step; the same object where nothing changes.
+    Attributes:
+        tokens: the prompts as the first text encoder reads them at the first step (part 0 of an
+            AND).
+        steps: the conditioning of each step; the same object where nothing changes.
     """
 
     tokens: Tokens
     steps: tuple[StepConditioning, ...]
 
     def at(self, step: Step) -> StepConditioning:
+        """The conditioning of a step."""
         return self.steps[step.index]
 
 
@@ -75,7 +87,7 @@ def plan_prompts(
         kind: of the model: at which layer the text is read, and what else the UNet reads.
         guided: whether guidance is used, which needs the negative prompts.
         steps: how often the UNet is called, `Step.count`.
-        dialect: a name in `sdcore.prompt.DIALECTS`.
+        dialect: a name in `sdcore.prompt.dialects.DIALECTS`.
         clip_skip: how many of the text encoders' last layers are left out, counted as in diffusers;
             in the dialect plain, as there, for the prompt only.
         steps_before: of an earlier pass at another size, for prompts that change with the steps.
@@ -91,29 +103,111 @@ def plan_prompts(
         UserWarning: a prompt is cut, means something else in another dialect, or has no effect.
     """
     _check_sizes(kind, size, negative_size)
-    stage = "text encoder {}" if kind.pooled_text else "text encoder"
-    encoders = [
-        Encoder(*reader, stage=stage.format(i), xl=kind.penultimate)
-        for i, reader in enumerate(readers, start=1)
-    ]
-    for encoder in encoders:
-        encoder.check_clip_skip(clip_skip)
-    book = _Book(encoders, find_dialect(dialect), Steps(steps, steps_before), clip_skip)
-    positives = [book.read(prompt) for prompt in prompts]
-    negatives: list[list[ReadPart]] | None = None
-    given = any(text is not None for text in negative_prompts)
-    needed = guided or any(not _is_alone(parts) for parts in positives)
-    zeros = needed and not given and zeros_for_no_prompt
-    if needed and not zeros:
-        negatives = [book.read(text or "", negative=True) for text in negative_prompts]
-        if book.dialect.pads:
-            book.pad(positives, negatives)
-    elif any(negative_prompts):
-        _warn("the negative prompt has no effect at a guidance scale of 1 or less")
+    how, run = find_dialect(dialect), Steps(steps, steps_before)
+    encoders = _make_encoders(readers, kind, clip_skip)
+    negative_encoders = encoders
+    if not how.skips_in_negative:
+        negative_encoders = [encoder.with_clip_skip(0) for encoder in encoders]
 
-    told = _Told(positives, negatives, size, negative_size or size, zeros)
-    tokens = as_tokens([parts[0].texts[0].tokens for parts in positives])
-    return PromptPlan(tokens, tuple(told.at(step) for step in range(steps)))
+    @cache  # equal prompts are read once
+    def read(prompt: str, negative: bool = False) -> EncodedPrompt:
+        return _read(prompt, negative, negative_encoders if negative else encoders, how, run)
+
+    positives = [read(prompt) for prompt in prompts]
+    negatives: list[EncodedPrompt] | None = None
+    if not guided and all(prompt.is_single for prompt in positives):
+        if any(negative_prompts):
+            warn("the negative prompt has no effect at a guidance scale of 1 or less")
+    elif zeros_for_no_prompt and all(text is None for text in negative_prompts):
+        negatives = [prompt.zeros() for prompt in positives]
+    else:
+        negatives = [read(text or "", negative=True) for text in negative_prompts]
+    if how.pads and negatives is not None:
+        lengths = [max(p.length, n.length) for p, n in zip(positives, negatives, strict=True)]
+        positives = [pad(p, n, encoders) for p, n in zip(positives, lengths, strict=True)]
+        negatives = [pad(p, n, negative_encoders) for p, n in zip(negatives, lengths, strict=True)]
+    tokens = as_tokens([prompt.parts[0].texts.items[0].tokens for prompt in positives])
+    return PromptPlan(tokens, plan(positives, negatives, steps, size, negative_size or size))
+
+
+def _read(
+    prompt: str, negative: bool, encoders: Sequence[Encoder], dialect: Dialect, steps: Steps
+) -> EncodedPrompt:
+    """The states of one prompt. Warns of what has no effect in it, or is cut."""
+    parsed = dialect.parse(prompt, negative)
+    tokenized = tokenize(parsed, [encoder.tokenizer for encoder in encoders], dialect, steps)
+    _warn_about(prompt, parsed, tokenized, dialect, encoders[0].tokenizer)
+    return encode(tokenized, encoders, dialect, prompt=prompt)
+
+
+def plan(
+    positives: Sequence[EncodedPrompt],
+    negatives: Sequence[EncodedPrompt] | None,
+    steps: int,
+    size: SizeConditioning | None,
+    negative_size: SizeConditioning | None,
+) -> tuple[StepConditioning, ...]:
+    """The conditioning of each step; an equal step before it gives the same object.
+
+    Args:
+        positives, negatives: one for each image.
+        size, negative_size: None for a model that reads none.
+    """
+    every_part = [part for prompt in (*positives, *(negatives or ())) for part in prompt.parts]
+    known: dict[tuple[int, ...], StepConditioning] = {}
+    planned: list[StepConditioning] = []
+    for step in range(steps):
+        texts = tuple(part.texts.number_at(step) for part in every_part)
+        if texts not in known:
+            parts, unconditional = _join_parts(positives, step, size), None
+            if negatives is not None:
+                rows = [prompt.parts[0].texts.at(step) for prompt in negatives]
+                unconditional = _join_images(rows, negative_size)
+            known[texts] = StepConditioning(parts, unconditional)
+        planned.append(known[texts])
+    return tuple(planned)
+
+
+def _join_parts(
+    prompts: Sequence[EncodedPrompt], step: int, size: SizeConditioning | None
+) -> tuple[Part, ...]:
+    """Each part of an AND for all images; an image that has fewer gives its first, weighing 0."""
+    parts: list[Part] = []
+    for number in range(max(len(prompt.parts) for prompt in prompts)):
+        there = [number < len(prompt.parts) for prompt in prompts]
+        chosen = [p.parts[number if has else 0] for p, has in zip(prompts, there, strict=True)]
+        weights = [p.weight if has else 0.0 for p, has in zip(chosen, there, strict=True)]
+        conditioning = _join_images([part.texts.at(step) for part in chosen], size)
+        weight: float | Tensor = weights[0]
+        if len(set(weights)) > 1:
+            weight = torch.tensor(weights, device=conditioning.text.device)[:, None, None, None]
+        parts.append(Part(conditioning, weight))
+    return tuple(parts)
+
+
+def _join_images(texts: Sequence[EncodedText], size: SizeConditioning | None) -> Conditioning:
+    """One text for each image, as one batch."""
+    text = torch.stack(equally_long([each.states for each in texts]))  #   (B, T, D)
+    pooled = [each.pooled for each in texts if each.pooled is not None]
+    if not pooled:
+        return Conditioning(text)
+    assert size is not None, "checked before anything is read"
+    time_ids = torch.tensor([size.numbers], device=text.device, dtype=torch.float32)
+    added = AddedConditions(torch.stack(pooled), time_ids.repeat(len(texts), 1))
+    return Conditioning(text, added)
+
+
+def _make_encoders(readers: Sequence[Reader], kind: ModelKind, clip_skip: int) -> list[Encoder]:
+    return [
+        Encoder(
+            *reader,
+            penultimate=kind.penultimate,
+            pooled=kind.pooled_text,
+            clip_skip=clip_skip,
+            name=f"text encoder {number}" if len(readers) > 1 else "text encoder",
+        )
+        for number, reader in enumerate(readers, start=1)
+    ]
 
 
 def _check_sizes(kind: ModelKind, *sizes: SizeConditioning | None) -> None:
@@ -127,111 +221,15 @@ def _check_sizes(kind: ModelKind, *sizes: SizeConditioning | None) -> None:
         )
 
 
-def _is_alone(parts: Sequence[ReadPart]) -> bool:
-    return len(parts) == 1 and parts[0].weight == 1
-
-
-@dataclass(frozen=True)
-class _Book:
-    """Prompts that were read, in one dialect; equal ones once."""
-
-    encoders: Sequence[Encoder]
-    dialect: Dialect
-    steps: Steps
-    clip_skip: int
-    _known: dict[tuple[str, bool], list[ReadPart]] = field(default_factory=dict)
-
-    def read(self, prompt: str, negative: bool = False) -> list[ReadPart]:
-        if (prompt, negative) not in self._known:
-            parsed = self.dialect.parse(prompt, negative)
-            encoder = self._encoder(negative)
-            parts = [encoder.read(part, prompt, self.steps) for part in parsed.parts]
-            self._tell(prompt, parsed, parts)
-            self._known[prompt, negative] = parts
-        return list(self._known[prompt, negative])
-
-    def pad(self, positives: list[list[ReadPart]], negatives: list[list[ReadPart]]) -> None:
-        """Fill up the shorter of each image's prompt and negative prompt."""
-        for positive, negative in zip(positives, negatives, strict=True):
-            length = max(len(part.texts[0].text) for part in (*positive, *negative))
-            positive[:] = [self._encoder(False).pad(part, length) for part in positive]
-            negative[:] = [self._encoder(True).pad(part, length) for part in negative]
-
-    def _encoder(self, negative: bool) -> PromptEncoder:
-        skip = 0 if negative and not self.dialect.skips_in_negative else self.clip_skip
-        return PromptEncoder(self.encoders, self.dialect, skip)
-
-    def _tell(self, prompt: str, parsed: Parsed, parts: Sequence[ReadPart]) -> None:
-        for note in parsed.notes:
-            _warn(f"in the dialect {self.dialect.name}, {note}")
-        for reading in describe_other_readings(prompt, self.dialect.name):
-            _warn(reading)
-        for cut in dict.fromkeys(text.tokens.cut for part in parts for text in part.texts):
-            if cut:
-                _warn(describe_cut(cut, self.encoders[0].tokenizer.max_length - 2))
-
-
-@dataclass
-class _Told:
-    """Read prompts, image by image, put together for the UNet."""
-
-    positives: Sequence[Sequence[ReadPart]]
-    negatives: Sequence[Sequence[ReadPart]] | None
-    size: SizeConditioning | None
-    negative_size: SizeConditioning | None
-    zeros: bool
-    _known: dict[tuple[int, ...], StepConditioning] = field(default_factory=dict)
-
-    def at(self, step: int) -> StepConditioning:
-        """What a step is told; an equal step before it gives the same object."""
-        rows = [*self.positives, *(self.negatives or ())]
-        key = tuple(part.place(step) for parts in rows for part in parts)
-        if key not in self._known:
-            self._known[key] = self._join(step)
-        return self._known[key]
-
-    def _join(self, step: int) -> StepConditioning:
-        count = max(len(parts) for parts in self.positives)
-        parts = tuple(self._part(number, step) for number in range(count))
-        unconditional = None
-        if self.negatives is not None:
-            texts = [parts[0].texts[parts[0].place(step)] for parts in self.negatives]
-            unconditional = _conditioning(texts, self.negative_size)
-        elif self.zeros:
-            texts = [_without_text(row[0].texts[row[0].place(step)]) for row in self.positives]
-            unconditional = _conditioning(texts, self.negative_size)
-        return StepConditioning(parts, unconditional)
-
-    def _part(self, number: int, step: int) -> Part:
-        """Part `number` of every image; an image that has fewer gives its first, weighing 0."""
-        texts, weights = [], []
-        for parts in self.positives:
-            there = number < len(parts)
-            part = parts[number if there else 0]
-            texts.append(part.texts[part.place(step)])
-            weights.append(part.weight if there else 0.0)
-        conditioning = _conditioning(texts, self.size)
-        if len(set(weights)) == 1:
-            return Part(conditioning, weights[0])
-        by_image = torch.tensor(weights, device=conditioning.text.device)
-        return Part(conditioning, by_image[:, None, None, None])
-
-
-def _conditioning(texts: Sequence[ReadText], size: SizeConditioning | None) -> Conditioning:
-    text = torch.stack(equally_long([each.text for each in texts]))  #      (B, T, D)
-    if size is None:
-        return Conditioning(text)
-    pooled = [each.pooled for each in texts if each.pooled is not None]
-    time_ids = torch.tensor([size.numbers], device=text.device, dtype=torch.float32)
-    added = AddedConditions(torch.stack(pooled), time_ids.repeat(len(texts), 1))
-    return Conditioning(text, added)
-
-
-def _without_text(read: ReadText) -> ReadText:
-    """Zeros in place of all text: how SDXL base was trained to paint without a prompt."""
-    pooled = None if read.pooled is None else torch.zeros_like(read.pooled)
-    return ReadText(torch.zeros_like(read.text), pooled, read.tokens)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
+def _warn_about(
+    prompt: str, parsed: Parsed, tokenized: TokenizedPrompt, dialect: Dialect, tokenizer: Tokenizer
+) -> None:
+    """What of a prompt has no effect, means something else elsewhere, or is cut."""
+    for note in parsed.notes:
+        warn(f"in the dialect {dialect.name}, {note}")
+    for reading in describe_other_readings(prompt, dialect.name):
+        warn(reading)
+    texts = (text for part in tokenized.parts for text in part.by_encoder[0].items)
+    for cut in dict.fromkeys(text.tokens.cut for text in texts):
+        if cut:
+            warn(describe_cut(cut, tokenizer.max_length - 2))

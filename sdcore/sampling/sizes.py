@@ -41,7 +41,7 @@ def choose_sizes(
     )
 
 
-def check_size_conditioning(kind: ModelKind, size: SizeConditioning | None) -> None:
+def check_size_conditioning(kind: ModelKind, size: object) -> None:
     """Refuse, with a UsageError, a conditioning that this model's UNet cannot read."""
     if size is None:
         return

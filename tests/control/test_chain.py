@@ -18,7 +18,7 @@ from sdcore.control.reweight import Reweight
 from sdcore.control.run_control import RunControl, as_run_control, attention_sites
 from sdcore.diffusion.steps import Step
 from sdcore.errors import UsageError
-from sdcore.prompt.reading import read_tokens
+from sdcore.prompt.tokens import read_tokens
 from sdcore.sampling.begin import begin_run
 from tests.control.runs import STEP
 from tests.explicit_map import edited_map, heat, make_attend, region_map

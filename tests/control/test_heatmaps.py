@@ -12,7 +12,7 @@ from sdcore.control.heatmaps import WordHeatmaps, marked_attention
 from sdcore.errors import UsageError
 from sdcore.image.overlay import heat_colors, lay_over
 from sdcore.pipeline.image_heatmaps import heatmaps_of_image
-from sdcore.prompt.reading import read_tokens
+from sdcore.prompt.tokens import read_tokens
 from sdcore.text.tokenizer import Span, Tokenizer, Tokens
 from sdcore.text.tokenizer_files import END, START
 from sdcore.text.words import column_marks, find_words, word_positions

@@ -13,8 +13,8 @@ from sdcore.prompt.chunks import Chunks, make_chunks
 from sdcore.prompt.dialects import DIALECTS, parse_prompt
 from sdcore.prompt.explain import explain_prompt
 from sdcore.prompt.other_readings import describe_other_readings
-from sdcore.prompt.reading import read_tokens
 from sdcore.prompt.text import Steps
+from sdcore.prompt.tokens import read_tokens
 from sdcore.text.tokenizer import Piece, Tokenizer
 from tests.tiny import vocabulary
 
@@ -31,7 +31,7 @@ TOKENIZER = make_tokenizer()
 
 def chunks_of(prompt: str, dialect: str, tokenizer: Tokenizer = TOKENIZER) -> Chunks:
     (part,) = parse_prompt(prompt, dialect).parts
-    ((_, (clause,)),) = part.timeline(Steps(1))
+    ((clause,),) = part.timeline(Steps(1)).items
     return make_chunks(clause.passages[0], tokenizer, DIALECTS[dialect].divide)
 
 
@@ -118,7 +118,7 @@ WORDS = st.lists(
 def test_every_token_is_kept_in_order(prompt: str, dialect: str) -> None:
     chunks = chunks_of(prompt, dialect)
     (part,) = parse_prompt(prompt, dialect).parts
-    ((_, (clause,)),) = part.timeline(Steps(1))
+    ((clause,),) = part.timeline(Steps(1)).items
     pieces = [p.id for f in clause.passages[0] for p in TOKENIZER.pieces(f.text.text)]
     weights = [f.weight for f in clause.passages[0] for _ in TOKENIZER.pieces(f.text.text)]
     rows = list(zip(chunks.ids, chunks.weights, chunks.lengths, strict=True))

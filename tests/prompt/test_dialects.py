@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdcore.errors import UsageError
 from sdcore.prompt.dialects import DIALECTS, parse_prompt
-from sdcore.prompt.text import Clauses, Fragment, Kept, LoraTag, Steps
+from sdcore.prompt.text import Clauses, Excerpt, Fragment, LoraTag, Steps, Timeline
 
 PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 READ = "a1111", "comfy", "compel"
@@ -29,8 +29,7 @@ ANYTHING = st.one_of(MARKED, st.text(max_size=60))
 
 
 def clauses_of(prompt: str, dialect: str, step: int = 0, steps: int = 1, part: int = 0) -> Clauses:
-    timeline = parse_prompt(prompt, dialect).parts[part].timeline(Steps(steps))
-    return next(clauses for end, clauses in timeline if step <= end)
+    return parse_prompt(prompt, dialect).parts[part].timeline(Steps(steps)).at(step)
 
 
 def fragments_of(prompt: str, dialect: str, **when: int) -> tuple[Fragment, ...]:
@@ -150,9 +149,8 @@ def test_what_compel_knows_and_we_do_not_is_refused_by_name(prompt: str, named: 
 
 def texts_over_time(prompt: str, steps: int, before: int = 0) -> list[tuple[int, str]]:
     timeline = parse_prompt(prompt, "a1111").parts[0].timeline(Steps(steps, before))
-    return [
-        (end, "".join(f.text.text for f in clauses[0].passages[0])) for end, clauses in timeline
-    ]
+    texts = timeline.map(lambda clauses: "".join(f.text.text for f in clauses[0].passages[0]))
+    return list(zip(texts.last_steps, texts.items, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -259,9 +257,9 @@ def test_every_text_is_read_or_refused(prompt: str, dialect: str, negative: bool
         return
     for part in parsed.parts:
         timeline = part.timeline(Steps(steps))
-        assert [end for end, _ in timeline] == sorted({end for end, _ in timeline})
-        assert timeline[-1][0] == steps
-        for _, clauses in timeline:
+        assert list(timeline.last_steps) == sorted(set(timeline.last_steps))
+        assert timeline.last_steps[-1] == steps
+        for clauses in timeline.items:
             for clause in clauses:
                 check_offsets(prompt, [f for passage in clause.passages for f in passage])
 
@@ -334,6 +332,12 @@ def test_deep_and_long_prompts(prompt: str, dialect: str) -> None:
 
 
 def test_pieces_of_pieces() -> None:
-    kept = Kept("0123456789", ((1, 3), (5, 9)))
-    assert kept.text == "125678" and kept.origin(1, 3) == (2, 6)
-    assert kept.cut([(1, 3), (4, 6)]) == Kept("0123456789", ((2, 3), (5, 6), (7, 9)))
+    excerpt = Excerpt("0123456789", ((1, 3), (5, 9)))
+    assert excerpt.text == "125678" and excerpt.origin(1, 3) == (2, 6)
+    assert excerpt.pick([(1, 3), (4, 6)]) == Excerpt("0123456789", ((2, 3), (5, 6), (7, 9)))
+
+
+def test_a_timeline_says_what_is_read_at_each_step() -> None:
+    timeline = Timeline(("a", "b", "c"), (1, 2, 5))
+    assert [timeline.at(step) for step in range(7)] == ["a", "a", "b", "c", "c", "c", "c"]
+    assert timeline.map(str.upper) == Timeline(("A", "B", "C"), (1, 2, 5))
