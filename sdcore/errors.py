@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class NonFiniteError(SdcoreError, ArithmeticError):
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
+def exit_on_error() -> Generator[None]:
     """For commands: an SdcoreError ends the program with its message and its exit code."""
     try:
         yield
@@ -63,7 +63,7 @@ def exit_on_error() -> Iterator[None]:
 
 def warn(message: str) -> None:
     """Warn of what is painted otherwise than it may seem, at the caller's line outside sdcore."""
-    level, frame = 1, sys._getframe()
+    level, frame = 1, sys._getframe()  # pyright: ignore[reportPrivateUsage]
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)

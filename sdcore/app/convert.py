@@ -14,9 +14,10 @@ import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sdcore.errors import FileError, MemoryLimitError, UsageError, exit_on_error
+from sdcore.app.command import show_warning
+from sdcore.errors import FileError, MemoryLimitError, UsageError, exit_on_error, warn
 
 WORKER = Path(__file__).with_name("convert_worker.py")
 DTYPES = ("keep", "float32", "float16", "bfloat16")
@@ -49,7 +50,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     options = make_parser(prog).parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = show_warning
     with exit_on_error():
         if options.new.exists():
             raise UsageError(f"{options.new} exists", "nothing is overwritten", "name another")
@@ -108,9 +109,9 @@ def convert_pickle(options: argparse.Namespace) -> None:
 
     replace_file(new, write)
     if answer.get("left"):
-        warnings.warn(f"left out, no weights: {', '.join(map(str, answer['left']))}", stacklevel=1)
+        warn(f"left out, no weights: {', '.join(map(str, answer['left']))}")
     if not answer.get("network_shut"):
-        warnings.warn("this system did not let the network be shut off meanwhile", stacklevel=1)
+        warn("this system did not let the network be shut off meanwhile")
 
 
 def read_apart(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -154,4 +155,5 @@ def read_apart(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     except ValueError as error:
         why = "the process that read it gave no answer"
         raise FileError(f"{options.old} was not converted", why, "do not trust it") from error
-    return answer if isinstance(answer, dict) else {"refused": "it gave no answer"}
+    is_answer = isinstance(answer, dict)
+    return cast("dict[str, Any]", answer) if is_answer else {"refused": "it gave no answer"}

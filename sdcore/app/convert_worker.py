@@ -17,7 +17,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
@@ -88,6 +88,7 @@ def find_tensors(content: Any, name: str, stem: str) -> tuple[dict[str, Tensor],
     """Name -> tensor of a checkpoint or embedding, and what else was in it."""
     if not isinstance(content, Mapping):
         raise Refused(f"it holds a {type(content).__name__}, not weights by name")
+    content = cast("Mapping[Any, Any]", content)
     if isinstance(content.get("string_to_param"), Mapping):  # web UI's textual inversion
         vectors = [v for v in content["string_to_param"].values() if isinstance(v, Tensor)]
         if len(vectors) != 1:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -53,13 +54,15 @@ def fill_page(explained: Explained) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda slot: slots[slot[1]], template)
 
 
-def page_data(explained: Explained) -> dict:
+def page_data(explained: Explained) -> dict[str, Any]:
     """What the page's script works with.
 
     `maps` holds, window by window, block by block, word by word, h w levels of 0 to 255 between the
     `ranges` of that map; each level as the difference to the one before, deflated, in base64.
     """
-    levels, ranges, shares = [], [], []
+    levels: list[np.ndarray[Any, Any]] = []
+    ranges: list[float] = []
+    shares: list[float] = []
     for window in explained.maps:
         for block in window:
             for one in block:
@@ -109,7 +112,8 @@ def fill_index(pages: Sequence[tuple[str, Explained]]) -> str:
 
 def _running_text(explained: Explained, of: str, text: str) -> str:
     """A text with a button for each of its words, and one each for start and end."""
-    parts, done = [], 0
+    parts: list[str] = []
+    done = 0
     columns = [column for column, word in enumerate(explained.words) if word.of == of]
     start, end, *words = columns
     for column in words:
@@ -241,7 +245,7 @@ def _url(picture: Image.Image, *, lossless: bool = False) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _as_script_data(data: dict) -> str:
+def _as_script_data(data: dict[str, Any]) -> str:
     """JSON that no HTML parser takes for an end of the script."""
     text = json.dumps(data, separators=(",", ":"))  # ASCII alone
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

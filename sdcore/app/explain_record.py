@@ -174,7 +174,9 @@ def explain_run(
     pipe: TextToImage, recording: Recording, picture: Image, facts: dict[str, Any]
 ) -> Explained:
     """What a run recorded. `facts` hold what is to be said of it: prompt, dialect, seed ..."""
-    names, pictures, done = [], [], 0
+    names: list[str] = []
+    pictures: list[Image] = []
+    done = 0
     last = max(recording.steps)
     for window, steps in recording.steps.items():
         first, done = done + 1, done + steps
@@ -232,7 +234,7 @@ def _explained(
         if max(text.part for text in told.texts) > 1:
             notes["The words shown are those of the first of the prompts that AND joins."] = None
     return Explained(
-        texts["prompt"],
+        texts["prompt"] or "",
         texts["negative"] if "negative" in heatmaps else None,
         picture,
         tuple(word for of, maps in heatmaps.items() for word in _words(pipe, of, maps)),

@@ -65,8 +65,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--revision", metavar="NAME", help="of a model on the hub (default: its main branch)")
     add("--offline", action="store_true", help="use no network, as cached (default: no)")
     text = "use a LoRA; may be given several times (default: none, weight 1)"
-    flag = {"action": "append", "default": []}
-    add("--lora", **flag, type=read_lora_flag, metavar="FILE[:WEIGHT]", help=text)
+    add(
+        "--lora",
+        action="append",
+        default=[],
+        type=read_lora_flag,
+        metavar="FILE[:WEIGHT]",
+        help=text,
+    )
     text = "where the LoRAs that prompts and pictures name lie (default: nowhere)"
     add("--lora-folder", type=Path, metavar="FOLDER", help=text)
     text = "learned words for prompts; may be given several times (default: none)"

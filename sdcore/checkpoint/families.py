@@ -18,14 +18,13 @@ folder in diffusers layout without weights; LDM files hold none.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
 
-from sdcore.errors import FileError, UsageError, name_some
+from sdcore.errors import FileError, UsageError, name_some, warn
 from sdcore.files.header import WeightFile
 
 FOLDER = Path(__file__).parents[1] / "models" / "families"
@@ -306,9 +305,8 @@ def _judged(file: WeightFile) -> tuple[str, str]:
     with safe_open(file.path, framework="pt") as source:
         spread = source.get_tensor(_TELLING).double().std(correction=0).item()
     prediction = "v_prediction" if spread > _SPREAD else "epsilon"
-    warnings.warn(
+    warn(
         f"{file.path.name} does not say what its UNet predicts; judged by its weights it is "
-        f"{prediction}. If the pictures are noise, give the other prediction_type",
-        stacklevel=2,
+        f"{prediction}. If the pictures are noise, give the other prediction_type"
     )
     return prediction, f"its weights: {_TELLING} spreads {spread:.3f}, the limit is {_SPREAD}"

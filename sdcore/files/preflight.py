@@ -5,13 +5,12 @@ The same rules for a folder on disk and a name on the hub: a model is read from 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sdcore.errors import FileError, name_some
+from sdcore.errors import FileError, name_some, warn
 from sdcore.files.layout import (
     check_variant,
     choose_weights,
@@ -121,10 +120,7 @@ def _choose_variants(
         name = choose_weights(listings[folder], parts[folder], None)
         if name is not None:
             chosen[folder] = None
-            warnings.warn(
-                f"{source.name}: the {folder} does not come as {variant}; {name} is read",
-                stacklevel=5,
-            )
+            warn(f"{source.name}: the {folder} does not come as {variant}; {name} is read")
     return chosen
 
 

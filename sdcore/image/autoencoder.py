@@ -8,7 +8,6 @@ Shapes: B batch, C latent channels, H W pixels, h w latent grid (H = factor · h
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -19,7 +18,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from sdcore.errors import NonFiniteError, UsageError
+from sdcore.errors import NonFiniteError, UsageError, warn
 from sdcore.files.component import Component
 from sdcore.views import view
 
@@ -153,10 +152,7 @@ class Autoencoder(Component):
         if torch.isfinite(out).all():
             return out
         if dtype in (torch.float16, torch.bfloat16) and torch.isfinite(x).all():
-            warnings.warn(
-                f"The autoencoder's {stage} overflows in {dtype}; it is run again in float32.",
-                stacklevel=2,
-            )
+            warn(f"The autoencoder's {stage} overflows in {dtype}; it is run again in float32.")
             dtype = torch.float32
             out = call(self._in_float32(), x.float())
             if torch.isfinite(out).all():

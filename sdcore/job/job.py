@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 from torch import Tensor
@@ -352,6 +352,7 @@ def _pictures(image: Any, mask: Any, strength: Any, only_masked: Any) -> list[So
 
 def _several(given: Any, name: str) -> list[Any]:
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        given = cast("Sequence[Any]", given)
         if not given:
             raise UsageError(f"The list of {name}s is empty.", "One is needed.", "Pass one.")
         return list(given)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from PIL.Image import Image
 from torch import Tensor
@@ -22,7 +22,7 @@ from sdcore.checks import as_finite
 from sdcore.errors import UsageError
 from sdcore.files.jsonfile import parse_json_object
 from sdcore.job.job import Job
-from sdcore.job.sources import Handover, Latents, Noise, Picture, Source, hash_latents
+from sdcore.job.sources import Handover, Latents, Noise, Picture, Source
 from sdcore.size import Size
 
 FORMAT = 1
@@ -135,7 +135,7 @@ def source_settings(source: Source, strength: float | None) -> SourceSettings | 
     if isinstance(source, Noise | Handover) or strength is None:
         return None
     if isinstance(source, Latents):
-        return SourceSettings(hash_latents(source.latents), strength)
+        return SourceSettings(source.latents_hash, strength)
     return SourceSettings(source.image_hash, strength, source.mask_hash, source.only_masked)
 
 
@@ -235,9 +235,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is UnionType:  # X | None
         return None if value is None else _read(get_args(kind)[0], value, where)
     if is_dataclass(kind) and isinstance(value, dict):
-        return _read_record(kind, value, where)
+        return _read_record(kind, cast("dict[str, Any]", value), where)
     if get_origin(kind) is tuple and isinstance(value, list):
-        kinds = get_args(kind)
+        value, kinds = cast("list[Any]", value), get_args(kind)
         if kinds[-1] is ...:
             kinds = kinds[:1] * len(value)
         if len(kinds) == len(value):

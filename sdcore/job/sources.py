@@ -48,8 +48,13 @@ class Noise(_Content):
             check_latents(self.latents, "noise")
 
     @cached_property
+    def latents_hash(self) -> str:
+        """SHA-256 of the latents as float32."""
+        return "" if self.latents is None else hash_latents(self.latents)
+
+    @property
     def digest(self) -> tuple[Any, ...]:
-        return () if self.latents is None else (hash_latents(self.latents),)
+        return () if self.latents is None else (self.latents_hash,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +114,13 @@ class Latents(_Content):
         check_latents(self.latents, "latents to begin from")
 
     @cached_property
+    def latents_hash(self) -> str:
+        """SHA-256 of the latents as float32."""
+        return hash_latents(self.latents)
+
+    @property
     def digest(self) -> tuple[Any, ...]:
-        return hash_latents(self.latents), self.strength
+        return self.latents_hash, self.strength
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +135,13 @@ class Handover(_Content):
         check_latents(self.latents, "latents to go on from")
 
     @cached_property
+    def latents_hash(self) -> str:
+        """SHA-256 of the latents as float32."""
+        return hash_latents(self.latents)
+
+    @property
     def digest(self) -> tuple[Any, ...]:
-        return hash_latents(self.latents), self.start
+        return self.latents_hash, self.start
 
 
 Source = Noise | Picture | Latents | Handover

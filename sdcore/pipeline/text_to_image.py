@@ -8,6 +8,7 @@ Shapes: B images, C latent channels, h w latent grid, H W pixels.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -47,6 +48,8 @@ from sdcore.torch_state import with_own_torch_state
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+
+logger = logging.getLogger("sdcore")
 
 EMBEDDED = Path(__file__).parents[1] / "models" / "emoji"
 
@@ -224,6 +227,11 @@ class TextToImage(Model):
         start = make_start(
             source, sampler, self.autoencoder, grid, reads_mask=reads_mask, tiled=job.tiled
         )
+        logger.info(
+            "painting %d images of %s in %d steps, %s, with %s",
+            *(len(jobs), job.size, len(sampler.times), scheduler_name(sampler.scheduler)),
+            self.defaults.name or "a model",
+        )
         latents = start.latents
         for step, latents in denoise(self.unet, sampler, start, plan, job.guidance, control):
             yield Moment(step, latents, rerun)
@@ -291,7 +299,7 @@ class TextToImage(Model):
         )
 
     def _settings(
-        self, jobs: Sequence[Job], source: BatchSource, sampler: str, control: Any
+        self, jobs: Sequence[Job], source: BatchSource, sampler: str, control: ControlLike | None
     ) -> list[ImageSettings]:
         """The record of each image."""
         beyond = {

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from sdcore.errors import FileError, UsageError
+from sdcore.errors import FileError, UsageError, warn
 from sdcore.files.atomic import replace_files, text_writer
 from sdcore.files.folder import component_folder
 from sdcore.text.tokenizer_files import END, START, TokenizerFiles, read_tokenizer_files
@@ -170,7 +169,7 @@ class Tokenizer:
             )
         rows = [self._encode(text) for text in texts]
         for cut in (row[2] for row in rows if row[2]):
-            warnings.warn(describe_cut(cut, self.max_length - 2), stacklevel=2)
+            warn(describe_cut(cut, self.max_length - 2))
         ids = torch.tensor([row[0] for row in rows])  #  (B, T)
         return Tokens(ids, torch.ones(ids.shape), *zip(*((r[1], r[2]) for r in rows), strict=True))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
-from sdcore.errors import FileError, NonFiniteError, UsageError, name_some
+from sdcore.errors import FileError, NonFiniteError, UsageError, name_some, warn
 from sdcore.files.atomic import append_line, make_folder
 from sdcore.files.locks import FolderLock
 from sdcore.training.optimizers import make_optimizers
@@ -202,7 +201,7 @@ class Run:
         """Refuse to go on with settings that would make it another run."""
         path = self.folder / "resolved.yaml"
         if not path.exists():
-            warnings.warn(f"{path} is gone; the settings are taken to be the same", stacklevel=4)
+            warn(f"{path} is gone; the settings are taken to be the same")
             return
         new = flat(settings.model_dump(mode="json"))
         try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sdcore.errors import FileError
+from sdcore.errors import FileError, warn
 from sdcore.files.atomic import json_writer, replace_folder
 from sdcore.files.jsonfile import read_json
 from sdcore.files.opening import open_file
@@ -74,7 +73,7 @@ def latest_checkpoint(runs: Path) -> Path | None:
         why = fault(path)
         if why is None:
             for text in faults:
-                warnings.warn(f"{text} {path.name} is used.", stacklevel=2)
+                warn(f"{text} {path.name} is used.")
             return path
         faults.append(f"The checkpoint {path.name} is damaged: {why}")
     if faults:
