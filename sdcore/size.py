@@ -1,4 +1,4 @@
-"""The size of a picture in pixels, and what SDXL is told about it: one record for each."""
+"""The size of a picture in pixels, and what SDXL's UNet reads about it: one record for each."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Again:
             print(f"  not the same: {why}", file=sys.stderr)
         if keep_clip_skip:
             return list(jobs)
-        skip = self.recipe.clip_skip_for(xl=pipe.kind.penultimate)
+        skip = self.recipe.clip_skip_for(pipe.kind.penultimate)
         return [replace(job, clip_skip=skip) for job in jobs]
 
     def kept(self, result: TextToImageResult) -> TextToImageResult:

@@ -33,7 +33,7 @@ class ModelDefaults:
         width, height: pixels; None is what the UNet was trained on.
         name: of the model, for the settings in a picture.
         zeros_for_no_prompt: a missing negative prompt is zeros, not the text of "" (SDXL base).
-        words: what it was taught to read, from the words.json beside it; None is every word.
+        words: what it was taught to read, from the words.json in its folder; None is every word.
     """
 
     steps: int = 25

@@ -66,9 +66,9 @@ class Canvas:
         left, top, right, bottom = self.box
         mode = "crop" if self.keeps_aspect else "default"
         painted = _resize(painted, Size(right - left, bottom - top), mode)
-        whole = self.picture.copy()
-        whole.paste(painted, (left, top))
-        return Image.composite(whole, self.picture, self.mask)
+        result = self.picture.copy()
+        result.paste(painted, (left, top))
+        return Image.composite(result, self.picture, self.mask)
 
     def _to_size(self, image: Image.Image) -> Image.Image:
         mode = "fill" if self.keeps_aspect else "default"

@@ -41,14 +41,14 @@ class Recipe:
     settings: ImageSettings | None = None
     differences: tuple[str, ...] = ()
 
-    def clip_skip_for(self, xl: bool) -> int:
+    def clip_skip_for(self, penultimate: bool) -> int:
         """The layers to leave out for this kind of model.
 
         SDXL begins from the penultimate layer, which ComfyUI counts as 1 and we as 0. The web UI's
         CLIP skip has no effect on SDXL.
         """
         skip = self.job.clip_skip
-        if not xl or self.origin == SDCORE:
+        if not penultimate or self.origin == SDCORE:
             return skip
         return max(skip - 1, 0) if self.origin == COMFY else 0
 

@@ -60,7 +60,7 @@ def heatmaps_of_image(
     if not times or kind.channels != kind.latent_channels:
         raise UsageError(
             "The heatmaps of this picture cannot be read.",
-            "There is no time." if not times else "The UNet reads a mask beside the picture.",
+            "There is no time." if not times else "The UNet reads a mask besides the picture.",
             "Give at least one time." if not times else "Use a text-to-image model.",
         )
     (canvas,) = make_canvases([image], None)

@@ -9,5 +9,5 @@ chunks      ids and weights of a passage;  dividing   where each tool divides a 
 tokenizing  TokenizedPrompt, for each text encoder
 encoder     one text encoder: chunks to states;  weights   what a weight does to them
 encoding    EncodedPrompt, of all text encoders
-explain     the same as a table;  other_readings   what another dialect would make of it
+explain     the same as a table;  other_dialects   what another dialect would make of it
 """

@@ -41,7 +41,7 @@ _BREAK = re.compile(r"\bBREAK\b")
 
 
 def parse(prompt: str, negative: bool = False) -> Parsed:
-    """Read a prompt. Raises UsageError on a number that is none."""
+    """A prompt as the web UI reads it. UsageError on a number that is none."""
     text, loras, notes = _take_tags(prompt)
     if negative:
         parts = [(text, 1.0)]
@@ -71,7 +71,7 @@ def _part(text: Excerpt, weight: float, schedule: Schedule) -> ParsedPart:
 
 
 def _take_tags(prompt: str) -> tuple[Excerpt, list[LoraTag], list[str]]:
-    """The prompt without <lora:...>, what those ask for, and what was dropped besides."""
+    """The prompt without <lora:...>, what those ask for, and which other tags were dropped."""
     rest: list[Slice] = []
     loras: list[LoraTag] = []
     notes: list[str] = []

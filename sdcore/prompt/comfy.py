@@ -21,7 +21,7 @@ _LONGEST_NUMBER = 400
 
 
 def parse(prompt: str, negative: bool = False) -> Parsed:
-    """Read a prompt. Raises UsageError on a weight that is not finite."""
+    """A prompt as ComfyUI reads it. UsageError on a weight that is not finite."""
     escapes = [m.start() for m in _MARKS.finditer(prompt) if m[0][0] == "\\"]
     fragments = [
         Fragment(Excerpt(prompt, _without(span, escapes)), weight)

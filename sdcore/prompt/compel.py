@@ -38,7 +38,7 @@ _SPACE = re.compile(r"\s*")
 
 
 def parse(prompt: str, negative: bool = False) -> Parsed:
-    """Read a prompt. Raises UsageError on what compel knows and we do not."""
+    """A prompt as compel reads it. UsageError on what compel knows and we do not."""
     reader = _Reader(prompt)
     clauses = reader.joined() or (Clause((reader.passage(0, len(prompt)),)),)
     return Parsed((always(clauses),), tuple(reader.loras))
@@ -212,9 +212,9 @@ class _Reader:
                 last.end = word.end
             else:
                 fragments.append(_Word(word.start, word.end, word.weight))
-        return tuple(Fragment(self._kept(word), word.weight) for word in fragments)
+        return tuple(Fragment(self._excerpt(word), word.weight) for word in fragments)
 
-    def _kept(self, word: _Word) -> Excerpt:
+    def _excerpt(self, word: _Word) -> Excerpt:
         """The text without the backslashes before brackets and quotation marks."""
         slices: list[Slice] = []
         start = word.start

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sdcore.prompt.chunks import Chunks, tokenize_text
 from sdcore.prompt.dialects import find_dialect
-from sdcore.prompt.other_readings import describe_other_readings
+from sdcore.prompt.other_dialects import describe_other_dialects
 from sdcore.prompt.text import Clauses, LoraTag, Steps, Timeline
 from sdcore.text.tokenizer import Tokenizer, describe_cut
 
@@ -89,10 +89,15 @@ def explain_prompt(
     steps: int = 25,
     negative: bool = False,
 ) -> Explanation:
-    """Say how a prompt is read, token by token. Raises UsageError on marks that are refused.
+    """How a dialect reads a prompt, token by token.
 
     Args:
+        dialect: a name in `sdcore.prompt.dialects.DIALECTS`.
         steps: of the run, for prompts that change with them.
+        negative: whether it is a negative prompt, which has no parts of an AND.
+
+    Raises:
+        UsageError: there is no such dialect, or it refuses a mark.
     """
     how = find_dialect(dialect)
     parsed = how.parse(prompt, negative)
@@ -108,7 +113,7 @@ def explain_prompt(
         if text.many_pieces:
             shown = ", ".join(map(repr, text.many_pieces[:10]))
             notes.append(f"in {MANY_PIECES} pieces or more, so hardly known to the model: {shown}")
-    notes += describe_other_readings(prompt, dialect)
+    notes += describe_other_dialects(prompt, dialect)
     distinct = tuple(dict.fromkeys(notes))
     return Explanation(prompt, dialect, steps, tuple(texts), parsed.loras, distinct)
 

@@ -120,22 +120,22 @@ class Schedule:
 
 def _parse(text: str) -> tuple[_Group, tuple[_Change | _Turns, ...]]:
     """Everything in the text, and what in it changes; in time that grows with its length."""
-    whole = _Group([(0, len(text))])
+    unchanged = _Group([(0, len(text))])
     if "[" not in text or "]" not in text:
-        return whole, ()
+        return unchanged, ()
     changes: list[_Change | _Turns] = []
     stack = [_Open(-1, True)]  # the outermost is no bracket
     for match in _TOKENS.finditer(text):
         token, top = match[0], stack[-1]
         if token == "\\":
-            return whole, ()
+            return unchanged, ()
         if token in "([":
             stack.append(_Open(match.start(), token == "("))
         elif token in ")]" and len(stack) > 1 and top.round == (token == ")"):
             stack.pop()
             node = _close(text, top, match.end())
             if node is None:
-                return whole, ()
+                return unchanged, ()
             if isinstance(node, _Change | _Turns):
                 changes.append(node)
             parent = stack[-1].segments[-1]
@@ -145,16 +145,16 @@ def _parse(text: str) -> tuple[_Group, tuple[_Change | _Turns, ...]]:
             top.dividers.append(match.span())
             top.segments.append(_Group())
         elif token == "|":
-            return whole, ()
+            return unchanged, ()
         else:  # text, or a mark without a partner
             top.segments[-1].nodes.append(match.span())
             top.segments[-1].sound &= token not in ")]:"
     while len(stack) > 1:
         unclosed = stack.pop()
         if "|" in unclosed.divided_by(text):
-            return whole, ()
+            return unchanged, ()
         stack[-1].segments[-1].nodes.append(unclosed.as_it_is(None, sound=False))
-    return (stack[0].segments[0], tuple(changes)) if changes else (whole, ())
+    return (stack[0].segments[0], tuple(changes)) if changes else (unchanged, ())
 
 
 def _close(text: str, bracket: _Open, end: int) -> _Node | None:

@@ -30,7 +30,7 @@ from sdcore.prompt.encoding import (
     pad,
     tokenize,
 )
-from sdcore.prompt.other_readings import describe_other_readings
+from sdcore.prompt.other_dialects import describe_other_dialects
 from sdcore.prompt.text import Parsed, Steps
 from sdcore.prompt.tokens import as_tokens, equally_long
 from sdcore.sampling.guidance import Conditioning, Part, StepConditioning
@@ -80,7 +80,9 @@ def plan_prompts(
     negative_size: SizeConditioning | None = None,
     zeros_for_no_prompt: bool = False,
 ) -> PromptPlan:
-    """Read prompts and negative prompts; each text is encoded once, before the first step.
+    """What the UNet reads at every step, from prompts and negative prompts.
+
+    Each text is encoded once, before the first step.
 
     Args:
         readers: tokenizer and text encoder, those of `kind.text_encoders`.
@@ -227,7 +229,7 @@ def _warn_about(
     """What of a prompt has no effect, means something else elsewhere, or is cut."""
     for note in parsed.notes:
         warn(f"in the dialect {dialect.name}, {note}")
-    for reading in describe_other_readings(prompt, dialect.name):
+    for reading in describe_other_dialects(prompt, dialect.name):
         warn(reading)
     texts = (text for part in tokenized.parts for text in part.by_encoder[0].items)
     for cut in dict.fromkeys(text.tokens.cut for text in texts):

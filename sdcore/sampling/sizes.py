@@ -47,8 +47,8 @@ def check_size_conditioning(kind: ModelKind, size: object) -> None:
         return
     if not kind.size_numbers:
         raise UsageError(
-            "size_conditioning is given.",
-            "This model is told nothing about sizes; SDXL is.",
+            "There is a size conditioning.",
+            "This model's UNet reads nothing about sizes; SDXL's does.",
             "Leave it out.",
         )
     if not isinstance(size, SizeConditioning):

@@ -155,7 +155,7 @@ def test_a_run_of_the_web_ui() -> None:
     assert recipe.job.loras == (LoraSettings("ink", 0.7, 0.7, "0123456789ab"),)
     assert recipe.differences == ()
     # The web UI's 2 is one layer left out, and has no effect on SDXL.
-    assert (recipe.clip_skip_for(xl=False), recipe.clip_skip_for(xl=True)) == (1, 0)
+    assert (recipe.clip_skip_for(False), recipe.clip_skip_for(True)) == (1, 0)
 
 
 def test_what_a_reader_assumes_where_nothing_is_said() -> None:

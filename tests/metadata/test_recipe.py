@@ -67,7 +67,7 @@ def test_a_graph_of_the_usual_kind() -> None:
     assert recipe.job.loras == (LoraSettings("ink", 0.7, 0.3, ""),)
     assert recipe.differences == ()
     # Layer -2 is one left out in SD 1.x, and what SDXL does anyway.
-    assert (recipe.clip_skip_for(xl=False), recipe.clip_skip_for(xl=True)) == (1, 0)
+    assert (recipe.clip_skip_for(False), recipe.clip_skip_for(True)) == (1, 0)
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ LATENTS = torch.zeros(1, 4, 8, 8)
         ({"image": IMAGE, "width": 60}, "width is 60"),
         ({"latents": torch.zeros(1, 3, 8, 8)}, "latents have the shape"),
         ({"control": "x"}, "control is of type str"),
-        ({"size_conditioning": object()}, "told nothing about sizes"),
+        ({"size_conditioning": object()}, "reads nothing about sizes"),
     ],
 )
 def test_bad_arguments_are_refused_in_three_parts(pipe, arguments, message) -> None:

@@ -70,17 +70,17 @@ def test_plain_is_what_diffusers_encodes(request, family, prompt, negative, clip
     if family == "sd_folder":
         clip_skip = None  # diffusers 0.42 looks for a layer that transformers 5 renamed
     theirs, ours = both(request.getfixturevalue(family))
-    told = plan(ours, prompt, negative, clip_skip=clip_skip or 0).steps[0]
+    planned = plan(ours, prompt, negative, clip_skip=clip_skip or 0).steps[0]
     arguments = {"do_classifier_free_guidance": True, "clip_skip": clip_skip}
     encoded = theirs.encode_prompt(
         prompt, device="cpu", num_images_per_prompt=1, negative_prompt=negative, **arguments
     )
-    positive = told.parts[0].conditioning
+    positive = planned.parts[0].conditioning
     torch.testing.assert_close(positive.text, encoded[0], **TOLERANCE)
-    torch.testing.assert_close(told.unconditional.text, encoded[1], **TOLERANCE)
+    torch.testing.assert_close(planned.unconditional.text, encoded[1], **TOLERANCE)
     if family == "sdxl_folder":
         torch.testing.assert_close(positive.added.pooled_text, encoded[2], **TOLERANCE)
-        torch.testing.assert_close(told.unconditional.added.pooled_text, encoded[3], **TOLERANCE)
+        torch.testing.assert_close(planned.unconditional.added.pooled_text, encoded[3], **TOLERANCE)
 
 
 def states(theirs: Any, words: list[str], mask: list[int] | None = None) -> Tensor:
@@ -185,8 +185,8 @@ def test_both_encoders_of_sdxl_are_weighed_and_skipped(sdxl_folder, dialect, ski
         w = weights({2: 1.4})
         weighed = e + w * (z - e) if dialect == "comfy" else z * w
         columns.append(weighed * (z.mean() / weighed.mean() if dialect == "a1111" else 1))
-    told = plan(ours, "a (red:1.4) fox", dialect=dialect, clip_skip=skip).steps[0]
-    read = told.parts[0].conditioning
+    planned = plan(ours, "a (red:1.4) fox", dialect=dialect, clip_skip=skip).steps[0]
+    read = planned.parts[0].conditioning
     torch.testing.assert_close(read.text[0], torch.cat(columns, dim=-1), **TOLERANCE)
     plain = plan(ours, "a red fox").steps[0].parts[0].conditioning
     torch.testing.assert_close(read.added.pooled_text, plain.added.pooled_text, **TOLERANCE)

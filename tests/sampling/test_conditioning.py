@@ -1,4 +1,4 @@
-"""What each step of a run is told: schedules, parts, lengths, negative prompts, sizes, warnings."""
+"""What the UNet reads at each step: schedules, parts, lengths, negatives, sizes; and warnings."""
 
 from __future__ import annotations
 
@@ -51,33 +51,35 @@ def plan(
         return plan_prompts(pipe.readers, kind, prompts, negatives, steps, dialect=dialect, **how)
 
 
-def text_at(told: PromptPlan, index: int, part: int = 0) -> torch.Tensor:
-    return told.at(Step(index, len(told.steps), 0.0)).parts[part].conditioning.text
+def text_at(planned: PromptPlan, index: int, part: int = 0) -> torch.Tensor:
+    return planned.at(Step(index, len(planned.steps), 0.0)).parts[part].conditioning.text
 
 
-def test_without_schedules_every_step_is_told_the_same_object(sd) -> None:
-    told = plan(sd, "a cat", "a (dog:1.2)")
-    assert len(told.steps) == 4 and len({id(step) for step in told.steps}) == 1
-    assert told.tokens.ids.shape == (2, 77) and told.tokens.weights[1, 2] == pytest.approx(1.2)
+def test_without_schedules_every_step_reads_the_same_object(sd) -> None:
+    planned = plan(sd, "a cat", "a (dog:1.2)")
+    assert len(planned.steps) == 4 and len({id(step) for step in planned.steps}) == 1
+    assert planned.tokens.ids.shape == (2, 77) and planned.tokens.weights[1, 2] == pytest.approx(
+        1.2
+    )
 
 
 def test_a_schedule_changes_the_text_of_its_image_only(sd) -> None:
-    told = plan(sd, "a [cat:dog:0.5]", "a fox")
+    planned = plan(sd, "a [cat:dog:0.5]", "a fox")
     cat, dog, fox = (text_at(plan(sd, text), 0)[0] for text in ("a cat", "a dog", "a fox"))
     # [a:b:2] of 4 steps: the web UI asks with steps from 0, so three steps read a
     expected = [cat, cat, cat, dog]
     for index, text in enumerate(expected):
-        assert torch.equal(text_at(told, index), torch.stack([text, fox]))
-    assert told.steps[0] is told.steps[2] and told.steps[2] is not told.steps[3]
-    words = [span.word for span in told.tokens.spans[0]]
+        assert torch.equal(text_at(planned, index), torch.stack([text, fox]))
+    assert planned.steps[0] is planned.steps[2] and planned.steps[2] is not planned.steps[3]
+    words = [span.word for span in planned.tokens.spans[0]]
     assert words == ["a", "cat"]
 
 
 def test_the_negative_prompt_may_change_too(sd) -> None:
-    told = plan(sd, "a cat", negatives=["[bad:drawing:1] AND"])
-    texts = [step.unconditional.text for step in told.steps]
+    planned = plan(sd, "a cat", negatives=["[bad:drawing:1] AND"])
+    texts = [step.unconditional.text for step in planned.steps]
     assert torch.equal(texts[0], texts[1]) and not torch.equal(texts[1], texts[2])
-    assert len(told.steps[0].parts) == 1
+    assert len(planned.steps[0].parts) == 1
 
 
 def test_each_text_is_encoded_once(sd, monkeypatch) -> None:
@@ -94,8 +96,8 @@ def test_each_text_is_encoded_once(sd, monkeypatch) -> None:
 
 
 def test_parts_of_an_and(sd) -> None:
-    told = plan(sd, "a cat AND a dog :0.5", "a fox").steps[0]
-    first, second = told.parts
+    planned = plan(sd, "a cat AND a dog :0.5", "a fox").steps[0]
+    first, second = planned.parts
     assert first.weight == 1 and second.weight.flatten().tolist() == [0.5, 0]
     assert torch.equal(second.conditioning.text[0], text_at(plan(sd, "a dog"), 0)[0])
     both = plan(sd, "a cat AND a dog :0.5", "a fox AND a tree :0.5").steps[0]
@@ -114,16 +116,16 @@ def test_parts_need_the_negative_prompt_even_without_guidance(sd) -> None:
 
 @pytest.mark.parametrize("dialect", ["a1111", "comfy"])
 def test_each_text_keeps_its_length(sd, dialect) -> None:
-    told = plan(sd, LONG, negatives=["bad"], dialect=dialect).steps[0]
-    assert told.parts[0].conditioning.text.shape[1] == 154
-    assert told.unconditional.text.shape[1] == 77
+    planned = plan(sd, LONG, negatives=["bad"], dialect=dialect).steps[0]
+    assert planned.parts[0].conditioning.text.shape[1] == 154
+    assert planned.unconditional.text.shape[1] == 77
 
 
 @pytest.mark.parametrize(("positive", "negative"), [(LONG, "bad"), ("a cat", LONG)])
 def test_compel_fills_the_shorter_one_up_with_empty_prompts(sd, positive, negative) -> None:
-    told = plan(sd, positive, negatives=[negative], dialect="compel")
-    texts = told.steps[0].parts[0].conditioning.text, told.steps[0].unconditional.text
-    assert [text.shape[1] for text in texts] == [154, 154] and told.tokens.ids.shape == (1, 154)
+    planned = plan(sd, positive, negatives=[negative], dialect="compel")
+    texts = planned.steps[0].parts[0].conditioning.text, planned.steps[0].unconditional.text
+    assert [text.shape[1] for text in texts] == [154, 154] and planned.tokens.ids.shape == (1, 154)
     short = texts[0 if positive == "a cat" else 1]
     assert torch.equal(short[0, 77:], text_at(plan(sd, ""), 0)[0])
 
@@ -149,8 +151,8 @@ def test_weights_change_the_picture_and_are_written_down(sd) -> None:
 
 def test_clip_skip_holds_for_the_negative_prompt_except_in_plain(sd) -> None:
     for dialect in ("plain", "comfy"):
-        told = plan(sd, "a cat", negatives=["a cat"], dialect=dialect, clip_skip=1).steps[0]
-        same = torch.equal(told.parts[0].conditioning.text, told.unconditional.text)
+        planned = plan(sd, "a cat", negatives=["a cat"], dialect=dialect, clip_skip=1).steps[0]
+        same = torch.equal(planned.parts[0].conditioning.text, planned.unconditional.text)
         assert same == (dialect == "comfy")
 
 
@@ -162,15 +164,17 @@ def test_an_impossible_clip_skip_is_refused(request, family, clip_skip) -> None:
         plan(pipe, "a cat", clip_skip=clip_skip)
 
 
-def test_sdxl_is_told_sizes_and_has_zeros_for_no_prompt(xl) -> None:
+def test_sdxl_reads_sizes_and_has_zeros_for_no_prompt(xl) -> None:
     size = SizeConditioning((60, 50), (1, 2), (64, 48))
     other = SizeConditioning((30, 20), (0, 0), (64, 48))
-    told = plan(xl, "a cat", "a dog", size=size, zeros_for_no_prompt=True).steps[0]
-    assert told.parts[0].conditioning.added.time_ids.tolist() == [[60, 50, 1, 2, 64, 48]] * 2
-    assert not told.unconditional.text.any() and not told.unconditional.added.pooled_text.any()
-    told = plan(xl, "a", negatives=["b"], size=size, negative_size=other).steps[0]
-    assert told.unconditional.added.time_ids.tolist() == [[30, 20, 0, 0, 64, 48]]
-    assert told.unconditional.text.any()
+    planned = plan(xl, "a cat", "a dog", size=size, zeros_for_no_prompt=True).steps[0]
+    assert planned.parts[0].conditioning.added.time_ids.tolist() == [[60, 50, 1, 2, 64, 48]] * 2
+    assert (
+        not planned.unconditional.text.any() and not planned.unconditional.added.pooled_text.any()
+    )
+    planned = plan(xl, "a", negatives=["b"], size=size, negative_size=other).steps[0]
+    assert planned.unconditional.added.time_ids.tolist() == [[30, 20, 0, 0, 64, 48]]
+    assert planned.unconditional.text.any()
 
 
 def test_the_refiner_reads_with_the_second_encoder_alone(xl, refiner) -> None:
@@ -189,7 +193,7 @@ def test_the_kind_says_where_sdxl_is_read_and_a_size_must_be_given(xl, sd) -> No
         plan_prompts(*texts)
     with pytest.raises(UsageError, match="aesthetic score"):
         plan_prompts(*texts, size=SizeConditioning((8, 8), (0, 0), (8, 8), aesthetic=6.0))
-    with pytest.raises(UsageError, match="told nothing about sizes"):
+    with pytest.raises(UsageError, match="reads nothing about sizes"):
         plan_prompts(sd.readers, sd.kind, *texts[2:], size=SizeConditioning.of(Size(8, 8)))
 
 
@@ -222,5 +226,5 @@ def test_weights_that_leave_no_finite_number_are_named(sd) -> None:
 
 
 def test_a_second_pass_knows_the_steps_before_it(sd) -> None:
-    told = plan(sd, "a [cat:dog:0.5]", steps_before=4)
-    assert torch.equal(text_at(told, 0)[0], text_at(plan(sd, "a dog"), 0)[0])
+    planned = plan(sd, "a [cat:dog:0.5]", steps_before=4)
+    assert torch.equal(text_at(planned, 0)[0], text_at(plan(sd, "a dog"), 0)[0])

@@ -13,12 +13,12 @@ _LONGEST = 20_000  # letters; beyond them nobody has typed a prompt by hand
 _MARKS = re.compile(r"[()\[\]\\<+]|\w-|BREAK|AND|\"\)\.|\d-|\)-")
 
 
-def describe_other_readings(prompt: str, dialect: str) -> list[str]:
+def describe_other_dialects(prompt: str, dialect: str) -> list[str]:
     """One sentence for each stretch that this dialect reads as text and another as a mark or a
     weight, or to which another gives another weight.
 
-    What this dialect has a mark for and another has none is not told: who chose the dialect wrote
-    it on purpose.
+    Nothing is said of what this dialect alone has a mark for: who chose the dialect wrote it on
+    purpose.
     """
     if len(prompt) > _LONGEST or not _MARKS.search(prompt):
         return []
@@ -35,13 +35,13 @@ def describe_other_readings(prompt: str, dialect: str) -> list[str]:
             if "compel" in (name, dialect) and None not in theirs[slice(*stretch)]:
                 continue
             found.setdefault((stretch, _said(theirs, stretch)), []).append(name)
-    told = [
+    sentences = [
         f"{prompt[slice(*stretch)]!r:.80} in the prompt is read as {_said(mine, stretch)}; in the "
         f"dialect {' or '.join(names)} it would be {said}"
         for (stretch, said), names in sorted(found.items())
     ]
-    more = [f"and {len(told) - _SHOWN} more of this kind"] if len(told) > _SHOWN else []
-    return told[:_SHOWN] + more
+    rest = len(sentences) - _SHOWN
+    return sentences[:_SHOWN] + [f"and {rest} more of this kind"] * (rest > 0)
 
 
 def _same(name: str, dialect: str) -> bool:
@@ -79,7 +79,7 @@ def _weights_of(clauses: Clauses) -> dict[Slice, float]:
 def _stretches(
     prompt: str, mine: list[float | None], theirs: list[float | None], name: str
 ) -> list[Slice]:
-    """Where they differ, with the marks beside it."""
+    """Where they differ, with the marks around it."""
 
     def differs(i: int) -> bool:
         ours, other = mine[i], theirs[i]
