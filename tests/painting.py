@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdcore import Handover, Job, TextToImage, TextToImageResult, make_jobs
 from sdcore.diffusion.steps import Step
-from sdcore.pipeline.sizes import complete_size
+from sdcore.pipeline.start import complete_size
 
 
 def jobs(

@@ -7,7 +7,6 @@ sdcore edit "a red apple" --reweight "red:0" --images 4
 from __future__ import annotations
 
 import argparse
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,7 +79,7 @@ def edit(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from sdcore.app.session import Session, results
-    from sdcore.pipeline.sizes import complete_size
+    from sdcore.pipeline.start import complete_size
 
     session = Session(model, adapters)
     pipe, source = session.pipe, groups[0][0].source
@@ -92,13 +91,13 @@ def edit(options: argparse.Namespace) -> None:
 
 def make_jobs(options: argparse.Namespace) -> list[list[Job]]:
     """For each of `--images` seeds the prompt and its edits, from one noise."""
-    from sdcore.job.job import check_seed, make_jobs
+    from sdcore.job.job import check_seed, draw_seed, make_jobs
 
     # Without a changed prompt it is the same one, re-weighted.
     prompts = [options.prompt, *(options.to or [options.prompt])]
     settings, images = flags.job_settings(options), flags.count(options, "images", 1)
     seed = settings.pop("seed", None)
-    seed = secrets.randbelow(2**32) if seed is None else check_seed(seed, images)
+    seed = draw_seed() if seed is None else check_seed(seed, images)
     return [
         make_jobs(prompts, seed=[seed + number] * len(prompts), **settings)
         for number in range(images)

@@ -157,7 +157,7 @@ def paint(
 
     from sdcore.app.explain_record import Recording, explain_run
     from sdcore.app.session import Session, results
-    from sdcore.pipeline.sizes import complete_size
+    from sdcore.pipeline.start import complete_size
 
     session = Session(model, adapters)
     pipe = session.pipe

@@ -24,11 +24,8 @@ _DEFAULT = " (default: %(default)s)"
 BATCH_SIZE = 4
 HIRES_STRENGTH = 0.4
 _SIDES = ("width", "height")
-# Flags that are fields of a job under the same name.
-JOB_FLAGS = (
-    *("negative_prompt", "seed", "steps", "guidance_scale", "guidance_rescale", "scheduler"),
-    *("dialect", "clip_skip", "attention", "guidance_interval"),
-)
+# Fields of a job that no flag gives as it is.
+_NO_FLAGS = ("prompt", "size", "source", "hires", "loras", "embeddings")
 
 
 def add_painting_flags(parser: argparse.ArgumentParser) -> None:
@@ -143,12 +140,16 @@ def adapters(options: argparse.Namespace) -> Adapters:
 
 
 def job_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a job that the flags set, apart from prompt, size and source."""
+    """The fields of a job that flags of their names give, apart from size and source."""
+    from dataclasses import fields
+
+    from sdcore.job.job import Job
+
     count(options, "steps", 1)
-    settings = {name: getattr(options, name) for name in JOB_FLAGS}
-    if getattr(options, "tiled", False):
-        settings["tiled"] = True
-    return {name: value for name, value in settings.items() if value is not None}
+    names = [field.name for field in fields(Job) if field.name not in _NO_FLAGS]
+    settings = {name: getattr(options, name, None) for name in names}
+    # A switch that is off says nothing.
+    return {name: v for name, v in settings.items() if v is not None and v is not False}
 
 
 def count(options: argparse.Namespace, name: str, default: int) -> int:

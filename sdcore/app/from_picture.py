@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from sdcore.pipeline.text_to_image import TextToImage
 
 _LARGEST_BATCH = 64
-_CHANGES = (
-    *("negative_prompt", "seed", "steps", "guidance_scale", "guidance_rescale", "dialect", "size"),
-    *("width", "height", "scheduler", "clip_skip", "images", "batch_size", "attention", "hires"),
-)
+# Flags beside those of a job with which the batch of a picture is not painted again.
+_CHANGES = ("size", "width", "height", "images", "batch_size", "hires")
 
 
 def add_from_flag(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +129,7 @@ def read(options: argparse.Namespace, adapters: Adapters, prompts: Sequence[str]
     """What the picture of --from says; None without the flag."""
     if options.source is None:
         return None
-    from sdcore.app.flags import model_choice
+    from sdcore.app.flags import job_settings, model_choice
     from sdcore.metadata.png import read_recipe
 
     recipe = read_recipe(options.source)
@@ -151,7 +149,8 @@ def read(options: argparse.Namespace, adapters: Adapters, prompts: Sequence[str]
             "Name the folder or the file of that model.",
         )
     again = Again(options.source, adapters.without_missing(recipe), model_choice(options))
-    changed = bool(prompts) or any(getattr(options, name) is not None for name in _CHANGES)
+    given = {name for name in _CHANGES if getattr(options, name) is not None}
+    changed = bool(prompts or given or job_settings(options))
     return again if changed else _as_one_of_a_batch(again)
 
 

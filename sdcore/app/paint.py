@@ -68,7 +68,7 @@ def paint(options: argparse.Namespace) -> None:
     output.check_output(options.output)
 
     from sdcore.app.session import Session, results
-    from sdcore.pipeline.sizes import complete_size
+    from sdcore.pipeline.start import complete_size
 
     session = Session(model, adapters)
     pipe = session.pipe

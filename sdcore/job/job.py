@@ -139,8 +139,7 @@ class Job:
 
     def with_seed(self) -> Job:
         """The same job; with a drawn seed where it has none."""
-        # short enough to be typed again
-        return replace(self, seed=secrets.randbelow(2**32)) if self.seed is None else self
+        return replace(self, seed=draw_seed()) if self.seed is None else self
 
     def changed(self, **settings: Any) -> Job:
         """The same job with each setting that is not None in place of its own."""
@@ -217,6 +216,11 @@ def check_alike(jobs: Sequence[Job]) -> None:
         )
 
 
+def draw_seed() -> int:
+    """A seed that nobody chose, short enough to be typed again."""
+    return secrets.randbelow(2**32)
+
+
 def check_seed(seed: Any, count: int = 1) -> int:
     """The seed of the first of `count` images as an int, if all of them are seeds."""
     last = LARGEST_SEED - count + 1
@@ -260,7 +264,7 @@ def _negative_texts(prompt: str | Sequence[str] | None, count: int) -> list[str 
 
 def _seeds(seed: int | Sequence[int] | None, prompts: int, images: int) -> list[int]:
     if seed is None:
-        seed = secrets.randbelow(2**32)
+        seed = draw_seed()
     if not isinstance(seed, Sequence) or isinstance(seed, str):
         first, images = check_seed(seed, prompts * images), prompts * images
         return [first + i for i in range(images)]

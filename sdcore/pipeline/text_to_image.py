@@ -34,11 +34,15 @@ from sdcore.job.adapters import EmbeddingSettings, LoraSettings
 from sdcore.job.job import Job, check_alike, make_jobs
 from sdcore.job.record import ImageSettings, source_settings
 from sdcore.job.sources import Noise
-from sdcore.pipeline.batch_source import BatchSource, batch_source, check_channels
 from sdcore.pipeline.larger import joined, larger_jobs
 from sdcore.pipeline.result import Moment, TextToImageResult
-from sdcore.pipeline.sizes import complete_size
-from sdcore.pipeline.start import make_start
+from sdcore.pipeline.start import (
+    BatchSource,
+    batch_source,
+    check_channels,
+    complete_size,
+    make_start,
+)
 from sdcore.sampling.conditioning import PromptPlan, plan_prompts
 from sdcore.sampling.loop import Sampler, denoise
 from sdcore.sampling.sizes import choose_sizes

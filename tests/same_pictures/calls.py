@@ -64,7 +64,7 @@ def paint(pipe: Any, prompt: str | Sequence[str], **options: Any) -> Any:
     """A run; the options are those that `TextToImage.__call__` had, or of a job."""
     try:
         from sdcore import Handover, make_jobs
-        from sdcore.pipeline.sizes import complete_size
+        from sdcore.pipeline.start import complete_size
     except ImportError:
         return pipe(prompt, **options)
     control, noise = options.pop("control", None), options.pop("latents", None)
