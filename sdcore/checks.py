@@ -38,6 +38,11 @@ def as_finite(
     return number if math.isfinite(number) and _within(number, least, most) else None
 
 
+def has_type(value: object, *types: type) -> bool:
+    """`isinstance` for what people pass in spite of an annotation, which type checkers trust."""
+    return isinstance(value, types)
+
+
 def check_int(name: str, value: object, least: int, most: int | None = None, *, hint: str) -> int:
     """`value` as an int.
 

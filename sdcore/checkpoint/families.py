@@ -22,10 +22,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-
 from sdcore.errors import FileError, UsageError, name_some, warn
 from sdcore.files.header import WeightFile
+from sdcore.files.weights import read_tensor
 
 FOLDER = Path(__file__).parents[1] / "models" / "families"
 
@@ -34,7 +33,7 @@ _TEXT = ("cond_stage_model.", "conditioner.embedders.")
 _FIRST_CONV = f"{_UNET}input_blocks.0.0.weight"
 _LABELS = f"{_UNET}label_emb.0.0.weight"
 _TEXT_READER = re.compile(rf"{re.escape(_UNET)}.*\.transformer_blocks\.0\.attn2\.to_k\.weight")
-_FAMILIES = {
+_FAMILIES: dict[tuple[int | None, int | None], str] = {
     (768, None): "sd1",
     (1024, None): "sd2",
     (2048, 2816): "sdxl",
@@ -302,8 +301,7 @@ def _judged(file: WeightFile) -> tuple[str, str]:
             f"missing: {_TELLING}",
             "download the file again",
         )
-    with safe_open(file.path, framework="pt") as source:
-        spread = source.get_tensor(_TELLING).double().std(correction=0).item()
+    spread = read_tensor(file, _TELLING).double().std(correction=0).item()
     prediction = "v_prediction" if spread > _SPREAD else "epsilon"
     warn(
         f"{file.path.name} does not say what its UNet predicts; judged by its weights it is "

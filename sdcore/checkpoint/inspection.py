@@ -11,14 +11,15 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 from sdcore.checkpoint.families import describe, family_title, recognise
 from sdcore.checkpoint.parts import NETWORKS, PARTS, preflight_model
+from sdcore.checks import has_type
 from sdcore.files.folder import LocalFolder, find_model, read_model_index
 from sdcore.files.hashes import file_hash, tensor_hash
 from sdcore.files.header import WeightFile, find_weights, open_header, what_it_is
-from sdcore.files.jsonfile import parse_json_object, read_json
+from sdcore.files.jsonfile import is_object, parse_json_object, read_json
 from sdcore.files.layout import CONFIG_NAME, PICKLE_SUFFIXES, choose_weights, variants
 from sdcore.files.preflight import MODEL_INDEX, ModelFiles
 
@@ -48,7 +49,7 @@ def inspect(name: str | Path, *, variant: str | None = None, hashes: bool = Fals
     Raises:
         FileError: nothing is there, or something damaged.
     """
-    if isinstance(name, str | Path) and Path(name).expanduser().is_file():
+    if has_type(name, str, Path) and Path(name).expanduser().is_file():
         return _file(Path(name).expanduser(), hashes)
     files = find_model(name)
     if not isinstance(files, LocalFolder):
@@ -199,7 +200,7 @@ def _tags(metadata: Mapping[str, str]) -> list[str]:
         return []
     counts = Counter[str]()
     for tags in folders.values():
-        for tag, count in tags.items() if isinstance(tags, dict) else ():
+        for tag, count in tags.items() if is_object(tags) else ():
             counts[tag.strip()] += count if type(count) is int else 0
     return [f"{tag} ({count})" for tag, count in counts.most_common(_TAGS)]
 
@@ -223,16 +224,21 @@ def _shortened(metadata: Mapping[str, str], limit: int = 200) -> dict[str, str]:
 def lines(report: Mapping[str, Any], indent: str = "") -> Iterable[str]:
     """A report for people to read. Foreign text stays on its line and cannot steer a terminal."""
     for title, value in report.items():
-        if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
+        if _is_mapping(value) and any(map(_is_mapping, value.values())):
             yield f"{indent}{title}:"
             yield from lines(value, f"{indent}  ")
-        elif isinstance(value, Mapping):
+        elif _is_mapping(value):
             pairs = (f"{_plain(key)} {_plain(item)}" for key, item in value.items())
             yield f"{indent}{_plain(title)}: {', '.join(pairs)}"
-        elif isinstance(value, Collection) and not isinstance(value, str):
-            yield f"{indent}{title}: {', '.join(map(_plain, value)) or 'none'}"
-        else:
+        elif isinstance(value, str) or not isinstance(value, Collection):
             yield f"{indent}{title}: {_plain(value)}"
+        else:
+            entries = map(_plain, cast(Collection[Any], value))
+            yield f"{indent}{title}: {', '.join(entries) or 'none'}"
+
+
+def _is_mapping(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
 
 
 def _plain(value: Any) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import FrozenDict
@@ -114,7 +114,7 @@ class TransformersTextEncoder(_Adapter):
                 pooler_output=encoding.pooled,  # pyright: ignore[reportArgumentType]
                 hidden_states=states,  # pyright: ignore[reportArgumentType]
             )
-        return out if return_dict else out.to_tuple()
+        return cast(Any, out) if return_dict else cast(Any, out).to_tuple()
 
 
 def as_diffusers_unet(unet: UNet) -> DiffusersUNet:

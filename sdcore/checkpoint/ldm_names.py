@@ -184,7 +184,7 @@ def _entries(part: str, model: Any, models: Mapping[str, nn.Module]) -> list[Ent
     else:
         prefix, modules = text_prefix(part, models), _text_modules(model.config)
     grouped: dict[str, list[str]] = {}
-    matrices = set()
+    matrices: set[str] = set()
     for name, value in model.state_dict().items():
         theirs = prefix + _rename(name, modules)
         grouped.setdefault(theirs, []).append(name)

@@ -20,6 +20,7 @@ from sdcore.checkpoint.parts import (
     preflight_model,
 )
 from sdcore.checkpoint.single_file import read_single_file
+from sdcore.checks import has_type
 from sdcore.diffusion.schedulers import load_scheduler
 from sdcore.errors import FileError, UsageError
 from sdcore.files.atomic import json_writer, replace_file
@@ -39,7 +40,7 @@ def read_model(
     prediction_type: str | None = None,
 ) -> Model:
     """The parts of a model; the arguments and errors are those of `TextToImage.from_pretrained`."""
-    if isinstance(name, str | Path) and os.path.isfile(Path(name).expanduser()):
+    if has_type(name, str, Path) and os.path.isfile(Path(name).expanduser()):
         _refuse("a single file", variant=variant, revision=revision)
         return read_single_file(name, dtype=dtype, device=device, prediction_type=prediction_type)
     _refuse("a folder, whose scheduler says it", prediction_type=prediction_type)

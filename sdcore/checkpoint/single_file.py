@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -266,4 +266,4 @@ def _scheduler(plan: _Plan) -> Any:
     config = {k: v for k, v in published.config.items() if k != "_use_default_values"} | changes
     if plan.zero_terminal_snr and "rescale_betas_zero_snr" not in published.config:
         return make_scheduler("ddim", config)  # this solver cannot start from pure noise
-    return type(published).from_config(config)
+    return cast(Any, type(published)).from_config(config)

@@ -9,12 +9,14 @@ Shapes: B batch, C channels, h w latent grid.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.utils.torch_utils import (
+    randn_tensor,  # pyright: ignore[reportUnknownVariableType]
+)
 from torch import Tensor
 
 
@@ -36,9 +38,9 @@ class DPMSolverPlusPlusSDEScheduler(EulerDiscreteScheduler):
         trained = np.log(((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().double().numpy())
         middle_times = self._sigma_to_t(middle, trained)
 
-        self.sigmas = torch.from_numpy(_interleave(levels[:-1], middle, end=[0.0])).float()
+        self.sigmas = torch.as_tensor(_interleave(levels[:-1], middle, end=[0.0])).float()
         times = _interleave(self.timesteps.cpu().double().numpy(), middle_times)
-        self.timesteps = torch.from_numpy(times).float().to(device)
+        self.timesteps = torch.as_tensor(times).float().to(device)
         self._half_way: tuple[Tensor, Tensor, Tensor] | None = None
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -51,7 +53,10 @@ class DPMSolverPlusPlusSDEScheduler(EulerDiscreteScheduler):
     ) -> tuple[Tensor]:
         """The latents (B, C, h, w) after one call; `generator` is one, or a list of B."""
         assert not return_dict, "the sampling loop reads tuples"
-        euler, x0 = super().step(model_output, timestep, sample, return_dict=False)
+        step = cast(Any, super().step)  # pyright: ignore[reportUnknownMemberType]
+        euler, x0 = cast(
+            tuple[Tensor, Tensor], step(model_output, timestep, sample, return_dict=False)
+        )
         assert self.step_index is not None
         now = self.step_index - 1  # Euler's step has counted this call
         if self.sigmas[now + 1] == 0:

@@ -101,7 +101,7 @@ def from_comfy(sampler: str, schedule: str) -> Found:
 
 
 def _found(theirs: str, ours: str | None, plain: str, levels: str) -> Found:
-    differences = []
+    differences: list[str] = []
     if ours is None:
         ours = _NEAR.get(plain, _FALLBACK)
         differences.append(f"sampler {theirs!r:.60} is not there; {ours!r} is used")

@@ -10,12 +10,12 @@ Shapes: B batch, C channels, h w latent grid.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -39,7 +39,7 @@ _MODEL_SETTINGS = (
 class _Sampler:
     module: str
     cls: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 _TIMES_LIMIT = 100_000  # of num_train_timesteps; every published model has 1000
@@ -125,7 +125,7 @@ def _check_prediction_type(model: Mapping[str, Any]) -> str:
     return prediction_type
 
 
-def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Mapping) -> None:
+def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Collection[str]) -> None:
     prediction_type = _check_prediction_type(model)
     if model.get("rescale_betas_zero_snr"):
         if "rescale_betas_zero_snr" not in accepted:
@@ -161,7 +161,11 @@ def copy_scheduler(scheduler: Any) -> Any:
     """
     accepted = inspect.signature(type(scheduler).__init__).parameters
     _check_model_settings(scheduler_name(scheduler), scheduler.config, accepted)
-    return type(scheduler).from_config(scheduler.config)
+    return _class_of(scheduler).from_config(scheduler.config)
+
+
+def _class_of(scheduler: Any) -> Any:
+    return cast(Any, type(scheduler))
 
 
 def load_scheduler(folder: str | Path) -> Any:

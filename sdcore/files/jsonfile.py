@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from sdcore.errors import FileError
 from sdcore.files.opening import read_bytes
@@ -48,9 +48,19 @@ def parse_json_object(data: bytes) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 text (byte {error.start})") from None
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise ValueError(f"it holds a {type(value).__name__}, not an object")
     return value
+
+
+def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a value out of a JSON file is an object, whose keys are strings."""
+    return isinstance(value, dict)
+
+
+def is_list(value: Any) -> TypeGuard[list[Any]]:
+    """Whether a value out of a JSON file is a list, of anything."""
+    return isinstance(value, list)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,9 +35,10 @@ def read_tensors(
     broken: list[str] = []
     try:
         for names in _pieces(file):
-            with safe_open(file.path, framework="pt") as source:
+            with _opened(file) as source:
                 for name in names:
-                    tensors[name] = source.get_tensor(name).to(device, dtype, copy=True)
+                    tensor: Tensor = source.get_tensor(name)
+                    tensors[name] = tensor.to(device, dtype, copy=True)
                     if not is_finite(tensors[name]):  # while it lies in the processor's cache
                         broken.append(name)
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -46,6 +48,16 @@ def read_tensors(
         hint = "take the weights from another source, or load them as torch.float32"
         raise FileError(f"{file.path} holds numbers that are not finite", why, hint)
     return tensors
+
+
+def read_tensor(file: WeightFile, name: str) -> Tensor:
+    """One tensor of a file, on the CPU, as it is."""
+    with _opened(file) as source:
+        return source.get_tensor(name)
+
+
+def _opened(file: WeightFile) -> Any:
+    return safe_open(file.path, framework="pt")
 
 
 def tensors_writer(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> Write:

@@ -32,7 +32,7 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 class AutoencoderConfig:
     """The settings of diffusers' AutoencoderKL, under its own names; unknown ones are refused."""
 
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         for name in self.settings:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from sdcore.checks import has_type
 from sdcore.errors import FileError, UsageError
 from sdcore.files.opening import open_file
 
@@ -107,7 +108,7 @@ def to_mask(image: Image.Image, name: str = "The mask") -> Image.Image:
 
 
 def _upright_8_bit(image: Image.Image, name: str) -> Image.Image:
-    if not isinstance(image, Image.Image):
+    if not has_type(image, Image.Image):
         raise UsageError(
             f"{name} is of type {type(image).__name__}.",
             "It must be a PIL image.",
@@ -140,7 +141,5 @@ def _bad_mode(image: Image.Image, name: str) -> UsageError:
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
     """PIL pictures of (B, 3, H, W) in [-1, 1]; what lies outside is clipped."""
-    from PIL import Image
-
     levels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
     return [Image.fromarray(picture.numpy()) for picture in levels.permute(0, 2, 3, 1).cpu()]

@@ -13,7 +13,7 @@ from typing import Any
 
 from sdcore.checks import as_finite
 from sdcore.diffusion.sampler_names import from_comfy
-from sdcore.files.jsonfile import parse_json_object
+from sdcore.files.jsonfile import is_list, is_object, parse_json_object
 from sdcore.job.adapters import LoraSettings
 from sdcore.job.job import Job
 from sdcore.metadata.recipe import (
@@ -68,7 +68,7 @@ class _Graph:
     """The nodes, and what was met on the way that cannot be the same."""
 
     nodes: dict[str, _Node]
-    differences: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list[str])
 
     def differs(self, why: str) -> None:
         if why not in self.differences:
@@ -77,7 +77,7 @@ class _Graph:
     def linked(self, node: _Node, name: str) -> _Node | None:
         """The node that an input is linked to."""
         link = node.inputs.get(name)
-        if isinstance(link, list) and len(link) == 2 and isinstance(link[0], (str, int)):
+        if is_list(link) and len(link) == 2 and isinstance(link[0], (str, int)):
             return self.nodes.get(str(link[0]))
         return None
 
@@ -153,12 +153,10 @@ def _read_nodes(text: str) -> dict[str, _Node]:
     data = parse_json_object(text.encode("utf-8", "surrogatepass"))
     if len(data) > _MOST_NODES:
         raise ValueError(f"it has {len(data)} nodes, more than {_MOST_NODES}")
-    nodes = {}
+    nodes: dict[str, _Node] = {}
     for number, node in data.items():
-        kind, inputs = (
-            (node.get("class_type"), node.get("inputs")) if isinstance(node, dict) else (0, 0)
-        )
-        if not isinstance(kind, str) or not isinstance(inputs, dict):
+        kind, inputs = (node.get("class_type"), node.get("inputs")) if is_object(node) else (0, 0)
+        if not isinstance(kind, str) or not is_object(inputs):
             raise ValueError(f"its node {number!r:.60} is not one of ComfyUI's")
         nodes[number] = _Node(kind, inputs)
     return nodes
@@ -189,7 +187,8 @@ def _find_sampler(graph: _Graph) -> _Node:
 
 def _read_model(graph: _Graph, sampler: _Node) -> tuple[str | None, tuple[LoraSettings, ...]]:
     """The checkpoint's name and the LoRAs in the order in which they are applied."""
-    name, loras = None, []
+    name: str | None = None
+    loras: list[LoraSettings] = []
     for node in graph.chain(sampler, "model")[1:]:
         if node.kind in _CHECKPOINTS:
             name = base_name(_text(graph, node, _CHECKPOINTS[node.kind])) or None

@@ -155,7 +155,7 @@ def _dialect(pairs: dict[str, str]) -> tuple[str, list[str]]:
 
 def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:
     pairs = parameters.pairs
-    found = []
+    found: list[str] = []
     rng = pairs.get("RNG", "GPU")
     if rng != "CPU":
         found.append(

@@ -7,6 +7,7 @@ from typing import Any
 
 from sdcore.checks import as_finite, as_int
 from sdcore.errors import UsageError
+from sdcore.files.jsonfile import is_list
 
 ACTIVATION_NAMES = ("quick_gelu", "gelu")
 # Keys of a transformers config.json that change nothing in what the encoder computes.
@@ -90,7 +91,7 @@ class CLIPTextConfig:
         if model_type != "clip_text_model":
             raise _bad_setting("model_type", model_type, "this class reads clip_text_model")
         architectures = settings.get("architectures") or ["CLIPTextModel"]
-        if not isinstance(architectures, list) or architectures[0] not in list(_ARCHITECTURES):
+        if not is_list(architectures) or architectures[0] not in list(_ARCHITECTURES):
             raise _bad_setting("architectures", architectures, f"known: {list(_ARCHITECTURES)}")
         known = {field.name for field in fields(cls)} - {"with_projection"}
         for name, value in settings.items():

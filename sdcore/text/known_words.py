@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sdcore.errors import FileError
-from sdcore.files.jsonfile import read_json
+from sdcore.files.jsonfile import is_list, read_json
 from sdcore.text.tokenizer import UNSPACED
 
 FILE_NAME = "words.json"
@@ -84,7 +84,8 @@ class KnownWords:
         if numbers and not chinese:
             return numbers[:1]
         least, shortest = _LIKE[chinese], _SHORTEST_PART[chinese]
-        likeness, matcher = {}, SequenceMatcher(None, b=word)
+        likeness: dict[str, float] = {}
+        matcher = SequenceMatcher(None, b=word)
         for name in sorted(known):
             matcher.set_seq1(name)
             likeness[name] = matcher.ratio()
@@ -139,7 +140,7 @@ def describe_unknown(known: KnownWords, texts: Iterable[str], most: int = 8) -> 
     words = list(dict.fromkeys(word for text in texts for word in known.unknown(text)))
     if not words:
         return ""
-    named = []
+    named: list[str] = []
     for word in words[:most]:
         near = known.near(word)
         named.append(f"{word!r:.60}" + (f" (near: {', '.join(near)})" if near else ""))
@@ -164,7 +165,7 @@ def read_known_words(folder: Path) -> KnownWords | None:
     lists = read_json(path)
     for key in (*_KEYS, *lists):
         value = lists.get(key)
-        if key not in _KEYS or not isinstance(value, list) or not all(_is_text(v) for v in value):
+        if key not in _KEYS or not is_list(value) or not all(_is_text(v) for v in value):
             raise FileError(
                 f"{path} cannot be used.",
                 f"{key!r:.80} is {value!r:.80}; it holds two lists of words, 'names' and 'other'.",

@@ -14,13 +14,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 import torch
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
+from sdcore.checks import has_type
 from sdcore.errors import FileError, UsageError, warn
 from sdcore.files.atomic import replace_files, text_writer
 from sdcore.files.folder import component_folder
@@ -160,7 +161,7 @@ class Tokenizer:
         Raises:
             UsageError: no prompt, something that is not text, or broken Unicode.
         """
-        if not isinstance(prompts, Iterable):
+        if not has_type(prompts, Iterable):
             raise UsageError("the prompt is not text", f"it is {prompts!r:.80}", "give a string")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
@@ -175,8 +176,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The text of token ids, without start, end and padding; for messages, not for encoding."""
-        numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        text: str = self._bpe.decode(numbers, skip_special_tokens=True)
+        text: str = self._bpe.decode([int(number) for number in ids], skip_special_tokens=True)
         return text.replace(WORD_END, " ").strip()
 
     def __len__(self) -> int:
@@ -204,7 +204,7 @@ class Tokenizer:
         room = self.max_length - 2
         kept = [piece.id for piece in pieces[:room]]
         cut = text[pieces[room].start :] if len(pieces) > room else ""
-        spans = []
+        spans: list[Span] = []
         for word, start, end, found in self.words(text, pieces):
             # position 0 is the start token
             positions = range(min(found.start, len(kept)) + 1, min(found.stop, len(kept)) + 1)
@@ -217,7 +217,7 @@ class Tokenizer:
         Raises:
             UsageError: it is no text, or broken Unicode.
         """
-        if not isinstance(text, str):
+        if not has_type(text, str):
             why = f"it is of type {type(text).__name__}"
             raise UsageError("a prompt must be text", why, "give a str or a list of str")
         try:
@@ -302,7 +302,8 @@ def _build(files: TokenizerFiles) -> tokenizers.Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(**token) for token in files.added])
+    add_tokens = cast(Any, tokenizer.add_tokens)  # pyright: ignore[reportUnknownMemberType]
+    add_tokens([AddedToken(**token) for token in files.added])
     for token, number in files.added_ids.items():
         if tokenizer.token_to_id(token) != number:
             why = f"{token!r:.80} should be {number} but follows as {tokenizer.token_to_id(token)}"

@@ -9,7 +9,7 @@ from typing import Any
 from sdcore.checks import as_int
 from sdcore.errors import FileError
 from sdcore.files.folder import refuse_custom_code
-from sdcore.files.jsonfile import read_json
+from sdcore.files.jsonfile import is_object, read_json
 from sdcore.files.opening import read_bytes
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -163,7 +163,7 @@ def _read_if_there(path: Path) -> dict[str, Any]:
 
 def _marked(value: Any) -> Any:
     """A token of special_tokens_map.json in the spelling of tokenizer_config.json."""
-    if not isinstance(value, dict):
+    if not is_object(value):
         return value
     return {**value, "special": True, "__type": "AddedToken"}
 
@@ -193,13 +193,13 @@ def _special(
     for role, content in roles.items():
         if content not in present:
             value = config.get(role, content)
-            flags = _token(value) if isinstance(value, dict) else {"content": content}
+            flags = _token(value) if is_object(value) else {"content": content}
             added.append({**flags, "special": True})
     return tuple(added), roles
 
 
 def _content(value: Any) -> str:
-    content = _token(value)["content"] if isinstance(value, dict) else value
+    content = _token(value)["content"] if is_object(value) else value
     if not isinstance(content, str) or not content:
         raise ValueError(f"{value!r:.80} is no token")
     return content

@@ -28,7 +28,7 @@ def find_words(spans: Sequence[Span], words: str) -> list[tuple[int, ...]]:
         UsageError: they are not in the prompt; names near ones.
     """
     wanted = "".join(words.split()).lower()
-    found = []
+    found: list[tuple[int, ...]] = []
     for first in range(len(spans)):
         text = ""
         for last in range(first, len(spans)):
@@ -68,7 +68,8 @@ def span_positions(tokens: Tokens, prompt: int) -> list[list[int]]:
     spans, ids = tokens.spans[prompt], tokens.ids[prompt]
     last = max((span.positions.stop for span in spans), default=0)
     period = length = len(ids)
-    for start in (ids == ids[0]).nonzero().flatten().tolist()[1:]:  # of each further chunk
+    for found in (ids == ids[0]).nonzero().flatten()[1:]:  # of each further chunk
+        start = int(found)
         fits = start >= last and length % start == 0
         if fits and bool((ids.view(-1, start) == ids[:start]).all()):
             period = start
@@ -82,7 +83,8 @@ def prompts_with(tokens: Tokens, prompts: Sequence[int], words: str) -> list[int
     Raises:
         UsageError: it is none of them.
     """
-    found, missing = [], None
+    found: list[int] = []
+    missing: UsageError | None = None
     for prompt in prompts:
         try:
             word_positions(tokens, prompt, words)

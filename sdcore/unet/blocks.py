@@ -106,7 +106,7 @@ class DownBlock(nn.Module):
             self.downsamplers = nn.ModuleList([Downsample(level.channels)])
 
     def forward(self, x: Tensor, given: Conditions) -> tuple[Tensor, list[Tensor]]:
-        kept = []
+        kept: list[Tensor] = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, given.time)
             if self.attentions is not None:

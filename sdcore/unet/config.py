@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, TypeGuard
 
 from sdcore.checks import as_int
 from sdcore.errors import UsageError
@@ -59,6 +59,9 @@ SIZES = (
 ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
 DOWN_TYPES = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # -> does it attend
 UP_TYPES = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
+
+
+_PerResnet = list[tuple[int, ...]]  # for each level, a number for each of its residual blocks
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class UNetConfig:
         if name != CLASS_NAME:
             raise _refusal("_class_name", name, f"this is not a {CLASS_NAME}")
         known = {field.name for field in fields(cls)}
-        ours = {}
+        ours: dict[str, Any] = {}
         for key, value in settings.items():
             if key in known:
                 ours[key] = value
@@ -198,7 +201,7 @@ class UNetConfig:
             for i in range(count)
         )
 
-    def _transformers(self, layers: Sequence[int]) -> tuple[list, list]:
+    def _transformers(self, layers: Sequence[int]) -> tuple[_PerResnet, _PerResnet]:
         """Transformer blocks after each residual block, per level: on the way down, and up."""
         name, count = "transformer_layers_per_block", len(layers)
         down = up = _per_level(name, self.transformer_layers_per_block, count)
@@ -214,12 +217,12 @@ class UNetConfig:
         )
 
 
-def _per_level(name: str, value: Any, count: int) -> tuple:
-    if not isinstance(value, tuple):
+def _per_level(name: str, value: Any, count: int) -> tuple[Any, ...]:
+    if not _is_sequence(value):
         return (value,) * count
     if len(value) != count:
         raise _refusal(name, value, f"block_out_channels has {count} levels")
-    return value
+    return tuple(value)
 
 
 def _per_layer(name: str, value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
@@ -243,8 +246,8 @@ def _check_level(level: Level, groups: int) -> None:
 def _check_sizes(name: str, value: Any) -> None:
     """A whole number above zero, or a list of such numbers (Transformer blocks may be zero)."""
     least = 0 if "transformer" in name else 1
-    for entry in value if isinstance(value, tuple) else (value,):
-        if isinstance(entry, tuple):
+    for entry in value if _is_sequence(value) else (value,):
+        if _is_sequence(entry):
             _check_sizes(name, entry)
         elif as_int(entry, least) is None:
             raise _refusal(name, value, f"it must be whole numbers from {least} on")
@@ -253,7 +256,7 @@ def _check_sizes(name: str, value: Any) -> None:
 def _check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if _frozen(value) in allowed:
         return
-    each = value if isinstance(value, list | tuple) else ()
+    each = value if _is_sequence(value) else ()
     if each and all(entry in allowed for entry in each):  # e.g. only_cross_attention per level
         return
     raise _refusal(name, value, f"this UNet has only {', '.join(map(repr, allowed))}")
@@ -266,8 +269,12 @@ def _refusal(name: str, value: Any, why: str) -> UsageError:
 
 def _frozen(value: Any) -> Any:
     """Lists, as JSON has them, to tuples, at any depth."""
-    return tuple(_frozen(entry) for entry in value) if isinstance(value, list | tuple) else value
+    return tuple(_frozen(entry) for entry in value) if _is_sequence(value) else value
 
 
 def _thawed(value: Any) -> Any:
-    return [_thawed(entry) for entry in value] if isinstance(value, tuple) else value
+    return [_thawed(entry) for entry in value] if _is_sequence(value) else value
+
+
+def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, list | tuple)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -132,7 +133,7 @@ class SpatialTransformer(nn.Module):
     def _to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.linear_projection:
             return self.proj_out(tokens).unflatten(1, grid).permute(0, 3, 1, 2)
-        return self.proj_out(tokens.unflatten(1, grid).permute(0, 3, 1, 2))
+        return self.proj_out(torch.unflatten(tokens, 1, grid).permute(0, 3, 1, 2))
 
 
 def _projection(channels: int, linear: bool) -> nn.Module:
