@@ -330,14 +330,28 @@ def _check_adapters(
     wanted: Sequence[LoraSettings | EmbeddingSettings],
     there: Sequence[LoraSettings | EmbeddingSettings],
 ) -> None:
-    """Refuse a job that names other adapters than the model has; a job may name none."""
-    names, found = [one.name for one in wanted], [one.name for one in there]
-    if names and names != found:
+    """Refuse a job that names other adapters, or more of one, than the model has.
+
+    A job may name none. A hash may be empty, or the first digits of one.
+    """
+    same = len(wanted) == len(there) and all(
+        replace(one, hash="") == replace(other, hash="") and other.hash.startswith(one.hash)
+        for one, other in zip(wanted, there, strict=True)
+    )
+    if wanted and not same:
+        names, found = (", ".join(map(_adapter, adapters)) for adapters in (wanted, there))
         raise UsageError(
             f"The job asks for other {kind} than the model has.",
-            f"It asks for {', '.join(names)}; the model has {', '.join(found) or 'none'}.",
+            f"It asks for {names}; the model has {found or 'none'}.",
             "Apply them first, with apply_loras or apply_embeddings.",
         )
+
+
+def _adapter(one: LoraSettings | EmbeddingSettings) -> str:
+    """An adapter in words."""
+    if isinstance(one, EmbeddingSettings):
+        return one.name
+    return f"{one.name} (UNet {one.unet:g}, text {one.text:g})"
 
 
 def _with_bar(
@@ -347,13 +361,15 @@ def _with_bar(
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None
-    for moment in moments:
-        if isinstance(moment, Moment):
-            if bar is None or moment.step.index == 0:
-                if bar is not None:
-                    bar.close()
-                bar = tqdm(total=moment.step.count, unit="step")
-            bar.update(1)
-        elif bar is not None:
+    try:
+        for moment in moments:
+            if isinstance(moment, Moment):
+                if bar is None or moment.step.index == 0:
+                    if bar is not None:
+                        bar.close()
+                    bar = tqdm(total=moment.step.count, unit="step")
+                bar.update(1)
+            yield moment
+    finally:
+        if bar is not None:
             bar.close()
-        yield moment

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 from PIL import Image
 
+from sdcore import TextToImage
+from sdcore.checkpoint.model import LoraOnModel
 from sdcore.errors import UsageError
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
 from sdcore.job.job import Job, check_alike, make_jobs
@@ -161,3 +163,18 @@ def test_json_that_is_no_job_is_refused_by_name(data: dict[str, Any], message: s
     with pytest.raises(UsageError, match="cannot be read") as error:
         job_from_dict(data)
     assert message in error.value.why
+
+
+def test_a_job_that_names_adapters_is_painted_with_these_or_not_at_all(sd_folder) -> None:
+    pipe = TextToImage.from_pretrained(sd_folder)
+    on = LoraOnModel(sd_folder, "ink", "abcd", 0.5, 0.5, False, ())
+    with_ink = pipe.replace(loras=(on,))
+    for lora in (LoraSettings("ink", 0.5, 0.5), LoraSettings("ink", 0.5, 0.5, "ab")):
+        result = with_ink.paint(Job("a fox", steps=1, seed=1, loras=(lora,)))
+        assert result.settings[0].job.loras == (LoraSettings("ink", 0.5, 0.5, "abcd"),)
+    others = LoraSettings("ink", 0.6, 0.5), LoraSettings("ink", 0.5, 0.5, "ff")
+    for lora in (*others, LoraSettings("pen", 0.5, 0.5)):
+        with pytest.raises(UsageError, match="other LoRAs than the model has"):
+            with_ink.paint(Job("a fox", steps=1, loras=(lora,)))
+    with pytest.raises(UsageError, match="the model has none"):
+        pipe.paint(Job("a fox", steps=1, loras=(LoraSettings("ink", 0.5, 0.5),)))
