@@ -27,8 +27,10 @@ from sdcore.files.atomic import json_writer, replace_file
 from sdcore.files.component import check_placement
 from sdcore.files.folder import LocalFolder, find_model
 from sdcore.files.preflight import MODEL_INDEX
+from sdcore.torch_state import with_own_torch_state
 
 
+@with_own_torch_state
 def read_model(
     name: str | Path,
     *,

@@ -31,6 +31,7 @@ from sdcore.files.header import WeightFile, open_header
 from sdcore.files.weights import is_finite, read_tensors, tensors_writer
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
+from sdcore.torch_state import with_own_torch_state
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class _Plan:
     zero_terminal_snr: bool
 
 
+@with_own_torch_state
 def read_single_file(
     path: str | Path,
     *,

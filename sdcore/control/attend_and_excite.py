@@ -25,6 +25,7 @@ from sdcore.control.run_control import Predict, Run, RunControl, Sites, check_wi
 from sdcore.diffusion.steps import Step
 from sdcore.text.tokenizer import Tokens
 from sdcore.text.words import FIRST_WORD, as_readings, find_words, prompts_with
+from sdcore.torch_state import with_own_torch_state
 
 _SHARPEN = 100.0  # the paper's factor before the softmax over words
 _SMOOTH = ((0.0113, 0.0838, 0.0113), (0.0838, 0.6193, 0.0838), (0.0113, 0.0838, 0.0113))  # σ = 0.5
@@ -64,6 +65,7 @@ class AttendAndExcite(RunControl):
         UsageError: a word is in none of the prompts.
     """
 
+    @with_own_torch_state
     def __init__(
         self,
         tokens: Tokens | Sequence[Tokens],

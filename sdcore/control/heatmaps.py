@@ -29,6 +29,7 @@ from sdcore.errors import UsageError
 from sdcore.image.overlay import lay_over
 from sdcore.text.tokenizer import Span, Tokens
 from sdcore.text.words import FIRST_WORD, SPECIAL, as_readings, column_marks, find_words
+from sdcore.torch_state import with_own_torch_state
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,6 +79,7 @@ class WordHeatmaps(RunControl):
         differentiable: keep the graph, for a loss on the maps; otherwise nothing is kept of it.
     """
 
+    @with_own_torch_state
     def __init__(
         self,
         tokens: Tokens | Sequence[Tokens],

@@ -41,6 +41,7 @@ from sdcore.control.run_control import (
 from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
 from sdcore.text.words import as_readings, prompts_with, word_positions
+from sdcore.torch_state import with_own_torch_state
 
 if TYPE_CHECKING:
     from sdcore.diffusion.steps import Step
@@ -87,6 +88,7 @@ class PromptEdit(RunControl):
         UsageError: prompts that have nothing in common, a word that is not there.
     """
 
+    @with_own_torch_state
     def __init__(
         self, tokens: Tokens | Sequence[Tokens], settings: EditSettings | None = None
     ) -> None:

@@ -25,6 +25,7 @@ from sdcore.attention import Attend, Control, Site
 from sdcore.control.run_control import Run, RunControl, not_begun
 from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
+from sdcore.torch_state import with_own_torch_state
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,6 +92,7 @@ class Regions(RunControl):
         UsageError: no region, an empty one, two that overlap, a wrong number.
     """
 
+    @with_own_torch_state
     def __init__(
         self,
         prompt: str,

@@ -17,6 +17,7 @@ from sdcore.control.run_control import Run, RunControl, check_rows
 from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
 from sdcore.text.words import as_readings, prompts_with, word_positions
+from sdcore.torch_state import with_own_torch_state
 
 if TYPE_CHECKING:
     from sdcore.diffusion.steps import Step
@@ -35,6 +36,7 @@ class Reweight(RunControl):
         UsageError: a word is in none of the prompts.
     """
 
+    @with_own_torch_state
     def __init__(self, tokens: Tokens | Sequence[Tokens], scales: Mapping[str, float]) -> None:
         readings = as_readings(tokens)
         self.scales = word_scales(readings, range(len(readings[0].spans)), scales)  # (P, T)

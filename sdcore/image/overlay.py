@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sdcore.torch_state import with_own_torch_state
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 _STOPS = ((0.0, 0.0, 0.3), (0.5, 0.0, 0.6), (1.0, 0.2, 0.1), (1.0, 0.8, 0.1), (1.0, 1.0, 0.9))
 
 
+@with_own_torch_state
 def lay_over(picture: Image, heat: Tensor, strength: float = 0.6) -> Image:
     """A picture with a map over it, from dark blue (its least) over red to white (its most).
 

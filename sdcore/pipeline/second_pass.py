@@ -24,6 +24,7 @@ from sdcore.pipeline.larger import beyond_of, joined, larger_jobs
 from sdcore.pipeline.result import TextToImageResult
 from sdcore.pipeline.text_to_image import TextToImage
 from sdcore.size import SIZE_UNIT, Size
+from sdcore.torch_state import with_own_torch_state
 
 
 def first_size(pipe: TextToImage, size: Size) -> Size:
@@ -36,6 +37,7 @@ def first_size(pipe: TextToImage, size: Size) -> Size:
     return Size(_near(size.width * shrink), _near(size.height * shrink))
 
 
+@with_own_torch_state
 def enlarge(
     pipe: TextToImage,
     first: TextToImageResult,

@@ -15,8 +15,10 @@ from sdcore.prompt.chunks import Chunks, tokenize_text
 from sdcore.prompt.dialects import find_dialect
 from sdcore.prompt.text import Steps
 from sdcore.text.tokenizer import Tokenizer, Tokens
+from sdcore.torch_state import with_own_torch_state
 
 
+@with_own_torch_state
 def read_tokens(
     prompts: str | Sequence[str],
     tokenizer: Tokenizer,

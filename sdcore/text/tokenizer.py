@@ -26,6 +26,7 @@ from sdcore.errors import FileError, UsageError, warn
 from sdcore.files.atomic import replace_files, text_writer
 from sdcore.files.folder import component_folder
 from sdcore.text.tokenizer_files import END, START, TokenizerFiles, read_tokenizer_files
+from sdcore.torch_state import own_torch_state
 
 WORD_END = "</w>"
 # What CLIP's merges may join: letters, or one digit, or other signs, or an English ending.
@@ -171,8 +172,10 @@ class Tokenizer:
         rows = [self._encode(text) for text in texts]
         for cut in (row[2] for row in rows if row[2]):
             warn(describe_cut(cut, self.max_length - 2))
-        ids = torch.tensor([row[0] for row in rows])  #  (B, T)
-        return Tokens(ids, torch.ones(ids.shape), *zip(*((r[1], r[2]) for r in rows), strict=True))
+        with own_torch_state():
+            ids = torch.tensor([row[0] for row in rows])  #  (B, T)
+            weights = torch.ones(ids.shape)
+        return Tokens(ids, weights, *zip(*((r[1], r[2]) for r in rows), strict=True))
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The text of token ids, without start, end and padding; for messages, not for encoding."""
