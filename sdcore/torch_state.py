@@ -87,13 +87,11 @@ def _resume(work: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
 
 # Functions that draw: asked twice, they would give the next numbers.
 _DRAWING = frozenset({torch.rand, torch.randn})
-_WITH_DTYPE = frozenset(
-    {
-        *(torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.full),
-        *(torch.empty, torch.zeros, torch.ones, torch.eye),
-        *(torch.arange, torch.range, torch.linspace, torch.logspace),
-    }
-)
+_OF_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray})
+_MAKING = _OF_DATA | {
+    *(torch.empty, torch.zeros, torch.ones, torch.eye, torch.full, torch.scalar_tensor),
+    *(torch.arange, torch.range, torch.linspace, torch.logspace),
+}
 
 
 class _Float32ByDefault(TorchFunctionMode):
@@ -110,27 +108,32 @@ class _Float32ByDefault(TorchFunctionMode):
         if func in _DRAWING and kwargs.get("dtype") is None:
             kwargs["dtype"] = torch.float32
         out, default = func(*args, **kwargs), torch.get_default_dtype()
-        if not isinstance(out, Tensor) or out.dtype != default or _has(default, (args, kwargs)):
+        arrays = np.ndarray | np.generic if func in _OF_DATA else np.ndarray
+        if not isinstance(out, Tensor) or out.dtype != default:
             return out
-        if func in _WITH_DTYPE:
+        if _say(default, (args, kwargs), arrays):
+            return out
+        if func in _MAKING:
             return func(*args, **{**kwargs, "dtype": torch.float32})
         if func is torch.where:
-            return out.float()
+            kept, *chosen = args
+            as_float32 = partial(torch.as_tensor, dtype=torch.float32, device=out.device)
+            return func(kept, *map(as_float32, chosen))
         again = func(*_whole_to_float32(args), **_whole_to_float32(kwargs))
         return again if again.dtype == torch.float32 else out
 
 
-def _has(dtype: torch.dtype, value: Any) -> bool:
-    """Whether arguments say a dtype, by a tensor of it or by name."""
-    if isinstance(value, Tensor):
-        return value.dtype == dtype
-    if isinstance(value, np.ndarray):
-        return str(value.dtype) == str(dtype).removeprefix("torch.")
-    if isinstance(value, list | tuple):
-        return any(_has(dtype, each) for each in value)
-    if isinstance(value, dict):
-        return any(_has(dtype, each) for each in value.values())
-    return value is dtype
+def _say(dtype: torch.dtype, arguments: Any, arrays: Any) -> bool:
+    """Whether arguments say a dtype, by its name or by a tensor or one of the arrays of it."""
+    if isinstance(arguments, Tensor):
+        return arguments.dtype == dtype
+    if isinstance(arguments, arrays):
+        return str(arguments.dtype) == str(dtype).removeprefix("torch.")
+    if isinstance(arguments, dict):
+        arguments = list(arguments.values())
+    if isinstance(arguments, list | tuple):
+        return any(_say(dtype, each, arrays) for each in arguments)
+    return arguments is dtype
 
 
 def _whole_to_float32(value: Any) -> Any:

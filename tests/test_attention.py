@@ -20,6 +20,7 @@ from sdcore.attention import (
     padding_mask,
     unavailable,
     use_attention,
+    with_attention,
 )
 from sdcore.errors import UsageError
 
@@ -282,6 +283,21 @@ def test_the_chosen_backend_is_the_one_that_runs(monkeypatch):
     use_attention(both, "sdpa")
     both["one"](torch.randn(1, 4, 8))
     assert ran == ["chunked", "sdpa"]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_view_with_another_backend_leaves_the_model_its_own(name):
+    both, x = model(), torch.randn(1, 4, 8)
+    use_attention(both, "reference")
+    expected = both["one"](x)
+    other = with_attention(both, name)
+    assert [m.backend for m in other.values()] == [name, name]
+    assert [m.backend for m in both.values()] == ["reference", "reference"]
+    assert other["one"].to_q is both["one"].to_q
+    torch.testing.assert_close(other["one"](x), expected)
+    assert with_attention(both["one"], name).backend == name
+    with pytest.raises(UsageError, match="'flash3'"):
+        with_attention(both, "flash3")
 
 
 def test_auto_says_why():

@@ -221,9 +221,17 @@ class Adapters:
         return apply_loras(pipe, list(zip(read, weights, strict=True)))
 
 
-@lru_cache(maxsize=32)
 def _read_lora(path: Path) -> Lora:
-    """A LoRA, read once for all batches."""
+    """A LoRA, read once for all batches, and anew where its file has changed."""
+    try:
+        found = path.expanduser().stat()
+    except OSError:
+        return _read_version(path, 0, 0)  # which says what is wrong with it
+    return _read_version(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=32)
+def _read_version(path: Path, changed: int, size: int) -> Lora:
     from sdcore.adapters.lora_file import read_lora
 
     return read_lora(path)
