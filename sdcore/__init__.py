@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from sdcore.image.autoencoder import Autoencoder as Autoencoder
     from sdcore.image.pictures import open_mask as open_mask
     from sdcore.image.pictures import open_picture as open_picture
+    from sdcore.image.pictures import to_images as to_images
     from sdcore.job.adapters import EmbeddingSettings as EmbeddingSettings
     from sdcore.job.adapters import HiresSettings as HiresSettings
     from sdcore.job.adapters import LoraSettings as LoraSettings
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from sdcore.job.sources import Latents as Latents
     from sdcore.job.sources import Noise as Noise
     from sdcore.job.sources import Picture as Picture
+    from sdcore.metadata.png import read_recipe as read_recipe
     from sdcore.metadata.png import read_settings as read_settings
     from sdcore.metadata.png import save_png as save_png
     from sdcore.pipeline.image_heatmaps import heatmaps_of_image as heatmaps_of_image
@@ -128,12 +130,12 @@ _HOMES = {
     "diffusion.schedulers": "make_scheduler",
     "errors": "FileError MemoryLimitError NonFiniteError SdcoreError UsageError",
     "image.autoencoder": "Autoencoder",
-    "image.pictures": "open_mask open_picture",
+    "image.pictures": "open_mask open_picture to_images",
     "job.adapters": "EmbeddingSettings HiresSettings LoraSettings",
     "job.job": "Job make_jobs",
     "job.record": "ImageSettings job_from_dict job_to_dict",
     "job.sources": "Handover Latents Noise Picture",
-    "metadata.png": "read_settings save_png",
+    "metadata.png": "read_recipe read_settings save_png",
     "pipeline.image_heatmaps": "heatmaps_of_image",
     "pipeline.result": "Moment TextToImageResult",
     "pipeline.second_pass": "enlarge first_size refine",

@@ -1,15 +1,24 @@
-"""Every Python block of the README and of docs/ runs, in the order of the page."""
+"""The documents are right: their Python runs; the names, files and commands in them exist."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
+from argparse import ArgumentParser
+from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from sdcore import TextToImage
+from sdcore import Job, TextToImage
+from sdcore.app.cli import COMMANDS
+from sdcore.job.sources import Source
+from tests import test_rooms
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -17,7 +26,18 @@ GUIDE = ROOT / "docs" / "how_a_prompt_becomes_a_picture"
 ENGLISH = sorted((GUIDE / "en").glob("*.md"))
 CHINESE = sorted((GUIDE / "zh").glob("*.md"))
 LESSONS = [page for page in ENGLISH if page.name != "README.md"]
+CARD = ROOT / "sdcore" / "models" / "emoji" / "README.md"
+NOTES = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")]
+EVERY = [*PAGES, *NOTES, CARD, *ENGLISH, *CHINESE]
 EMBEDDED = ROOT / "sdcore" / "models" / "emoji" / "model_index.json"
+
+# Pages that open up one room; all others show what `from sdcore import ...` gives.
+INTERNALS = {
+    "explain.md": "app: what a page about a picture is made of",
+    "embedded-model.md": "training: the settings of a recipe",
+    "07_unet.md": "unet: the blocks, called one by one",
+    "08_steps_and_guidance.md": "sampling: the formula of guidance, beside its function",
+}
 
 
 def python_blocks(page: Path) -> list[tuple[int, str]]:
@@ -50,17 +70,85 @@ def test_python_blocks_run(
         exec(compile("\n" * line + code, os.fspath(page), "exec"), names)
 
 
-@pytest.mark.parametrize(
-    "page", [*PAGES, *ENGLISH, *CHINESE], ids=lambda page: f"{page.parent.name}/{page.name}"
-)
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", EVERY, ids=name_of)
+def test_pages_import_public_names(page: Path) -> None:
+    imports = re.findall(
+        r"^\s*((?:from|import) sdcore\..*)$", page.read_text("utf-8"), re.MULTILINE
+    )
+    assert bool(imports) == (page.name in INTERNALS)
+
+
+@pytest.mark.parametrize("page", EVERY, ids=name_of)
 def test_links_and_files_named_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
-    files = set(re.findall(r"(?:python|bash) ([\w/]+\.py)", text))
-    files |= set(re.findall(r"`((?:sdcore|sample|train|bench|tests|configs)/[\w/]+\.\w+)`", text))
-    missing += [name for name in files if not (ROOT / name).is_file()]
+    folders = "sdcore|sample|train|bench|tests|configs|docs"
+    files = set(re.findall(rf"(?<![\w./])((?:{folders})/[\w/.-]*\w/?)", text))
+    missing += [name for name in files if not (ROOT / name).exists()]
+    modules = set(re.findall(r"python -m ((?:sdcore|train|bench|tests|docs)[\w.]*\w)", text))
+    missing += [name for name in modules if find_spec(name) is None]
     assert not missing
+
+
+@pytest.mark.parametrize("page", EVERY, ids=name_of)
+def test_modules_named_hold_what_is_named(page: Path) -> None:
+    for name in set(re.findall(r"`(sdcore\.[\w.]+)", page.read_text("utf-8"))):
+        assert resolves(name), name
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    for split in range(name.count(".") + 1):
+        module, *inside = [name, *[""] * split] if not split else name.rsplit(".", split)
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError:
+            continue
+        for part in inside:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("page", EVERY, ids=name_of)
+def test_commands_named_take_the_flags_that_are_shown(page: Path) -> None:
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    for command, rest in re.findall(r"(?:^|[`/ ;])sdcore (\w+)((?: [^\n`#]*)?)", text):
+        if command in COMMANDS:
+            check_flags(parser_of(COMMANDS[command].module), rest)
+    for script, rest in re.findall(r"python (sample/\w+\.py)((?: [^\n`#]*)?)", text):
+        source = (ROOT / script).read_text("utf-8")
+        (module,) = re.findall(r"^from sdcore\.app\.(\w+) import main$", source, re.MULTILINE)
+        check_flags(parser_of(module), rest)
+
+
+def parser_of(module: str) -> ArgumentParser:
+    return import_module(f"sdcore.app.{module}").make_parser()
+
+
+def check_flags(parser: ArgumentParser, arguments: str) -> None:
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    assert not set(re.findall(r"(?<!\S)--[a-z][\w-]*", arguments)) - known, arguments
+
+
+def test_files_hold_the_names_that_are_shown_in_them() -> None:
+    shown = re.compile(r"((?:`\w[\w.]*`(?:,| and)?\s)+)in\s`(?:sdcore/)?([\w/]+\.py)`")
+    for page in (*PAGES, *ENGLISH):
+        for names, file in shown.findall(page.read_text("utf-8")):
+            tree = ast.parse((ROOT / "sdcore" / file).read_text("utf-8"))
+            defined = {node.name for node in tree.body if isinstance(node, DEFINITIONS)}
+            first = {name.split(".")[0] for name in re.findall(r"`([\w.]+)`", names)}
+            assert first <= defined, f"{page.name}: {first - defined} in {file}"
+
+
+DEFINITIONS = (ast.ClassDef, ast.FunctionDef)
 
 
 def test_files_of_the_reading_order_exist() -> None:
@@ -74,9 +162,66 @@ def test_files_of_the_reading_order_exist() -> None:
 def test_make_targets_named_exist() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-    for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
+    for page in EVERY:
         used = set(re.findall(r"(?:^\s*|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE))
         assert not used - targets, page.name
+
+
+# --- the rooms, the fields of a job --------------------------------------------------------------
+
+
+def rows_of(page: Path, heading: str) -> list[list[str]]:
+    """The cells of each row of the tables under a heading, without their heads."""
+    (text,) = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", page.read_text("utf-8"), re.M | re.S)
+    tables = re.findall(r"^\|[-|]+\|\n((?:\|.*\n?)+)", text, re.MULTILINE)
+    return [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for table in tables
+        for line in table.splitlines()
+    ]
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_the_table_of_rooms_is_the_one_that_is_tested() -> None:
+    above: list[str] = []
+    for room, _, may_import in rows_of(ROOT / "CONTRIBUTING.md", "The rooms"):
+        (name,) = quoted(room)
+        named = set(quoted(may_import))
+        if may_import.startswith("all above"):
+            named = set(above) - named
+        tested = set(test_rooms.BELOW[name].split()) - set(test_rooms.ALL)
+        assert named - set(test_rooms.ALL) == tested, name
+        assert named <= set(above), f"{name} stands above a room that it imports"
+        above.append(name)
+    assert set(above) == set(test_rooms.BELOW)
+
+
+def test_the_readme_shows_every_room() -> None:
+    cells = [row[0] for row in rows_of(ROOT / "README.md", "Reading the code")]
+    shown = {name.rstrip("/") for cell in cells for name in quoted(cell)}
+    folders = {path.parent.name for path in (ROOT / "sdcore").glob("*/__init__.py")}
+    assert folders <= shown
+    for *_, files in rows_of(ROOT / "README.md", "Reading the code"):
+        for name in quoted(files):
+            assert list((ROOT / "sdcore").glob(f"*/{name}")), name
+
+
+@pytest.mark.parametrize("room", sorted((ROOT / "sdcore").glob("*/__init__.py")), ids=name_of)
+def test_a_room_lists_its_files(room: Path) -> None:
+    text = ast.get_docstring(ast.parse(room.read_text("utf-8"))) or ""
+    files = {path.name for path in room.parent.glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"\b\w+\.py\b", text)) == files
+
+
+def test_the_page_on_jobs_shows_every_field() -> None:
+    rows = rows_of(ROOT / "docs" / "jobs.md", "Fields")
+    named = {name for row in rows for name in quoted(row[0])}
+    assert {field.name for field in fields(Job)} <= named
+    for source in get_args(Source):
+        assert any(name.startswith(f"{source.__name__}(") for name in named)
 
 
 # --- how a prompt becomes a picture: two languages, one set of pictures, figures and code --------

@@ -1,1 +1,12 @@
-"""What the commands share: flags, the model and its adapters, files, pages."""
+"""Commands, and what they share with a page or a server.
+
+cli.py           the command `sdcore`;  command.py   how every command ends: errors, exit codes
+flags.py         flags, and the model, adapters and jobs that they stand for
+model_choice.py  which model, and where it runs;  adapters.py   LoRAs and learned words by name
+session.py       a loaded model that paints jobs;  output.py   the files that are written
+paint.py, image.py, edit.py, inspect.py    commands
+from_picture.py  --from: a job from what a picture says
+unknown_words.py a warning for words that the model was never taught
+convert.py, convert_worker.py              old checkpoints, read in a closed process
+explain.py, explain_record.py, explain_page.py   the page that shows where each word is read
+"""

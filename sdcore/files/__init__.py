@@ -1,10 +1,11 @@
 """Files in and out: judged by content, read without trust, written whole or not at all.
 
-jsonfile.py   settings files;  header.py  safetensors headers;  weights.py  the tensors in them
+opening.py    the one way in which files are opened
+jsonfile.py   settings files;  header.py   safetensors headers;  weights.py   the tensors in them
 hashes.py     of files and of weights
 atomic.py     the one writer: a draft, synced to disk, that then gets its name;  locks.py
 layout.py     the names of weight files, variants and shards
 preflight.py  which files a model needs, and which are missing
-folder.py     a folder on disk or a hub name;  hub.py  what is fetched, from where
-component.py  one network from its folder;  saving.py  and back
+folder.py     a folder on disk or a hub name;  hub.py   what is fetched, from where
+component.py  one network from its folder;  saving.py   and back
 """

@@ -3,11 +3,12 @@
     prompt ─parse─► Parsed ─tokenize─► TokenizedPrompt ─encode─► EncodedPrompt
              text             ids, weights               states
 
-dialects    the dialects by name: parse, divide, weigh;  a1111, schedule, comfy, compel   grammars
-text        Parsed: the parts of an AND, their texts in time, clauses, passages, fragments
-encoding    tokenize and encode, TokenizedPrompt and EncodedPrompt: read this first
-chunks      ids and weights of a text;  dividing   where each tool divides a long one
-encoder     one text encoder: chunks to states;  weights   what a weight does to them
-tokens      the tokens alone, for controls;  explain   the same as a table
-other_dialects   what another dialect would make of a prompt
+dialects.py  the dialects by name: parse, divide, weigh
+a1111.py, schedule.py, comfy.py, compel.py   their grammars
+text.py      Parsed: the parts of an AND, their texts in time, clauses, passages, fragments
+encoding.py  tokenize and encode, TokenizedPrompt and EncodedPrompt: read this first
+chunks.py    ids and weights of a text;  dividing.py   where each tool divides a long one
+encoder.py   one text encoder: chunks to states;  weights.py   what a weight does to them
+tokens.py    the tokens alone, for controls;  explain.py   the same as a table
+other_dialects.py   what another dialect would make of a prompt
 """

@@ -1,6 +1,6 @@
 """From a prompt to latents.
 
-conditioning.py  prompts to what the UNet reads at each step;  sizes.py  what SDXL reads besides
+conditioning.py  prompts to what the UNet reads at each step;  sizes.py   SDXL's size conditioning
 guidance.py      the guided prediction
 begin.py         a control made ready for a run
 loop.py          step by step
