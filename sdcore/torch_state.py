@@ -14,7 +14,7 @@ left as the caller has set it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from functools import partial, wraps
 from typing import Any, TypeVar, cast
@@ -130,9 +130,9 @@ def _say(dtype: torch.dtype, arguments: Any, arrays: Any) -> bool:
     if isinstance(arguments, arrays):
         return str(arguments.dtype) == str(dtype).removeprefix("torch.")
     if isinstance(arguments, dict):
-        arguments = list(arguments.values())
+        arguments = list(cast("dict[str, Any]", arguments).values())
     if isinstance(arguments, list | tuple):
-        return any(_say(dtype, each, arrays) for each in arguments)
+        return any(_say(dtype, each, arrays) for each in cast("Sequence[Any]", arguments))
     return arguments is dtype
 
 
@@ -143,5 +143,6 @@ def _whole_to_float32(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_whole_to_float32(each) for each in value)
     if isinstance(value, dict):
-        return {name: _whole_to_float32(each) for name, each in value.items()}
+        named = cast("dict[str, Any]", value)
+        return {name: _whole_to_float32(each) for name, each in named.items()}
     return value

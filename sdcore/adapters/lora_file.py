@@ -18,7 +18,7 @@ from sdcore.checks import as_finite
 from sdcore.errors import FileError, name_some
 from sdcore.files.hashes import tensor_hash
 from sdcore.files.header import WeightFile, open_header
-from sdcore.files.jsonfile import parse_json_object, read_json
+from sdcore.files.jsonfile import is_object, parse_json_object, read_json
 from sdcore.files.weights import read_tensors
 
 # PEFT's and diffusers' names for the file in a folder.
@@ -68,7 +68,7 @@ class Lora:
             return {}
         counts: Counter[str] = Counter()
         for tags in folders.values():
-            for tag, count in tags.items() if isinstance(tags, dict) else ():
+            for tag, count in tags.items() if is_object(tags) else ():
                 if type(count) is int and count > 0:
                     counts[tag.strip()] += count
         return dict(counts.most_common())
@@ -153,7 +153,7 @@ def _change(path: Path, name: str, tensors: dict[str, Tensor], scales: _Scales) 
         tensors["magnitude"] = tensors.pop("vector").reshape(-1, 1)
     elif "magnitude" in tensors:
         tensors["magnitude"] = _as_magnitude(tensors["magnitude"])
-    present = set(tensors) - {"magnitude"}
+    present = frozenset(tensors) - {"magnitude"}
     kind = next((kind for kind in KINDS if present in kind.FORMS), None)
     if kind is None:
         parts = ", ".join(sorted(present)) or "none"
@@ -162,7 +162,8 @@ def _change(path: Path, name: str, tensors: dict[str, Tensor], scales: _Scales) 
         if 0 in tensor.shape or tensor.ndim not in (2, 4):
             raise wrong(f"Its {part} is no matrix: the shape is {tuple(tensor.shape)}.")
     if alpha is not None and (alpha.numel() != 1 or not 0 < alpha.item() < math.inf):
-        raise wrong(f"Its alpha is {alpha.flatten()[:3].tolist()}; it must be one number above 0.")
+        shown = [number.item() for number in alpha.flatten()[:3]]
+        raise wrong(f"Its alpha is {shown}; it must be one number above 0.")
     scale = scales.of(name, kind.rank(tensors), None if alpha is None else alpha.item())
     if not 0 < scale <= _SCALE_LIMIT:
         raise wrong(f"Alpha / rank is {scale:g}; it must be above 0 and at most {_SCALE_LIMIT:g}.")
@@ -202,7 +203,8 @@ class _Scales:
     def of(self, layer: str, rank: int | None, alpha: float | None) -> float:
         if alpha is not None:
             return 1.0 if rank is None else alpha / rank
-        settings = next((s for prefix, s in self.settings.items() if layer.startswith(prefix)), {})
+        mine = (s for prefix, s in self.settings.items() if layer.startswith(prefix))
+        settings = next(mine, dict[str, Any]())
         chosen = _for_layer(layer, settings.get("alpha_pattern"))
         if chosen is None:
             chosen = settings.get("lora_alpha", settings.get("alpha"))
@@ -223,6 +225,6 @@ def _for_layer(layer: str, pattern: Any) -> Any:
     PEFT takes the entries for regular expressions; diffusers and the usual recipes write plain
     names, and a stranger's expression is not run here.
     """
-    entries = pattern.items() if isinstance(pattern, dict) else ()
+    entries = pattern.items() if is_object(pattern) else ()
     plain = ((name.removeprefix("^").removesuffix("$"), value) for name, value in entries)
     return next((v for name, v in plain if layer == name or layer.endswith(f".{name}")), None)

@@ -5,8 +5,8 @@ out = base(x) + Σ amount · ΔW x
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -27,7 +27,8 @@ class AdaptedLayer(nn.Module):
         self.base = base
         self.changes = nn.ModuleList(change for change, _ in changes)
         self.amounts = tuple(amount for _, amount in changes)
-        self.register_state_dict_pre_hook(_refuse_saving)
+        register = cast(Any, self.register_state_dict_pre_hook)  # pyright: ignore[reportUnknownMemberType]
+        register(_refuse_saving)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base(x)
@@ -43,7 +44,7 @@ class AdaptedLayer(nn.Module):
 
 def adapted_layers(network: nn.Module) -> dict[str, AdaptedLayer]:
     """The layers of a network that have changes beside them, by their names."""
-    modules = network.named_modules()
+    modules = cast(Iterable[tuple[str, nn.Module]], network.named_modules())
     return {name: module for name, module in modules if isinstance(module, AdaptedLayer)}
 
 

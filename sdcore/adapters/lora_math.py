@@ -15,7 +15,7 @@ Shapes: W is (O, I) of a linear layer or (O, I, kh, kw) of a convolution, R rank
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,8 @@ class Change(nn.Module):
         turned = weight.float() + delta
         per_output = magnitude.shape[1] == 1
         rows = turned if per_output else turned.transpose(0, 1)
-        lengths = rows.flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        norms = cast(Tensor, rows.flatten(1).norm(dim=1))  # pyright: ignore[reportUnknownMemberType]
+        lengths = norms.clamp_min(torch.finfo(torch.float32).tiny)
         stretch = magnitude.float().flatten() / lengths
         to_weight = (-1, *[1] * (weight.ndim - 1)) if per_output else (-1, *[1] * (weight.ndim - 2))
         return turned * stretch.reshape(to_weight) - weight.float()

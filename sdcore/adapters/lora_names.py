@@ -14,7 +14,7 @@ model's own layers are written in every spelling, and a file's name is looked up
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from torch import nn
 
@@ -127,12 +127,14 @@ def parts_of(pipe: Model) -> dict[str, nn.Module]:
 
 def layers_of(pipe: Model) -> dict[Place, nn.Linear | nn.Conv2d]:
     """Every layer that a LoRA can change."""
-    return {
-        Place(part, name): module
-        for part, network in parts_of(pipe).items()
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    }
+    modules = _modules(parts_of(pipe))
+    return {place: module for place, module in modules if isinstance(module, nn.Linear | nn.Conv2d)}
+
+
+def _modules(parts: Mapping[str, nn.Module]) -> Iterator[tuple[Place, nn.Module]]:
+    for part, network in parts.items():
+        modules = cast(Iterator[tuple[str, nn.Module]], network.named_modules())
+        yield from ((Place(part, name), module) for name, module in modules)
 
 
 def spellings(pipe: Model) -> dict[str, Place]:
@@ -171,16 +173,15 @@ def _spell(place: Place, alone: bool) -> Iterator[str]:
 def _attention_spellings(parts: Mapping[str, nn.Module], layers: Set[Place]) -> dict[str, Place]:
     """diffusers' oldest names, in which every attention has to_q, to_k, to_v and to_out."""
     old: dict[Place, list[str]] = {}
-    for part, network in parts.items():
-        for name, module in network.named_modules():
-            if isinstance(module, SelfAttention | CrossAttention):
-                for layer in ("to_q", "to_k", "to_v", "to_out.0"):
-                    spelled = f"{name}.processor.{layer.removesuffix('.0')}"
-                    old[Place(part, f"{name}.{layer}")] = [spelled, f"{name}.processor.{layer}"]
-            elif isinstance(module, CLIPTextAttention):
-                for layer in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                    spelled = f"{name}.to_{layer.removesuffix('_proj')}"
-                    old[Place(part, f"{name}.{layer}")] = [spelled]
+    for (part, name), module in _modules(parts):
+        if isinstance(module, SelfAttention | CrossAttention):
+            for layer in ("to_q", "to_k", "to_v", "to_out.0"):
+                spelled = f"{name}.processor.{layer.removesuffix('.0')}"
+                old[Place(part, f"{name}.{layer}")] = [spelled, f"{name}.processor.{layer}"]
+        elif isinstance(module, CLIPTextAttention):
+            for layer in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                spelled = f"{name}.to_{layer.removesuffix('_proj')}"
+                old[Place(part, f"{name}.{layer}")] = [spelled]
     prefixes = {part: [f"{part}."] for part in parts} | {"unet": ["unet.", ""]}
     return {
         prefix + name: place

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from tokenizers import AddedToken
@@ -166,8 +166,9 @@ class _LearnedTokenizer(Tokenizer):
     def __init__(self, base: Tokenizer, learned: Mapping[str, _Word]) -> None:
         super().__init__(base._files)
         earlier = base.learned if isinstance(base, _LearnedTokenizer) else {}
-        self.learned = {**earlier, **learned}
-        self._bpe.add_tokens(
+        self.learned: dict[str, _Word] = {**earlier, **learned}
+        add_tokens = cast(Any, self._bpe.add_tokens)  # pyright: ignore[reportUnknownMemberType]
+        add_tokens(
             [
                 AddedToken(word, single_word=known.alone, normalized=True)
                 for word, known in self.learned.items()
@@ -177,14 +178,14 @@ class _LearnedTokenizer(Tokenizer):
         self._words_of = {id: word for word, known in self.learned.items() for id in known.ids}
 
     def pieces(self, text: str) -> list[Piece]:
-        pieces = []
+        pieces: list[Piece] = []
         for piece in super().pieces(text):
             row = self._rows.get(piece.id, range(piece.id, piece.id + 1))
             pieces += [replace(piece, id=number, joined=number > row.start) for number in row]
         return pieces
 
     def words(self, text: str, pieces: Sequence[Piece]) -> Iterator[tuple[str, int, int, range]]:
-        found, rest = [], text
+        found, rest = list[tuple[str, int, int, range]](), text
         for first, piece in enumerate(pieces):
             if piece.id in self._words_of and not piece.joined:
                 last = first + 1
@@ -200,8 +201,7 @@ class _LearnedTokenizer(Tokenizer):
         return {self._words_of[p.id] for p in self.pieces(text) if p.id in self._words_of}
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
-        numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        groups = groupby(numbers, self._words_of.get)
+        groups = groupby((int(number) for number in ids), self._words_of.get)
         texts = [word or Tokenizer.decode(self, group) for word, group in groups]
         return " ".join(text for text in texts if text)
 
@@ -216,7 +216,8 @@ class _LearnedEmbedding(nn.Module):
         super().__init__()
         self.base = base
         self.rows = nn.Parameter(rows, requires_grad=False)
-        self.register_state_dict_pre_hook(_refuse_saving)
+        register = cast(Any, self.register_state_dict_pre_hook)  # pyright: ignore[reportUnknownMemberType]
+        register(_refuse_saving)
 
     @property
     def num_embeddings(self) -> int:

@@ -181,11 +181,11 @@ class Autoencoder(Component):
 
 
 def _encode_whole(kl: AutoencoderKL, image: Tensor) -> Tensor:
-    return kl._encode(image)
+    return kl._encode(image)  # pyright: ignore[reportPrivateUsage]
 
 
 def _encode_tiles(kl: AutoencoderKL, image: Tensor) -> Tensor:
-    return kl._tiled_encode(image)
+    return kl._tiled_encode(image)  # pyright: ignore[reportPrivateUsage]
 
 
 def _decode_whole(kl: AutoencoderKL, latents: Tensor) -> Tensor:
