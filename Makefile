@@ -11,6 +11,8 @@ override export PROMPT := $(value PROMPT)
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# One worker a core, each with one thread; the tests of a file stay together and share models.
+SPREAD := -n logical --maxprocesses 8 --dist loadfile
 READY := $(VENV)/.ready
 READY_TEST := $(VENV)/.ready-test
 READY_DEV := $(VENV)/.ready-dev
@@ -25,10 +27,10 @@ sample: $(READY)  ## paint PROMPT="..." with the embedded model; further flags i
 	@$(RUN) sample/text_to_image.py $(ARGS) -- "$$PROMPT"
 
 test: $(READY_TEST)  ## the tests that need neither a GPU nor patience
-	$(RUN) -m pytest -q -m "not slow and not gpu"
+	$(RUN) -m pytest -q $(SPREAD) -m "not slow and not gpu"
 
 test-slow: $(READY_TEST)  ## the tests that take longer
-	$(RUN) -m pytest -q -m "slow and not gpu"
+	$(RUN) -m pytest -q $(SPREAD) -m "slow and not gpu"
 
 test-gpu: $(READY_TEST)  ## the tests that need a CUDA device
 	$(RUN) -m pytest -q -m gpu

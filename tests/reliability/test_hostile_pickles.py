@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from sdcore import TextToImage, UNet
-from sdcore.adapters.lora import read_lora
+from sdcore.adapters.lora_file import read_lora
 from sdcore.adapters.textual_inversion import read_embedding
 from sdcore.app.convert import WORKER
 from sdcore.checkpoint.inspection import inspect
