@@ -101,6 +101,16 @@ def test_modules_named_hold_what_is_named(page: Path) -> None:
         assert resolves(name), name
 
 
+def test_docstrings_name_modules_that_hold_what_they_name() -> None:
+    wrong = {
+        f"{name_of(path)}: {name}"
+        for path in (ROOT / "sdcore").rglob("*.py")
+        for name in re.findall(r"`(sdcore\.[\w.]*\w)", path.read_text("utf-8"))
+        if not resolves(name)
+    }
+    assert not wrong
+
+
 def resolves(name: str) -> bool:
     """Whether a dotted name is a module, or something in one."""
     for split in range(name.count(".") + 1):
@@ -214,6 +224,19 @@ def test_a_room_lists_its_files(room: Path) -> None:
     text = ast.get_docstring(ast.parse(room.read_text("utf-8"))) or ""
     files = {path.name for path in room.parent.glob("*.py")} - {"__init__.py"}
     assert set(re.findall(r"\b\w+\.py\b", text)) == files
+
+
+def test_the_glossary_is_in_order_and_names_what_the_code_has() -> None:
+    rows = rows_of(ROOT / "CONTRIBUTING.md", "Glossary")
+    words = [word for word, _ in rows]
+    assert words == sorted(words)
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "sdcore").rglob("*.py"))
+    defined = set(re.findall(r"^\s*(?:class|def) (\w+)|^([A-Z_]+)\b", code, re.MULTILINE))
+    names = {name for pair in defined for name in pair}
+    for _, meaning in rows:
+        for name in quoted(meaning):
+            if not name.endswith("/"):
+                assert name.split(".")[-1] in {*names, "index", "count"}, name
 
 
 def test_the_page_on_jobs_shows_every_field() -> None:

@@ -198,7 +198,7 @@ def hires(options: argparse.Namespace, known: HiresSettings | None = None) -> Hi
         named = zip(_SIDES, size.width_height, strict=True)
         width, height = (check_side(side, f"{name} in --hires") for name, side in named)
         return HiresSettings(width, height, HIRES_STRENGTH if strength is None else strength)
-    if strength is not None and known is None and getattr(options, "source", None) is None:
+    if strength is not None and known is None and getattr(options, "from_picture", None) is None:
         raise UsageError(
             f"--hires-strength {strength:g} has no effect.",
             "There is no second pass without --hires.",

@@ -31,7 +31,7 @@ _CHANGES = ("size", "width", "height", "images", "batch_size", "hires")
 
 def add_from_flag(parser: argparse.ArgumentParser) -> None:
     text = "paint a picture again, from what its file says; other flags come first (default: no)"
-    parser.add_argument("--from", dest="source", type=Path, metavar="PICTURE", help=text)
+    parser.add_argument("--from", dest="from_picture", type=Path, metavar="PICTURE", help=text)
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,15 @@ class Again:
 
 def read(options: argparse.Namespace, adapters: Adapters, prompts: Sequence[str]) -> Again | None:
     """What the picture of --from says; None without the flag."""
-    if options.source is None:
+    if options.from_picture is None:
         return None
     from sdcore.app.flags import job_settings, model_choice
     from sdcore.metadata.png import read_recipe
 
-    recipe = read_recipe(options.source)
+    recipe = read_recipe(options.from_picture)
     if recipe.settings is not None and recipe.settings.source is not None:
         raise UsageError(
-            f"--from {options.source} cannot be used here.",
+            f"--from {options.from_picture} cannot be used here.",
             "It was painted from another picture, which the file does not hold.",
             "Use `sdcore image` with that picture.",
         )
@@ -143,12 +143,12 @@ def read(options: argparse.Namespace, adapters: Adapters, prompts: Sequence[str]
         known = repr(recipe.model) if recipe.model else "a model that it does not name"
         digits = f" (hash {recipe.model_hash[:10]})" if recipe.model_hash else ""
         raise UsageError(
-            f"--from {options.source} needs --model.",
+            f"--from {options.from_picture} needs --model.",
             f"The picture was painted with {known:.200}{digits}; a name in a picture is not looked "
             "for on this computer.",
             "Name the folder or the file of that model.",
         )
-    again = Again(options.source, adapters.without_missing(recipe), model_choice(options))
+    again = Again(options.from_picture, adapters.without_missing(recipe), model_choice(options))
     given = {name for name in _CHANGES if getattr(options, name) is not None}
     changed = bool(prompts or given or job_settings(options))
     return again if changed else _as_one_of_a_batch(again)

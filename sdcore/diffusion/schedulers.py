@@ -1,6 +1,6 @@
 """diffusers' schedulers under the names that people use.
 
-A name says everything about the sampler: solver, order, Karras noise levels, stochastic or not. The
+A name says everything about the solver: method, order, Karras noise levels, stochastic or not. The
 model's scheduler_config.json says everything about the model: noise schedule, prediction type and
 which training steps are visited. `make_scheduler` joins the two.
 
@@ -25,7 +25,7 @@ from sdcore.errors import FileError, UsageError
 from sdcore.files.jsonfile import read_json
 
 # What a scheduler_config.json tells about the model. The rest of it (solver order, Karras sigmas,
-# ...) describes the sampler that the model was published with, and gives way to the name.
+# ...) describes the solver that the model was published with, and gives way to the name.
 _MODEL_SETTINGS = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas"),
     *("rescale_betas_zero_snr", "prediction_type", "timestep_spacing", "steps_offset"),
@@ -36,7 +36,7 @@ _MODEL_SETTINGS = (
 
 
 @dataclass(frozen=True)
-class _Sampler:
+class _Solver:
     module: str
     cls: str
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -48,26 +48,26 @@ _MULTISTEP = ("scheduling_dpmsolver_multistep", "DPMSolverMultistepScheduler")
 _SDE = ("sdcore.diffusion.dpm_sde", "DPMSolverPlusPlusSDEScheduler")
 _KARRAS = {"use_karras_sigmas": True}
 
-_SAMPLERS = {
-    "ddim": _Sampler("scheduling_ddim", "DDIMScheduler"),
-    "ddpm": _Sampler("scheduling_ddpm", "DDPMScheduler"),
+_SOLVERS = {
+    "ddim": _Solver("scheduling_ddim", "DDIMScheduler"),
+    "ddpm": _Solver("scheduling_ddpm", "DDPMScheduler"),
     # The Runge-Kutta warm-up of PNDM is always skipped for Stable Diffusion ("PLMS").
-    "pndm": _Sampler("scheduling_pndm", "PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": _Sampler(*_EULER),
-    "euler karras": _Sampler(*_EULER, _KARRAS),
-    "euler a": _Sampler("scheduling_euler_ancestral_discrete", "EulerAncestralDiscreteScheduler"),
-    "heun": _Sampler("scheduling_heun_discrete", "HeunDiscreteScheduler"),
-    "dpm++ 2m": _Sampler(*_MULTISTEP),
-    "dpm++ 2m karras": _Sampler(*_MULTISTEP, _KARRAS),
-    "dpm++ 2m sde": _Sampler(*_MULTISTEP, {"algorithm_type": "sde-dpmsolver++"}),
-    "dpm++ 2m sde karras": _Sampler(*_MULTISTEP, {"algorithm_type": "sde-dpmsolver++", **_KARRAS}),
-    "dpm++ sde": _Sampler(*_SDE),
-    "dpm++ sde karras": _Sampler(*_SDE, _KARRAS),
-    "unipc": _Sampler("scheduling_unipc_multistep", "UniPCMultistepScheduler"),
-    "lcm": _Sampler("scheduling_lcm", "LCMScheduler"),
+    "pndm": _Solver("scheduling_pndm", "PNDMScheduler", {"skip_prk_steps": True}),
+    "euler": _Solver(*_EULER),
+    "euler karras": _Solver(*_EULER, _KARRAS),
+    "euler a": _Solver("scheduling_euler_ancestral_discrete", "EulerAncestralDiscreteScheduler"),
+    "heun": _Solver("scheduling_heun_discrete", "HeunDiscreteScheduler"),
+    "dpm++ 2m": _Solver(*_MULTISTEP),
+    "dpm++ 2m karras": _Solver(*_MULTISTEP, _KARRAS),
+    "dpm++ 2m sde": _Solver(*_MULTISTEP, {"algorithm_type": "sde-dpmsolver++"}),
+    "dpm++ 2m sde karras": _Solver(*_MULTISTEP, {"algorithm_type": "sde-dpmsolver++", **_KARRAS}),
+    "dpm++ sde": _Solver(*_SDE),
+    "dpm++ sde karras": _Solver(*_SDE, _KARRAS),
+    "unipc": _Solver("scheduling_unipc_multistep", "UniPCMultistepScheduler"),
+    "lcm": _Solver("scheduling_lcm", "LCMScheduler"),
 }
 
-SCHEDULERS = tuple(_SAMPLERS)
+SCHEDULERS = tuple(_SOLVERS)
 STOCHASTIC = frozenset(
     name for name in SCHEDULERS if name in ("ddpm", "euler a", "lcm") or "sde" in name
 )
@@ -81,7 +81,7 @@ def canonical_name(name: str) -> str:
     words = str(name).lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
     plain = " ".join(words).replace("ancestral", "a").replace("uni pc", "unipc")
     plain = {"plms": "pndm"}.get(plain, plain)
-    if plain in _SAMPLERS:
+    if plain in _SOLVERS:
         return plain
     near = get_close_matches(plain, SCHEDULERS, n=1, cutoff=0.4)
     raise UsageError(
@@ -100,8 +100,8 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
         config: the model's scheduler_config.json, or the `config` of another scheduler.
     """
     name = canonical_name(name)
-    sampler = _SAMPLERS[name]
-    cls = _scheduler_class(sampler)
+    solver = _SOLVERS[name]
+    cls = _scheduler_class(solver)
     # diffusers notes which values were defaults of the class that the config was saved from.
     defaults = config.get("_use_default_values", ())
     model = {k: v for k, v in config.items() if k in _MODEL_SETTINGS and k not in defaults}
@@ -110,7 +110,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     accepted = inspect.signature(cls.__init__).parameters
     _check_model_settings(name, model, accepted)
     settings = {k: v for k, v in model.items() if k in accepted}
-    return cls(**{**settings, **sampler.settings})
+    return cls(**{**settings, **solver.settings})
 
 
 def _check_prediction_type(model: Mapping[str, Any]) -> str:
@@ -148,10 +148,10 @@ def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Collect
         )
 
 
-def _scheduler_class(sampler: _Sampler) -> Any:
-    home = sampler.module
+def _scheduler_class(solver: _Solver) -> Any:
+    home = solver.module
     home = home if home.startswith("sdcore.") else f"diffusers.schedulers.{home}"
-    return getattr(import_module(home), sampler.cls)
+    return getattr(import_module(home), solver.cls)
 
 
 def copy_scheduler(scheduler: Any) -> Any:
@@ -180,12 +180,12 @@ def load_scheduler(folder: str | Path) -> Any:
         _check_prediction_type(config)
     except UsageError as error:
         raise FileError(f"{path}: {error.what}", error.why, error.hint) from error
-    for sampler in _SAMPLERS.values():
-        if sampler.cls == class_name:
-            return _build(path, _scheduler_class(sampler), config)
+    for solver in _SOLVERS.values():
+        if solver.cls == class_name:
+            return _build(path, _scheduler_class(solver), config)
     raise FileError(
         f"{path} names the scheduler class {class_name!r:.80}, which is not supported.",
-        f"Known classes: {', '.join(sorted({s.cls for s in _SAMPLERS.values()}))}.",
+        f"Known classes: {', '.join(sorted({s.cls for s in _SOLVERS.values()}))}.",
         "Set _class_name to one of these.",
     )
 
@@ -207,9 +207,9 @@ def _build(path: Path, cls: Any, config: Mapping[str, Any]) -> Any:
 def scheduler_name(scheduler: Any) -> str:
     """The name in `SCHEDULERS` that fits a scheduler best."""
     fits = ""
-    for name, sampler in _SAMPLERS.items():
-        same = type(scheduler).__name__ == sampler.cls and all(
-            scheduler.config.get(key) == value for key, value in sampler.settings.items()
+    for name, solver in _SOLVERS.items():
+        same = type(scheduler).__name__ == solver.cls and all(
+            scheduler.config.get(key) == value for key, value in solver.settings.items()
         )
         if same:  # later names of one class are the more special ones
             fits = name

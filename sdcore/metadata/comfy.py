@@ -86,15 +86,15 @@ class _Graph:
         value = node.inputs.get(name)
         if not isinstance(value, list):
             return value
-        source = self.linked(node, name)
+        linked = self.linked(node, name)
         plain = (
-            [v for v in source.inputs.values() if isinstance(v, (str, int, float))]
-            if source
+            [v for v in linked.inputs.values() if isinstance(v, (str, int, float))]
+            if linked
             else []
         )
         if len(plain) == 1:
             return plain[0]
-        kind = source.kind if source else "no node"
+        kind = linked.kind if linked else "no node"
         self.differs(f"{name!r:.60} comes from {kind!r:.60}, which is not followed")
         return None
 

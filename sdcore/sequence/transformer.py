@@ -1,8 +1,8 @@
-"""From attention to Transformers: the encoder-decoder of 2017, and the UNet's spatial one.
+"""The Transformer of 2017: an encoder that reads a text and a decoder that writes another.
 
-An encoder block lets tokens look at one another, then thinks about each token alone. A decoder
-block reads another sequence in between. The UNet's Transformer is a stack of such decoder blocks
-whose tokens are the positions of the latent grid and whose other sequence is the text.
+An encoder block is self-attention and then a small network on each token alone. A decoder block
+reads another sequence in between. The UNet's Transformer, unet/spatial_transformer.py, is a stack
+of such decoder blocks whose tokens are the positions of the latent grid, and which read the text.
 
 Shapes: B batch, N tokens (of the image or the target), T tokens of the text or source, D width,
 V target words, C channels, h w latent grid. Masks: see attention.py. Sections and numbers in
