@@ -7,7 +7,10 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
+from typing import Literal
 
+_FILTERS = RLock()
 _PACKAGE = str(Path(__file__).parent)
 
 
@@ -67,6 +70,20 @@ def warn(message: str) -> None:
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
+
+
+@contextmanager
+def warning_filter(
+    action: Literal["error", "ignore"], category: type[Warning] = Warning, module: str = ""
+) -> Generator[None]:
+    """A filter of warnings for a block, see `warnings.filterwarnings`.
+
+    Filters belong to the whole process: two threads that change them in turn would leave one
+    behind, so one waits for the other.
+    """
+    with _FILTERS, warnings.catch_warnings():
+        warnings.filterwarnings(action, category=category, module=module)
+        yield
 
 
 def name_some(names: Sequence[str], limit: int = 5) -> str:

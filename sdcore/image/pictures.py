@@ -5,7 +5,6 @@ Shapes: B images, H W pixels.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sdcore.checks import has_type
-from sdcore.errors import FileError, UsageError
+from sdcore.errors import FileError, UsageError, warning_filter
 from sdcore.files.opening import open_file
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -59,7 +58,7 @@ def _open(path: Path) -> Image.Image:
 def _decode(file: BinaryIO, path: Path) -> Image.Image:
     try:
         with (
-            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            warning_filter("error", Image.DecompressionBombWarning),
             Image.open(file, formats=FORMATS) as image,
         ):
             if image.width * image.height > MAX_PIXELS:

@@ -8,11 +8,10 @@ limits, nothing in it is executed, no path in it is opened.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from sdcore.errors import FileError
+from sdcore.errors import FileError, warning_filter
 from sdcore.files.atomic import write_new
 from sdcore.files.opening import open_file
 from sdcore.job.record import ImageSettings
@@ -106,17 +105,18 @@ def read_recipe(path: Path) -> Recipe:
 def _texts(file: BinaryIO) -> dict[str, str]:
     from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about EXIF values that are not asked for
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
+    with (
+        warning_filter("ignore", module=r"PIL\."),  # about EXIF values that are not asked for
+        warning_filter("error", Image.DecompressionBombWarning),
+        Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image,
+    ):
+        found = {name: image.info[name] for name in TEXTS if name in image.info}
+        if not found and image.format == "PNG" and image.width * image.height <= _MOST_PIXELS:
+            image.load()  # some programs write their text behind the pixels
             found = {name: image.info[name] for name in TEXTS if name in image.info}
-            if not found and image.format == "PNG" and image.width * image.height <= _MOST_PIXELS:
-                image.load()  # some programs write their text behind the pixels
-                found = {name: image.info[name] for name in TEXTS if name in image.info}
-            if not found:
-                comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
-                found = {"parameters": _decode_comment(comment)} if comment else {}
+        if not found:
+            comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+            found = {"parameters": _decode_comment(comment)} if comment else {}
     return {name: str(text) for name, text in found.items() if str(text).strip()}
 
 

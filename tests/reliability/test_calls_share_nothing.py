@@ -39,9 +39,12 @@ from sdcore import (
     apply_embeddings,
     apply_loras,
     chain,
+    open_picture,
     read_embedding,
     read_lora,
+    read_settings,
     read_tokens,
+    save_png,
 )
 from sdcore.diffusion.schedulers import SCHEDULERS
 from sdcore.errors import NonFiniteError, UsageError
@@ -343,6 +346,30 @@ def test_an_autoencoder_that_overflows_keeps_its_type(sdxl_folder, force_upcast,
         except NonFiniteError:
             assert fails
     assert {tensor.dtype for tensor in all_tensors(pipe)} == {torch.float16}
+
+
+def test_pictures_opened_in_threads_leave_no_filter_of_warnings_behind(sd, tmp_path):
+    """Filters are the process's: two threads that put back what each found leave one behind."""
+
+    def work() -> None:
+        for _ in range(30):
+            open_picture(path)
+            read_settings(path)
+
+    path = tmp_path / "a.png"
+    result = paint(sd.pipe, "ddim", steps=1)
+    save_png(result.images[0], path, result.settings[0])
+    before, interval = list(warnings.filters), sys.getswitchinterval()
+    threads = [Thread(target=work) for _ in range(8)]
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert list(warnings.filters) == before
 
 
 # --- nothing outside reaches in ------------------------------------------------------------------
