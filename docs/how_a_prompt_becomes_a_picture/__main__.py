@@ -14,7 +14,7 @@ import time
 import torch
 
 from docs.how_a_prompt_becomes_a_picture import painting, reading, unet
-from docs.how_a_prompt_becomes_a_picture.book import PICTURES, Book
+from docs.how_a_prompt_becomes_a_picture.guide import PICTURES, Guide
 from sdcore import TextToImage
 
 
@@ -23,19 +23,19 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     PICTURES.mkdir(exist_ok=True)
-    book, pipe = Book(), TextToImage.embedded()
-    reading.recall(book, pipe)
-    reading.attention_maps(book, pipe)
-    reading.positions(book, pipe)
+    guide, pipe = Guide(), TextToImage.embedded()
+    reading.recall(guide, pipe)
+    reading.attention_maps(guide, pipe)
+    reading.positions(guide, pipe)
     run = painting.paint(pipe)
-    unet.rows_of_attention(book, run)
-    unet.spatial_transformer(book, pipe, run)
-    unet.maps_of_the_unet(book, pipe, run)
-    painting.steps_and_guidance(book, pipe, run)
-    painting.heatmaps(book, run)
-    painting.steering(book, pipe)
-    broken = book.finish()
-    print(f"{len(book.figures)} figures, {len(book.claims)} claims, {len(broken)} of them untrue")
+    unet.rows_of_attention(guide, run)
+    unet.spatial_transformer(guide, pipe, run)
+    unet.maps_of_the_unet(guide, pipe, run)
+    painting.steps_and_guidance(guide, pipe, run)
+    painting.heatmaps(guide, run)
+    painting.steering(guide, pipe)
+    broken = guide.finish()
+    print(f"{len(guide.figures)} figures, {len(guide.claims)} claims, {len(broken)} of them untrue")
     print(f"{time.monotonic() - began:.0f} s")
     for sentence in broken:
         print(f"not true of this model: {sentence}", file=sys.stderr)

@@ -12,13 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from docs.how_a_prompt_becomes_a_picture.book import Book, percent
 from docs.how_a_prompt_becomes_a_picture.drawing import Sheet, hot
+from docs.how_a_prompt_becomes_a_picture.guide import Guide, percent
 from docs.how_a_prompt_becomes_a_picture.reading import PROMPT
-from sdcore import Job, Moment, TextToImage, read_tokens
-from sdcore.control.heatmaps import WordHeatmaps
-from sdcore.control.prompt_edit import EditSettings, PromptEdit
-from sdcore.image.pictures import to_images
+from sdcore import (
+    EditSettings,
+    Job,
+    Moment,
+    PromptEdit,
+    TextToImage,
+    WordHeatmaps,
+    read_tokens,
+    to_images,
+)
 
 SEED, FEW = 3, 12  # steps of the runs beside the main one
 SCALES = (1.0, 2.0, 4.0, 7.0)
@@ -58,7 +64,7 @@ def paint(pipe: TextToImage) -> Painted:
 # --- page 8 ------------------------------------------------------------------------------------
 
 
-def steps_and_guidance(book: Book, pipe: TextToImage, run: Painted) -> None:
+def steps_and_guidance(guide: Guide, pipe: TextToImage, run: Painted) -> None:
     count = len(run.latents)
     shown = sorted({0, count // 8, count // 4, count // 2, count - 1})
     seen = [to_images(pipe.autoencoder.decode(run.latents[i]))[0] for i in shown]
@@ -67,15 +73,15 @@ def steps_and_guidance(book: Book, pipe: TextToImage, run: Painted) -> None:
     guided = [empty.images[0], *(each.images[0] for each in runs)]
     names = [f"after step {i + 1}" for i in shown]
     scales = ["empty prompt", *(f"scale {scale:g}" for scale in SCALES)]
-    book.picture("08_steps_and_guidance.png", _rows([seen, guided], [names, scales]))
-    book.figure("steps", str(count))
-    book.figure("few_steps", str(FEW))
-    book.figure("usual_scale", f"{run.scale:g}")
+    guide.picture("08_steps_and_guidance.png", _rows([seen, guided], [names, scales]))
+    guide.figure("steps", str(count))
+    guide.figure("few_steps", str(FEW))
+    guide.figure("usual_scale", f"{run.scale:g}")
     apart = [float((each.latents - runs[0].latents).square().mean().sqrt()) for each in runs]
     spread = float(runs[0].latents.std())
-    book.figure("scale_2_moves", percent(apart[1] / spread))
-    book.figure("scale_7_moves", percent(apart[3] / spread))
-    book.claim("8: the larger the scale, the further the picture moves", apart == sorted(apart))
+    guide.figure("scale_2_moves", percent(apart[1] / spread))
+    guide.figure("scale_7_moves", percent(apart[3] / spread))
+    guide.claim("8: the larger the scale, the further the picture moves", apart == sorted(apart))
 
 
 def _rows(pictures: Sequence[Sequence[Image.Image]], names: Sequence[Sequence[str]]) -> Image.Image:
@@ -98,7 +104,7 @@ def fine(site) -> bool:
     return site.place == "up" and site.level == 1
 
 
-def heatmaps(book: Book, run: Painted) -> None:
+def heatmaps(guide: Guide, run: Painted) -> None:
     maps, side, gap, left, top = run.heatmaps, 112, 8, 118, 26
     sheet = Sheet(left + (WINDOWS + 1) * (side + gap), top + len(WORDS) * (side + gap))
     names = [f"{100 * i // WINDOWS} to {100 * (i + 1) // WINDOWS} %" for i in range(WINDOWS)]
@@ -115,27 +121,27 @@ def heatmaps(book: Book, run: Painted) -> None:
             sheet.cells(hot(series_map, low, high), left + column * (side + gap), y, cell)
         over = maps.overlay(run.picture.resize((256, 256)), word, sites=fine)
         sheet.paste(over, left + WINDOWS * (side + gap), y, side)
-    book.picture("09_heatmaps.png", sheet.image)
+    guide.picture("09_heatmaps.png", sheet.image)
     whole = maps.maps(sites=fine)  # (columns, h, w)
-    book.claim("9: the maps add up to one everywhere", bool((whole.sum(0) - 1).abs().max() < 1e-4))
+    guide.claim("9: the maps add up to one everywhere", bool((whole.sum(0) - 1).abs().max() < 1e-4))
     for word, half in (("fox", "left"), ("cat", "right")):
         each = maps.of(word, sites=fine)
         middle = each.shape[1] // 2
         here = each[:, :middle] if half == "left" else each[:, middle:]
-        book.figure(f"{word}_share", percent(float(each.mean())))
-        book.figure(f"{word}_half", percent(float(here.sum() / each.sum())))
+        guide.figure(f"{word}_share", percent(float(each.mean())))
+        guide.figure(f"{word}_half", percent(float(here.sum() / each.sum())))
     ends = maps.of("<|endoftext|>", sites=fine)
-    book.figure("end_share", percent(float(ends.mean())))
-    book.figure("grid", " x ".join(str(n) for n in ends.shape))
+    guide.figure("end_share", percent(float(ends.mean())))
+    guide.figure("grid", " x ".join(str(n) for n in ends.shape))
     early, late = _window(run, "fox", 0, 1 / WINDOWS), _window(run, "fox", 1 - 1 / WINDOWS, 1)
     alike = torch.corrcoef(torch.stack([early.flatten(), late.flatten()]))[0, 1]
-    book.claim("9: the first steps' map of the fox is like the last steps'", bool(alike > 0.5))
+    guide.claim("9: the first steps' map of the fox is like the last steps'", bool(alike > 0.5))
     blue = maps.of("blue", sites=fine)
-    book.figure("blue_most", percent(float(blue.max())))
-    book.claim("9: blue is hardly read", bool(blue.max() < 0.05))
-    book.claim("9: the fox gets a small share", bool(maps.of("fox", sites=fine).mean() < 0.2))
-    book.claim("9: the fox is read most in the left half", _side(maps, "fox") < 0.5)
-    book.claim("9: the cat is read most in the right half", _side(maps, "cat") > 0.5)
+    guide.figure("blue_most", percent(float(blue.max())))
+    guide.claim("9: blue is hardly read", bool(blue.max() < 0.05))
+    guide.claim("9: the fox gets a small share", bool(maps.of("fox", sites=fine).mean() < 0.2))
+    guide.claim("9: the fox is read most in the left half", _side(maps, "fox") < 0.5)
+    guide.claim("9: the cat is read most in the right half", _side(maps, "cat") > 0.5)
 
 
 def _window(run: Painted, word: str, start: float, end: float) -> Tensor:
@@ -152,13 +158,13 @@ def _side(maps: WordHeatmaps, word: str) -> float:
 # --- page 10 -----------------------------------------------------------------------------------
 
 
-def steering(book: Book, pipe: TextToImage) -> None:
+def steering(guide: Guide, pipe: TextToImage) -> None:
     swapped = _edited(pipe, PROMPT.replace("fox", "penguin"), cross=0.5, layout=0.3)
     colored = _edited(pipe, PROMPT.replace("light blue", "dark green"), cross=0.5, layout=0.3)
     moved = _edited(pipe, PROMPT.replace("left", "right"), cross=0.05, layout=None)
     pictures = [swapped[0], swapped[1], colored[1], moved[1]]
     names = ["the prompt", "penguin", "dark green", "to the right of"]
-    book.picture("10_steering.png", _rows([pictures], [names]))
+    guide.picture("10_steering.png", _rows([pictures], [names]))
 
 
 def _edited(

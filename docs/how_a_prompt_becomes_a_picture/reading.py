@@ -9,12 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from docs.how_a_prompt_becomes_a_picture.book import PICTURES, Book, percent
 from docs.how_a_prompt_becomes_a_picture.drawing import Sheet
-from sdcore import TextToImage
-from sdcore.attention import CrossAttention, causal_mask, reference
-from sdcore.positions import sinusoid
-from sdcore.sequence.recurrent import Recurrence
+from docs.how_a_prompt_becomes_a_picture.guide import PICTURES, Guide, percent
+from sdcore import BACKENDS, CrossAttention, Recurrence, TextToImage, causal_mask, sinusoid
 from train.chart import Point, line_chart
 
 PROMPT = "a fox to the left of a cat in flat style, light blue background"
@@ -48,7 +45,7 @@ class Recall(nn.Module):
         return self.guess(states[:, -1]).unflatten(1, (LENGTH, WORDS))
 
 
-def recall(book: Book, pipe: TextToImage) -> None:
+def recall(guide: Guide, pipe: TextToImage) -> None:
     vocabulary = pipe.text_encoder.text_model.embeddings.token_embedding.weight.detach()
     names = "fox cat dog car house tree star heart moon apple fish bird boat robot lion panda"
     ids = [int(pipe.tokenizer(name).ids[0, 1]) for name in names.split()]
@@ -62,9 +59,9 @@ def recall(book: Book, pipe: TextToImage) -> None:
             for ago, each in enumerate(shares.T)
         ]
         at_end[kind] = shares.mean(dim=0)
-        book.figure(f"{kind}_last", f"{shares[:, 0].mean():.0f} %")
-        book.figure(f"{kind}_first", f"{shares[:, -1].mean():.0f} %")
-        book.figure(f"{kind}_all", f"{shares.mean():.0f} %")
+        guide.figure(f"{kind}_last", f"{shares[:, 0].mean():.0f} %")
+        guide.figure(f"{kind}_first", f"{shares[:, -1].mean():.0f} %")
+        guide.figure(f"{kind}_all", f"{shares.mean():.0f} %")
     line_chart(
         PICTURES / "01_recall.svg",
         lines,
@@ -76,8 +73,8 @@ def recall(book: Book, pipe: TextToImage) -> None:
     print("  01_recall.svg")
     for kind in ("rnn", "lstm"):
         forgets = at_end[kind][0] > at_end[kind][-1] + 10
-        book.claim(f"1: {kind} knows the last word better than the first", bool(forgets))
-    book.claim("1: attention recalls every place better", bool(at_end["attention"].min() > 95))
+        guide.claim(f"1: {kind} knows the last word better than the first", bool(forgets))
+    guide.claim("1: attention recalls every place better", bool(at_end["attention"].min() > 95))
 
 
 def _recalled(kind: str, vectors: Tensor, seed: int) -> Tensor:
@@ -117,28 +114,28 @@ def text_attention(pipe: TextToImage, tokens: int) -> Tensor:
             project(x).unflatten(2, (attention.heads, -1)).transpose(1, 2)
             for project in (attention.q_proj, attention.k_proj)
         )
-        maps.append(reference(q, k, identity, mask)[0])
+        maps.append(BACKENDS["reference"](q, k, identity, mask)[0])
     return torch.stack(maps)[:, :, :tokens, :tokens]
 
 
-def attention_maps(book: Book, pipe: TextToImage) -> None:
+def attention_maps(guide: Guide, pipe: TextToImage) -> None:
     names = names_of(pipe)
     maps = text_attention(pipe, len(names))  # (layers, H, T, T)
     layer, head = _most_varied(maps)
-    book.figure("layer", str(layer + 1))
-    book.figure("head", str(head + 1))
-    book.figure("layers", str(len(maps)))
-    book.figure("heads", str(maps.shape[1]))
-    book.figure("largest", percent(float(maps[:, :, 1:].amax(dim=-1).mean())))
-    _one_head(book, maps[layer, head], names)
-    _all_heads(book, maps[layer], names)
+    guide.figure("layer", str(layer + 1))
+    guide.figure("head", str(head + 1))
+    guide.figure("layers", str(len(maps)))
+    guide.figure("heads", str(maps.shape[1]))
+    guide.figure("largest", percent(float(maps[:, :, 1:].amax(dim=-1).mean())))
+    _one_head(guide, maps[layer, head], names)
+    _all_heads(guide, maps[layer], names)
     block, start = maps[layer, head], names.index("background")
     reads = int(block[start, : start + 1].argmax())
-    book.figure("background_reads", f"`{names[reads]}`")
-    book.figure("background_reads_share", percent(float(block[start, reads])))
-    book.claim("2: no token reads a later one", bool((maps.triu(1) == 0).all()))
+    guide.figure("background_reads", f"`{names[reads]}`")
+    guide.figure("background_reads_share", percent(float(block[start, reads])))
+    guide.claim("2: no token reads a later one", bool((maps.triu(1) == 0).all()))
     ones = torch.ones(maps.shape[:-1])
-    book.claim("2: every row adds up to one", torch.allclose(maps.sum(-1), ones, atol=1e-5))
+    guide.claim("2: every row adds up to one", torch.allclose(maps.sum(-1), ones, atol=1e-5))
 
 
 def _most_varied(maps: Tensor) -> tuple[int, int]:
@@ -153,17 +150,17 @@ def _most_varied(maps: Tensor) -> tuple[int, int]:
     return -layer, -number
 
 
-def _one_head(book: Book, weights: Tensor, names: list[str]) -> None:
+def _one_head(guide: Guide, weights: Tensor, names: list[str]) -> None:
     cell = 38
     sheet = Sheet(130 + cell * len(names) + 20, 128 + cell * len(names) + 12)
     sheet.text(14, 16, "each row asks; what it reads, in %:", size=15)
     sheet.matrix(
         weights, 130, 128, cell, rows=names, columns=names, numbers=True, size=17, causal=True
     )
-    book.picture("02_self_attention.png", sheet.image)
+    guide.picture("02_self_attention.png", sheet.image)
 
 
-def _all_heads(book: Book, weights: Tensor, names: list[str]) -> None:
+def _all_heads(guide: Guide, weights: Tensor, names: list[str]) -> None:
     cell, left, top = 18, 92, 106
     across, down = left + cell * len(names) + 8, top + cell * len(names) + 14
     rows = -(-len(weights) // 2)
@@ -173,17 +170,17 @@ def _all_heads(book: Book, weights: Tensor, names: list[str]) -> None:
         sheet.text(x - left + 10, y - top + 16, f"head {head + 1}", size=17)
         sheet.matrix(each, x, y, cell, rows=names, columns=names, size=14, causal=True)
         read = int(each[names.index("cat")].argmax())
-        book.figure(f"cat_head_{head + 1}", f"`{names[read]}`")
-        book.figure(f"end_head_{head + 1}", f"`{names[int(each[-1].argmax())]}`")
-    book.picture("03_heads.png", sheet.image)
+        guide.figure(f"cat_head_{head + 1}", f"`{names[read]}`")
+        guide.figure(f"end_head_{head + 1}", f"`{names[int(each[-1].argmax())]}`")
+    guide.picture("03_heads.png", sheet.image)
     unlike = torch.pdist(weights.flatten(1))
-    book.claim("3: no two heads look alike", bool((unlike > 0.5).all()))
+    guide.claim("3: no two heads look alike", bool((unlike > 0.5).all()))
 
 
 # --- page 4: positions, and what each token can know -------------------------------------------
 
 
-def positions(book: Book, pipe: TextToImage) -> None:
+def positions(guide: Guide, pipe: TextToImage) -> None:
     names = names_of(pipe)
     learned = pipe.text_encoder.text_model.embeddings.position_embedding.weight
     waves = sinusoid(torch.arange(len(learned)), learned.shape[1])
@@ -203,32 +200,32 @@ def positions(book: Book, pipe: TextToImage) -> None:
     sheet.matrix(known, x, top, cell, rows=names, columns=names, size=13)
     sheet.text(x - 74, top + cell * len(names) + 16, "row: this word is exchanged;", size=13)
     sheet.text(x - 74, top + cell * len(names) + 34, "column: whose vector changes (dark)", size=13)
-    book.picture("04_positions.png", sheet.image)
+    guide.picture("04_positions.png", sheet.image)
 
     near = F.cosine_similarity(learned[:, None], learned[None], dim=-1)
-    book.figure("positions", str(len(learned)))
-    book.figure("neighbours_learned", f"{float(near.diagonal(1).mean()):.2f}")
+    guide.figure("positions", str(len(learned)))
+    guide.figure("neighbours_learned", f"{float(near.diagonal(1).mean()):.2f}")
     far = near[torch.ones(near.shape).triu(8).bool()]
-    book.figure("far_learned", f"{float(far.mean()):.2f}")
+    guide.figure("far_learned", f"{float(far.mean()):.2f}")
     wave = F.cosine_similarity(waves[:-1], waves[1:])
-    book.figure("neighbours_waves", f"{float(wave.mean()):.2f}")
+    guide.figure("neighbours_waves", f"{float(wave.mean()):.2f}")
     ruler = wave.mean() > near.diagonal(1).mean()
-    book.claim("4: waves of neighbours are more alike than what was learned", bool(ruler))
+    guide.claim("4: waves of neighbours are more alike than what was learned", bool(ruler))
     earlier = known.tril(-1)
-    book.claim("4: nothing before an exchanged word changes", bool((earlier == 0).all()))
-    book.claim("4: the end token learns of every word", bool((known[1:-1, -1] > 0).all()))
+    guide.claim("4: nothing before an exchanged word changes", bool((earlier == 0).all()))
+    guide.claim("4: the end token learns of every word", bool((known[1:-1, -1] > 0).all()))
     half = len(learned) // 2
     early, late = near[:half, :half].diagonal(1).mean(), near[half:, half:].diagonal(1).mean()
-    book.figure("half", str(half))
-    book.figure("neighbours_early", f"{float(early):.2f}")
-    book.figure("neighbours_late", f"{float(late):.2f}")
-    book.claim("4: early places are more like their neighbours", bool(early > late + 0.2))
+    guide.figure("half", str(half))
+    guide.figure("neighbours_early", f"{float(early):.2f}")
+    guide.figure("neighbours_late", f"{float(late):.2f}")
+    guide.claim("4: early places are more like their neighbours", bool(early > late + 0.2))
     told = [names[i] for i in known[:, -1].topk(2)[1].tolist()]
-    book.claim("5: the end token depends on flat most, then on light", told == ["flat", "light"])
+    guide.claim("5: the end token depends on flat most, then on light", told == ["flat", "light"])
     before_to = known[: names.index("to"), names.index("to")]
-    book.claim("5: to depends on fox most", names[int(before_to.argmax())] == "fox")
+    guide.claim("5: to depends on fox most", names[int(before_to.argmax())] == "fox")
     before_left = known[: names.index("left"), names.index("left")]
-    book.claim(
+    guide.claim(
         "5: left depends on to most, of the words before it",
         names[int(before_left.argmax())] == "to",
     )

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from docs.how_a_prompt_becomes_a_picture.book import Book, percent
 from docs.how_a_prompt_becomes_a_picture.drawing import Sheet, colored, colored_map, hot
+from docs.how_a_prompt_becomes_a_picture.guide import Guide, percent
 from docs.how_a_prompt_becomes_a_picture.painting import SEED, Painted, fine
 from docs.how_a_prompt_becomes_a_picture.reading import PROMPT
 from sdcore import TextToImage
@@ -22,7 +22,7 @@ PLACES = {"A": (0.55, 0.25), "B": (0.55, 0.75), "C": (0.06, 0.06)}  # down, acro
 # --- page 5: rows of the attention -------------------------------------------------------------
 
 
-def rows_of_attention(book: Book, run: Painted) -> None:
+def rows_of_attention(guide: Guide, run: Painted) -> None:
     maps = run.heatmaps.maps(sites=fine)  # (columns, h, w): start, end, words
     maps = torch.cat([maps[:1], maps[2:], maps[1:2]])  # in the order of the prompt
     spans = run.heatmaps.spans()
@@ -39,42 +39,42 @@ def rows_of_attention(book: Book, run: Painted) -> None:
         sheet.frame(x, y, side // width, side // height, "#000000", 2)
         sheet.text(x + side / width / 2, y + side / height / 2, name, "mm", 20, "#000000")
         most = int(rows[-1][1:-1].argmax()) + 1
-        book.figure(f"place_{name}", f"`{names[most]}`")
-        book.figure(f"place_{name}_share", percent(float(rows[-1][most])))
-        book.figure(f"place_{name}_end", percent(float(rows[-1][-1])))
+        guide.figure(f"place_{name}", f"`{names[most]}`")
+        guide.figure(f"place_{name}_share", percent(float(rows[-1][most])))
+        guide.figure(f"place_{name}_end", percent(float(rows[-1][-1])))
     shares = torch.stack(rows)  # (3, columns)
     told = ("fox", "cat", "to", "left")
     fox, cat, to, left = (shares[:, names.index(word)].tolist() for word in told)
     words = shares[:, 1:-1]
     for place, *read in zip("AB", to, left, strict=False):
-        book.figure(f"{place}_reads_to", percent(read[0]))
-        book.figure(f"{place}_reads_left", percent(read[1]))
-    book.figure("place_C_start", percent(float(shares[2, 0])))
+        guide.figure(f"{place}_reads_to", percent(read[0]))
+        guide.figure(f"{place}_reads_left", percent(read[1]))
+    guide.figure("place_C_start", percent(float(shares[2, 0])))
     own = fox[0] == float(words[0].max()) and cat[1] == float(words[1].max())
-    book.claim("5: of the words, A reads fox most, B cat", own)
-    book.claim("5: A reads fox, and the others do not", fox[0] > 0.1 > 0.01 > max(fox[1:]))
-    book.claim("5: B reads cat, and the others do not", cat[1] > 0.1 > 0.01 > max(cat[0], cat[2]))
+    guide.claim("5: of the words, A reads fox most, B cat", own)
+    guide.claim("5: A reads fox, and the others do not", fox[0] > 0.1 > 0.01 > max(fox[1:]))
+    guide.claim("5: B reads cat, and the others do not", cat[1] > 0.1 > 0.01 > max(cat[0], cat[2]))
     next_two = all(words[i].topk(3)[0][1:].tolist() == [to[i], left[i]] for i in range(2))
-    book.claim("5: to and left are what A and B read next", next_two and min(left[:2]) > 0.1)
-    book.claim("5: C reads neither to nor left", max(to[2], left[2]) < 0.01)
-    book.claim("5: C reads neither animal", max(fox[2], cat[2]) < 0.01)
+    guide.claim("5: to and left are what A and B read next", next_two and min(left[:2]) > 0.1)
+    guide.claim("5: C reads neither to nor left", max(to[2], left[2]) < 0.01)
+    guide.claim("5: C reads neither animal", max(fox[2], cat[2]) < 0.01)
     sheet.matrix(
         shares, side + 56, top + 112, cell, rows=list(PLACES), columns=names, numbers=True, size=16
     )
     sheet.text(side + 56, top + 112 + 3 * cell + 22, "one row: what one place reads, in %", size=15)
-    book.picture("05_cross_attention.png", sheet.image)
-    book.figure("image_tokens", str(height * width))
-    book.figure("text_tokens", str(run.heatmaps.marks.shape[1]))
+    guide.picture("05_cross_attention.png", sheet.image)
+    guide.figure("image_tokens", str(height * width))
+    guide.figure("text_tokens", str(run.heatmaps.marks.shape[1]))
     ones = torch.ones(len(PLACES))
-    book.claim("5: each row adds up to one", torch.allclose(shares.sum(1), ones, atol=1e-4))
+    guide.claim("5: each row adds up to one", torch.allclose(shares.sum(1), ones, atol=1e-4))
     ends, blue = shares[:, -1], float(shares[2, names.index("blue")])
     apart = bool(ends[2] > 0.5 and ends[:2].max() < 0.1)
-    book.claim("5: end and padding are most of what C reads, little of what A and B read", apart)
-    book.claim(
+    guide.claim("5: end and padding are most of what C reads, little of what A and B read", apart)
+    guide.claim(
         "5: C reads hardly a word, blue neither", bool(words[2].sum() < 0.05) and blue < 0.01
     )
-    book.claim("5: every place gives some to the start token", bool(shares[:, 0].min() > 0.1))
-    book.claim("5: places read differently", bool(torch.pdist(shares).min() > 0.01))
+    guide.claim("5: every place gives some to the start token", bool(shares[:, 0].min() > 0.1))
+    guide.claim("5: places read differently", bool(torch.pdist(shares).min() > 0.01))
 
 
 # --- page 6: grid to sequence and back ---------------------------------------------------------
@@ -107,7 +107,7 @@ def conditions(pipe: TextToImage, latents: Tensor) -> Conditions:
     return Conditions(pipe.unet.embed_time(TIME, latents, None), text, None, None)
 
 
-def spatial_transformer(book: Book, pipe: TextToImage, run: Painted) -> None:
+def spatial_transformer(guide: Guide, pipe: TextToImage, run: Painted) -> None:
     latents = noisy(pipe, run)
     given = conditions(pipe, latents)
     x, _ = pipe.unet.down_blocks[0](pipe.unet.conv_in(latents), given)
@@ -145,31 +145,31 @@ def spatial_transformer(book: Book, pipe: TextToImage, run: Painted) -> None:
     sheet.cells(colored(before[0].flatten(1).T)[None], 12, y, small)
     marked = 12 + (row * width + column) * small
     sheet.frame(marked, y, small, small, "#000000", 2)
-    book.picture("06_spatial_transformer.png", sheet.image)
-    book.figure("token_a", str(row * width + column))
-    book.figure("row_a", str(row))
-    book.figure("column_a", str(column))
-    book.figure("width_a", str(width))
-    book.figure("channels_a", str(before.shape[1]))
+    guide.picture("06_spatial_transformer.png", sheet.image)
+    guide.figure("token_a", str(row * width + column))
+    guide.figure("row_a", str(row))
+    guide.figure("column_a", str(column))
+    guide.figure("width_a", str(width))
+    guide.figure("channels_a", str(before.shape[1]))
     same = torch.equal(
         before.permute(0, 2, 3, 1).flatten(1, 2).unflatten(1, (height, width)),
         before.permute(0, 2, 3, 1),
     )
-    book.claim("6: to a sequence and back changes nothing", same)
+    guide.claim("6: to a sequence and back changes nothing", same)
     others = look.row.flatten().clone()
     others[row * width + column] = 0
     beyond = look.row.clone()
     beyond[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = 0
     other_half = float(look.row[:, width // 2 :].sum())
     most = int(others.argmax())
-    book.claim("6: a place that is no neighbour is read most", float(beyond.flatten()[most]) > 0)
-    book.claim("6: places beyond the neighbours are read", bool(beyond.sum() > 0.1))
-    book.claim(
+    guide.claim("6: a place that is no neighbour is read most", float(beyond.flatten()[most]) > 0)
+    guide.claim("6: places beyond the neighbours are read", bool(beyond.sum() > 0.1))
+    guide.claim(
         "6: the other half of the picture is read", column < width // 2 and other_half > 0.05
     )
-    book.figure("self_share", percent(float(look.row[row, column])))
-    book.figure("beyond_share", percent(float(beyond.sum())))
-    book.figure("other_half_share", percent(other_half))
+    guide.figure("self_share", percent(float(look.row[row, column])))
+    guide.figure("beyond_share", percent(float(beyond.sum())))
+    guide.figure("other_half_share", percent(other_half))
 
 
 # --- page 7: all of the UNet -------------------------------------------------------------------
@@ -200,7 +200,7 @@ def walk(pipe: TextToImage, latents: Tensor) -> list[tuple[str, bool, Tensor]]:
     return seen
 
 
-def maps_of_the_unet(book: Book, pipe: TextToImage, run: Painted) -> None:
+def maps_of_the_unet(guide: Guide, pipe: TextToImage, run: Painted) -> None:
     latents = noisy(pipe, run)
     seen, levels = walk(pipe, latents), len(pipe.unet.levels)
     prediction = pipe.unet(latents, TIME, conditions(pipe, latents).text)
@@ -226,16 +226,16 @@ def maps_of_the_unet(book: Book, pipe: TextToImage, run: Painted) -> None:
     panel("noisy latents", False, latents, 12, 40)
     panel("prediction", False, prediction, 812 - side - 12, 40)
     panel(*mid, 406 - side // 2, 40 + levels * line)
-    book.picture("07_unet.png", sheet.image)
-    book.figure("grids", ", ".join(f"{x.shape[2]} x {x.shape[3]}" for _, _, x in down))
-    book.figure("channels", ", ".join(str(x.shape[1]) for _, _, x in down))
-    book.figure("reading", str(sum(len(b.attentions or ()) for b in _blocks(pipe))))
-    book.figure("weights", f"{sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f}")
+    guide.picture("07_unet.png", sheet.image)
+    guide.figure("grids", ", ".join(f"{x.shape[2]} x {x.shape[3]}" for _, _, x in down))
+    guide.figure("channels", ", ".join(str(x.shape[1]) for _, _, x in down))
+    guide.figure("reading", str(sum(len(b.attentions or ()) for b in _blocks(pipe))))
+    guide.figure("weights", f"{sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f}")
     cross = sum(p.numel() for n, p in pipe.unet.named_parameters() if ".attn2." in n)
     whole = sum(p.numel() for p in pipe.unet.parameters())
-    book.figure("cross_weights", percent(cross / whole))
-    book.claim("7: the finest level reads no text", not down[0][1] and not up[-1][1])
-    book.claim("7: the others read it", all(text for _, text, _ in [*down[1:], *up[:-1]]))
+    guide.figure("cross_weights", percent(cross / whole))
+    guide.claim("7: the finest level reads no text", not down[0][1] and not up[-1][1])
+    guide.claim("7: the others read it", all(text for _, text, _ in [*down[1:], *up[:-1]]))
 
 
 def _blocks(pipe: TextToImage) -> list:

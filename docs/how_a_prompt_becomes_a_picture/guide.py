@@ -22,7 +22,7 @@ MARK = re.compile(r"<!--=(\w+)-->(.*?)<!--/-->")
 
 
 @dataclass
-class Book:
+class Guide:
     """Collects what the pages need; `finish` writes it."""
 
     figures: dict[str, str] = field(default_factory=dict)
@@ -43,8 +43,8 @@ class Book:
 
     def finish(self) -> list[str]:
         """Write the figures into the pages; returns the claims that do not hold."""
-        told = {"figures": self.figures, "claims": self.claims}
-        NUMBERS.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        measured = {"figures": self.figures, "claims": self.claims}
+        NUMBERS.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", "utf-8")
         for language in LANGUAGES:
             for page in sorted((HERE / language).glob("*.md")):
                 text = page.read_text("utf-8")
