@@ -105,12 +105,12 @@ class DownBlock(nn.Module):
         if not level.coarsest:
             self.downsamplers = nn.ModuleList([Downsample(level.channels)])
 
-    def forward(self, x: Tensor, given: Conditions) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, list[Tensor]]:
         kept: list[Tensor] = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, given.time)
+            x = resnet(x, conditions.time)
             if self.attentions is not None:
-                x = self.attentions[i](x, given.text, given.text_mask, given.control)
+                x = self.attentions[i](x, conditions.text, conditions.text_mask, conditions.control)
             kept.append(x)
         if self.downsamplers is not None:
             x = self.downsamplers[0](x)
@@ -129,11 +129,11 @@ class MidBlock(nn.Module):
             ResidualBlock(level.channels, level.channels, config) for _ in range(2)
         )
 
-    def forward(self, x: Tensor, given: Conditions) -> Tensor:
+    def forward(self, x: Tensor, conditions: Conditions) -> Tensor:
         assert self.attentions is not None
-        x = self.resnets[0](x, given.time)
-        x = self.attentions[0](x, given.text, given.text_mask, given.control)
-        return self.resnets[1](x, given.time)
+        x = self.resnets[0](x, conditions.time)
+        x = self.attentions[0](x, conditions.text, conditions.text_mask, conditions.control)
+        return self.resnets[1](x, conditions.time)
 
 
 class UpBlock(nn.Module):
@@ -155,12 +155,12 @@ class UpBlock(nn.Module):
             self.upsamplers = nn.ModuleList([Upsample(level.channels)])
 
     def forward(
-        self, x: Tensor, kept: list[Tensor], size: tuple[int, int] | None, given: Conditions
+        self, x: Tensor, kept: list[Tensor], size: tuple[int, int] | None, conditions: Conditions
     ) -> Tensor:
         for i, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, kept[i]], dim=1), given.time)
+            x = resnet(torch.cat([x, kept[i]], dim=1), conditions.time)
             if self.attentions is not None:
-                x = self.attentions[i](x, given.text, given.text_mask, given.control)
+                x = self.attentions[i](x, conditions.text, conditions.text_mask, conditions.control)
         if self.upsamplers is not None:
             x = self.upsamplers[0](x, size)
         return x

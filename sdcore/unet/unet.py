@@ -110,7 +110,7 @@ class UNet(Component):
             (B, out_channels, h, w): epsilon, v or x0, as the model was trained to predict.
         """
         self._check(latents, time, text, text_mask, added)
-        given = Conditions(
+        conditions = Conditions(
             time=self.embed_time(time, latents, added),
             text=text,
             text_mask=None if text_mask is None else padding_mask(text_mask),
@@ -120,15 +120,15 @@ class UNet(Component):
         x = self.conv_in(latents)
         kept = [x]
         for block in self.down_blocks:
-            x, more = block(x, given)
+            x, more = block(x, conditions)
             kept += more
 
-        x = self.mid_block(x, given)
+        x = self.mid_block(x, conditions)
 
         for level, block in zip(reversed(self.levels), self.up_blocks, strict=True):
             mine = [kept.pop() for _ in range(level.layers + 1)]
             size = (kept[-1].shape[2], kept[-1].shape[3]) if kept else None
-            x = block(x, mine, size, given)
+            x = block(x, mine, size, conditions)
 
         return self.conv_out(ACTIVATIONS[self.config.act_fn](self.conv_norm_out(x)))
 
