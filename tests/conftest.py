@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="module")
+def few_captions() -> Iterator[None]:
+    """Exports look through fewer captions for the words around the names of things."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.emoji.data.words.CAPTIONS", 200)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -240,6 +240,19 @@ def test_attend_keeps_the_layers_mask_unless_a_control_brings_its_own(name):
     torch.testing.assert_close(swapped, layer(x, more))
 
 
+@pytest.mark.parametrize("name", HERE)
+def test_a_layer_compiles_as_one_graph(name):
+    torch.compiler.reset()
+    layer = CrossAttention(12, 3, 20)
+    use_attention(layer, name)
+    x, text = torch.randn(2, 6, 12), torch.randn(2, 5, 20)
+    mask = padding_mask(torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool())
+    found = torch.compile(layer, fullgraph=True, backend="aot_eager")(x, text, mask)
+    torch.testing.assert_close(found, layer(x, text, mask))
+    found.sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
 def test_a_control_that_raises_leaves_the_layer_as_it_was():
     layer = CrossAttention(12, 3, 20, site=SITE)
     x, text = torch.randn(2, 6, 12), torch.randn(2, 5, 20)

@@ -94,7 +94,9 @@ def test_the_chart(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, sd_folder: Path) -> UNetSettings:
+def settings(
+    tmp_path_factory: pytest.TempPathFactory, sd_folder: Path, few_captions: None
+) -> UNetSettings:
     """A run of three steps, each of which leaves a checkpoint."""
     folder = tmp_path_factory.mktemp("run")
     data = DataSettings(

@@ -100,7 +100,7 @@ def shares(settings: DataSettings, judge: Judge, count: int, blur: float = 0.0) 
 
 @pytest.mark.parametrize("blur", [0.0, 1.5])
 def test_judge_reads_real_scenes(settings: DataSettings, judge: Judge, blur: float) -> None:
-    right = shares(settings, judge, 120, blur)
+    right = shares(settings, judge, 60, blur)
     assert min(right["concept"], right["style"], right["place"]) >= 0.85
     assert min(right["both objects"], right["relation"]) >= 0.85
     assert right["background"] >= 0.95
@@ -177,7 +177,7 @@ def test_fine_cells_tell_styles_apart_that_coarse_ones_cannot() -> None:
 
 
 def test_shuffled_prompts_score_near_chance(settings: DataSettings, judge: Judge) -> None:
-    prompts = compose(settings, 300)
+    prompts = compose(settings, 100)
     rows, _ = measure({"real": PerfectPainter(settings)}, prompts, judge)
     floor = {key: hits / n for key, (hits, n) in rows["floor: shuffled prompts"].items()}
     assert floor["concept"] < 0.25 and floor["background"] < 0.2  # of 8 and of 12
@@ -190,7 +190,7 @@ def test_shuffled_prompts_score_near_chance(settings: DataSettings, judge: Judge
 
 
 def test_judge_sees_what_is_wrong(settings: DataSettings, judge: Judge) -> None:
-    prompts = compose(settings, 300)
+    prompts = compose(settings, 200)
     prompts = [p for p in prompts if p.place == "left" or p.relation == "to the left of"]
     images = [ImageOps.mirror(image) for image in PerfectPainter(settings)(prompts)]
     mirrored = score(prompts, judge.read(images))

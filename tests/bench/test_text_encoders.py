@@ -104,7 +104,7 @@ def test_the_settings_of_the_comparison_are_read():
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["transformer", "lstm"])  # an RNN is an LSTM with another cell
 def test_another_network_learns_what_the_teacher_says(data, sd_folder, tmp_path, network):
     run = {"folder": str(tmp_path), "steps": 20, "batch_size": 8, "learning_rate": 1e-2}
     run |= {"sample_every": 20, "log_every": 1, "warmup_steps": 1, "precision": "no"}
@@ -158,7 +158,7 @@ def test_one_kind_of_word_is_wrong_and_nothing_else(data):
     assert len(found["order"]) + len(found["concept"]) == 80
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.usefixtures("fresh_accelerator", "few_captions")
 def test_trained_exported_and_measured(data, sd_folder, tmp_path, capsys):
     for name in ("transformer", "rnn"):
         pretrain_unet.train(unet_settings(data, sd_folder, tmp_path / name, name))

@@ -143,13 +143,12 @@ def check(pair, mask=None, tolerance=1e-6, **sizes):
     assert error(found, expected) <= tolerance
 
 
-@pytest.mark.parametrize("size", [(64, 64), (40, 56), (9, 13)], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (9, 13)], ids=lambda s: f"{s[0]}x{s[1]}")
 def test_output_at_every_size(pair, size):
     check(pair, size=size, batch=1)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("tokens", [77, 154])
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 154), (3, 77)])
 def test_output_at_every_batch_and_text_length(pair, batch, tokens):
     check(pair, batch=batch, tokens=tokens)
 
@@ -158,7 +157,6 @@ def test_output_at_every_batch_and_text_length(pair, batch, tokens):
 def test_output_on_every_backend(pair, name):
     use_attention(pair[1], name)
     try:
-        check(pair, tolerance=1e-5)
         check(pair, tolerance=1e-5, size=(9, 13))
     finally:
         use_attention(pair[1], "sdpa")
@@ -169,10 +167,9 @@ def test_output_with_a_text_mask(pair):
     check(pair, mask=real)
 
 
-@pytest.mark.parametrize("name", ["sdpa", "reference", "chunked"])
-def test_gradients_of_parameters_and_inputs(pair, name):
+def test_gradients_of_parameters_and_inputs(pair):
+    """On the backend of diffusers; tests/test_attention.py holds the others to each other."""
     theirs, ours = pair
-    use_attention(ours, name)
     grads = []
     for unet in (theirs, ours):
         latents, time, text, added = inputs(ours, size=(12, 8))
@@ -188,7 +185,6 @@ def test_gradients_of_parameters_and_inputs(pair, name):
         found = torch.autograd.grad((out * weight).sum(), [*leaves, *named.values()])
         names = ["latents", "text", "pooled_text"][: len(leaves)]
         grads.append(dict(zip([*names, *named], found, strict=True)))
-    use_attention(ours, "sdpa")
     expected, found = grads
     assert found.keys() == expected.keys()
     whole = [torch.cat([g[key].flatten() for key in expected]) for g in (found, expected)]

@@ -138,8 +138,12 @@ def test_it_learns_and_every_parameter_takes_part():
 
 @pytest.mark.parametrize(
     ("settings", "backend"),
-    [(TINY, "reference"), (SDXL, "sdpa"), (TINY, "chunked")],
-    ids=["sd reference", "sdxl sdpa", "sd chunked"],
+    [
+        (SDXL, "sdpa"),
+        pytest.param(TINY, "reference", marks=pytest.mark.slow),  # tests/test_attention.py has
+        pytest.param(TINY, "chunked", marks=pytest.mark.slow),  # the backends by themselves
+    ],
+    ids=["sdxl sdpa", "sd reference", "sd chunked"],
 )
 def test_it_compiles_as_one_graph(settings, backend):
     torch.compiler.reset()
@@ -150,11 +154,9 @@ def test_it_compiles_as_one_graph(settings, backend):
     if settings is SDXL:
         added = AddedConditions(torch.randn(2, 5), torch.arange(12.0).view(2, 6))
     compiled = torch.compile(unet, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        torch.testing.assert_close(
-            compiled(latents, time, text, added=added), unet(latents, time, text, added=added)
-        )
-    compiled(latents, time, text, added=added).sum().backward()
+    found = compiled(latents, time, text, added=added)
+    torch.testing.assert_close(found, unet(latents, time, text, added=added))
+    found.sum().backward()
     assert all(p.grad is not None for p in unet.parameters())
 
 

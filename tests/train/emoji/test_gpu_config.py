@@ -20,11 +20,11 @@ from sdcore.training.state import latest_checkpoint, load_checkpoint
 from sdcore.unet.unet import UNet
 from tests.train.emoji.tiny_recipe import write_drawings, write_networks
 from train.emoji.data.settings import DataSettings
-from train.emoji.pretrain_unet import UNetSettings, train
+from train.emoji.pretrain_unet import Check, UNetSettings, train
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "configs/train/gpu.yaml"
-STEPS, EVERY = 20, 2
+STEPS, EVERY = 8, 1
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,11 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-def test_killed_and_resumed_is_straight_to_the_bit(overrides: list[str], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_captions")
+def test_killed_and_resumed_is_straight_to_the_bit(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Check, "TIMES", (900,))  # of the losses that are noted beside samples
     killed = [*overrides, f"run.folder={tmp_path / 'killed'}"]
     command = [sys.executable, "-m", "train.emoji.pretrain_unet", "--config", CONFIG, *killed]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -65,7 +69,7 @@ def test_killed_and_resumed_is_straight_to_the_bit(overrides: list[str], tmp_pat
     assert reached is not None and load_checkpoint(reached)[0] < STEPS
 
     train(load_settings(UNetSettings, ROOT / CONFIG, killed))
-    straight = [*overrides, f"run.folder={tmp_path / 'straight'}"]
+    straight = [*overrides, f"run.folder={tmp_path / 'straight'}", f"run.sample_every={STEPS + 1}"]
     train(load_settings(UNetSettings, ROOT / CONFIG, straight))
     ends = []
     for name in ("killed", "straight"):

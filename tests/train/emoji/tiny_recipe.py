@@ -62,7 +62,8 @@ def write_networks(folder: Path) -> dict[str, str]:
     ).save_pretrained(folder / "vae")
     unet = UNetConfig(
         sample_size=16,
-        block_out_channels=(32, 32),
+        block_out_channels=(16, 16),
+        norm_num_groups=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,

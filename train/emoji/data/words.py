@@ -24,7 +24,7 @@ from train.emoji.data.settings import DataSettings
 CAPTIONS = 20_000  # that are looked through for the words around the names
 
 
-def known_words(scenes: Scenes, count: int = CAPTIONS) -> KnownWords:
+def known_words(scenes: Scenes, count: int) -> KnownWords:
     """All words that the captions of these scenes can contain, as far as `count` of them tell."""
     names, other = _told(scenes.settings)
     known = KnownWords.of(names, other)
@@ -54,7 +54,7 @@ def _told(settings: DataSettings) -> tuple[set[str], set[str]]:
 
 def save_words(scenes: Scenes, folder: Path) -> None:
     """Write words.json, sorted, beside a model's other files."""
-    known = known_words(scenes)
+    known = known_words(scenes, CAPTIONS)
     lists = {"names": sorted(known.names), "other": sorted(known.other)}
     text = json.dumps(lists, ensure_ascii=False, indent=0)
     replace_file(folder / FILE_NAME, text_writer(text + "\n"))
