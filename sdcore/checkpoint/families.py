@@ -24,7 +24,6 @@ from pathlib import Path
 
 from sdcore.errors import FileError, UsageError, name_some, warn
 from sdcore.files.header import WeightFile
-from sdcore.files.weights import read_tensor
 
 FOLDER = Path(__file__).parents[1] / "models" / "families"
 
@@ -301,6 +300,8 @@ def _judged(file: WeightFile) -> tuple[str, str]:
             f"missing: {_TELLING}",
             "download the file again",
         )
+    from sdcore.files.weights import read_tensor  # loads torch, which headers do not need
+
     spread = read_tensor(file, _TELLING).double().std(correction=0).item()
     prediction = "v_prediction" if spread > _SPREAD else "epsilon"
     warn(
