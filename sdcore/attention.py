@@ -436,9 +436,9 @@ def _choose_for(model: nn.Module, name: str) -> tuple[dict[str, AttentionLayer],
     layers = {n: each for n, each in modules if isinstance(each, AttentionLayer)}
     if not layers:
         raise UsageError(
-            f"use_attention: {type(model).__name__} has no attention layer",
-            "the backend is set on the attention layers inside a model",
-            "pass a UNet, a text encoder or another model with attention",
+            f"use_attention: {type(model).__name__} has no attention layer.",
+            "The backend is set on the attention layers inside a model.",
+            "Pass a UNet, a text encoder or another model with attention.",
         )
     weight = next(next(iter(layers.values())).parameters())
     check_attention(name)
@@ -451,8 +451,8 @@ def check_attention(name: str) -> None:
     reason = None if name == "auto" else unavailable(name)
     if reason is not None:
         known = [f"{key} ({unavailable(key) or 'available'})" for key in BACKENDS]
-        hint = f"use one of: {', '.join([*known, 'auto'])}"
-        raise UsageError(f"attention backend {name!r} cannot be used", reason, hint)
+        hint = f"Use one of: {', '.join([*known, 'auto'])}."
+        raise UsageError(f"Attention backend {name!r} cannot be used.", reason, hint)
 
 
 def unavailable(backend: str) -> str | None:

@@ -59,8 +59,8 @@ class LearnedPositions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] > len(self.weight):
             raise UsageError(
-                f"a sequence of {x.shape[1]} tokens",
-                f"learned positions exist for {len(self.weight)} tokens",
-                "shorten the sequence, or use sinusoidal positions",
+                f"The sequence has {x.shape[1]} tokens.",
+                f"Learned positions exist for {len(self.weight)} tokens.",
+                "Shorten the sequence, or use sinusoidal positions.",
             )
         return x + self.weight[: x.shape[1]]

@@ -230,7 +230,7 @@ def _misfit(
         why += f"; {len(unused)} keys are unknown: {name_some(unused)}"
     if faults:
         why += f"; {len(faults)} layers have another shape: {name_some(faults, 3)}"
-    hint = "Use a LoRA that was trained on this kind of model"
+    advice = "Use a LoRA that was trained on this kind of model."
     if fitting and not faults:
-        hint += "; allow_partial=True applies what fits"
-    return FileError(f"{lora.path} does not fit this model.", f"{why}.{noted}", f"{hint}.")
+        advice += " What fits can be applied alone: allow_partial=True."
+    return FileError(f"{lora.path} does not fit this model.", f"{why}.{noted}", advice)

@@ -60,7 +60,7 @@ def _in_diffusers_words(place: Place, change: Change) -> dict[str, Tensor]:
     if not isinstance(change, LowRank) or set(tensors) != {"down", "up"} or row:
         hint = 'Use spelling="kohya".'
         why = "diffusers' spelling has LoRA and DoRA alone."
-        raise UsageError(f"{place} cannot be saved.", f"It is of another kind: {why}", hint)
+        raise UsageError(f"{place} cannot be saved.", f"It is of another kind: {why}.", hint)
     up = tensors["up"] if change.scale == 1 else tensors["up"] * change.scale
     out = {f"{place}.lora_A.weight": tensors["down"], f"{place}.lora_B.weight": up}
     if magnitude is not None:

@@ -44,7 +44,7 @@ def as_failure(error: Exception) -> SdcoreError:
         )
     return SdcoreError(
         "Something went wrong that should not have.",
-        f"{type(error).__name__}: {first_line}",
+        f"{type(error).__name__}: {first_line}.",
         "Run it again with --debug, and report what it prints.",
     )
 

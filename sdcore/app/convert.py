@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     warnings.showwarning = show_warning
     with exit_on_error():
         if options.new.exists():
-            raise UsageError(f"{options.new} exists", "nothing is overwritten", "name another")
+            raise UsageError(f"{options.new} exists.", "Nothing is overwritten.", "Name another.")
         if options.old.is_dir() or options.old.suffix == SAFE:
             convert_model(options.old, options.new, options.dtype)
         else:
@@ -71,8 +71,8 @@ def convert_model(old: Path, new: Path, dtype_name: str) -> None:
     from sdcore.checkpoint.single_file import save_single_file
 
     if old.is_dir() == (new.suffix != SAFE):
-        why = "a folder becomes a file that ends in .safetensors, and such a file a folder"
-        raise UsageError(f"{old} cannot become {new}", why, "name the other kind")
+        why = "A folder becomes a file that ends in .safetensors, and such a file a folder."
+        raise UsageError(f"{old} cannot become {new}.", why, "Name the other kind.")
     stored = torch.float32 if dtype_name == "keep" else getattr(torch, dtype_name)
     pipe = TextToImage.from_pretrained(old, dtype=stored)
     save_single_file(pipe, new) if old.is_dir() else save_folder(pipe, new)
@@ -86,12 +86,14 @@ def convert_pickle(options: argparse.Namespace) -> None:
 
     old, new = options.old, options.new
     if new.suffix != SAFE:
-        raise UsageError(f"{new} cannot be written", "weights are safetensors", f"end it in {SAFE}")
+        raise UsageError(
+            f"{new} cannot be written.", "Weights are safetensors.", f"End it in {SAFE}."
+        )
     require_file(old)
     torch_version = tuple(int(part) for part in version("torch").split(".")[:2])
     if torch_version < OLDEST_TORCH:
-        why = f"torch {version('torch')} has a hole that such a file can use"
-        raise UsageError(f"{old} is not opened", why, "install torch 2.10 or newer")
+        why = f"torch {version('torch')} has a hole that such a file can use."
+        raise UsageError(f"{old} is not opened.", why, "Install torch 2.10 or newer.")
     answer: dict[str, Any] = {}
 
     def write(path: Path) -> None:
@@ -99,11 +101,13 @@ def convert_pickle(options: argparse.Namespace) -> None:
         folder.mkdir()
         answer.update(read_apart(options, folder))
         if "refused" in answer:
-            hint = "take the model from a source that has it as safetensors"
-            raise FileError(f"{old} was not converted", f"{answer['refused']:.600}", hint)
+            hint = "Take the model from a source that has it as safetensors."
+            raise FileError(f"{old} was not converted.", f"{answer['refused']:.600}.", hint)
         made = folder / "converted.safetensors"
         if made.is_symlink():
-            raise FileError(f"{old} was not converted", "a link was left behind", "do not trust it")
+            raise FileError(
+                f"{old} was not converted.", "A link was left behind.", "Do not trust it."
+            )
         open_header(made)  # what comes out of that process is not trusted either
         made.rename(path)
 
@@ -139,21 +143,21 @@ def read_apart(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     try:
         said, _ = process.communicate(timeout=options.seconds)
     except subprocess.TimeoutExpired as error:
-        what = f"{options.old} was not converted"
-        raise FileError(what, f"it took over {options.seconds} s", "raise --seconds") from error
+        what = f"{options.old} was not converted."
+        raise FileError(what, f"It took over {options.seconds} s.", "Raise --seconds.") from error
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
             process.wait()
     if process.returncode:
-        why = f"the process that read it ended with {process.returncode}; it may have met a limit"
+        why = f"The process that read it ended with {process.returncode}; it may have met a limit."
         raise MemoryLimitError(
-            f"{options.old} was not converted", why, "raise --memory or --seconds"
+            f"{options.old} was not converted.", why, "Raise --memory or --seconds."
         )
     try:
         answer = json.loads(said[: 1 << 20])
     except ValueError as error:
-        why = "the process that read it gave no answer"
-        raise FileError(f"{options.old} was not converted", why, "do not trust it") from error
+        why = "The process that read it gave no answer."
+        raise FileError(f"{options.old} was not converted.", why, "Do not trust it.") from error
     is_answer = isinstance(answer, dict)
     return cast("dict[str, Any]", answer) if is_answer else {"refused": "it gave no answer"}

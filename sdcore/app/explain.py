@@ -103,9 +103,13 @@ def check(options: argparse.Namespace, prompts: list[str]) -> None:
         why = "Each picture is painted and explained alone."
         raise UsageError("--batch-size has no effect here.", why, "Leave it out.")
     if options.grid is not None and options.grid.suffix.lower() != ".png":
-        raise UsageError(f"--grid {options.grid} cannot be used.", "It is a PNG.", "End it in .png")
+        raise UsageError(
+            f"--grid {options.grid} cannot be used.", "It is a PNG.", "End it in .png."
+        )
     if options.grid is None and options.grid_steps:
-        raise UsageError("--grid-steps is given alone.", "There is no grid.", "Add --grid grid.png")
+        raise UsageError(
+            "--grid-steps is given alone.", "There is no grid.", "Add --grid grid.png."
+        )
     several = len(prompts) * flags.count(options, "images", 1) > 1
     one_page = options.output.suffix.lower() == _PAGE
     if (one_page and several) or options.output.suffix.lower() == ".png":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sdcore.app.adapters import Adapters, read_lora_flag
 from sdcore.app.model_choice import PRECISIONS, ModelChoice
 from sdcore.errors import FileError, UsageError
+from sdcore.files.opening import read_bytes
 
 if TYPE_CHECKING:
     from sdcore.job.adapters import HiresSettings, LoraSettings
@@ -24,6 +25,7 @@ _DEFAULT = " (default: %(default)s)"
 BATCH_SIZE = 4
 HIRES_STRENGTH = 0.4
 _SIDES = ("width", "height")
+_PROMPTS_LIMIT = 16 << 20  # bytes of a file of prompts
 # Fields of a job that no flag gives as it is.
 _NO_FLAGS = ("prompt", "size", "source", "hires", "loras", "embeddings")
 
@@ -233,12 +235,11 @@ def with_loras(
 def read_prompts(path: Path) -> list[str]:
     """The lines of a UTF-8 file that are not blank. Raises FileError."""
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "It is not UTF-8 text."
+        lines = read_bytes(path, _PROMPTS_LIMIT).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise FileError(
             f"--prompt-file {path} cannot be read.",
-            f"{why}",
+            "It is not UTF-8 text.",
             "Give a text file, one prompt a line.",
         ) from error
     prompts = [line.strip() for line in lines if line.strip()]

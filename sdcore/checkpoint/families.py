@@ -104,9 +104,9 @@ def recognise(file: WeightFile, *, prediction_type: str | None = None) -> Family
     if name is None:
         known = "; ".join(f"{_TITLES[name]}: {w}, {n}" for (w, n), name in _FAMILIES.items())
         raise FileError(
-            f"{file.path} holds a UNet of no family that is known",
-            f"its text width is {text_width} and its label_emb {labels}; {known}",
-            "give the settings of the model as a folder in diffusers layout with config=",
+            f"{file.path} holds a UNet of no family that is known.",
+            f"Its text width is {text_width} and its label_emb {labels}; {known}.",
+            "Give the model's settings too: a folder in diffusers layout, as its config.",
         )
     channels = _in_channels(file)
     said = spoken_prediction(file, prediction_type)
@@ -154,9 +154,11 @@ def spoken_prediction(
     """
     if prediction_type is not None:
         if prediction_type not in PREDICTION_TYPES:
-            why = f"single files predict {' or '.join(PREDICTION_TYPES)}"
-            hint = "leave it out to go by what the file says"
-            raise UsageError(f"prediction_type={prediction_type!r:.80} cannot be used", why, hint)
+            why = f"Single files predict {' or '.join(PREDICTION_TYPES)}."
+            hint = "Leave it out to go by what the file says."
+            raise UsageError(
+                f"The prediction type {prediction_type!r:.80} cannot be used.", why, hint
+            )
         return prediction_type, "prediction_type, as given"
     if "v_pred" in file.shapes:
         return "v_prediction", "the marker tensor v_pred"
@@ -165,9 +167,9 @@ def spoken_prediction(
         return None
     if word.lower() not in _WORDS:
         raise FileError(
-            f"{file.path}: its header gives {_SPOKEN} as {word!r:.80}",
-            f"known words: {', '.join(_WORDS)}",
-            "say prediction_type='epsilon' or 'v_prediction' yourself",
+            f"{file.path}: its header gives {_SPOKEN} as {word!r:.80}.",
+            f"Known words: {', '.join(_WORDS)}.",
+            "Say yourself what it predicts: epsilon or v_prediction.",
         )
     return _WORDS[word.lower()], f"{_SPOKEN} in the header"
 
@@ -193,14 +195,14 @@ def check_whole(file: WeightFile) -> None:
     ]
     if kind == _UNET_ALONE:
         raise FileError(
-            f"{file.path} is no whole model: it holds {kind}",
-            f"missing: {', '.join(missing)}",
-            "take the checkpoint's full file, or a folder in diffusers layout",
+            f"{file.path} is no whole model: it holds {kind}.",
+            f"Missing: {', '.join(missing)}.",
+            "Take the checkpoint's full file, or a folder in diffusers layout.",
         )
     raise FileError(
-        f"{file.path} is no whole model: it holds {kind}",
-        f"its tensors: {name_some(list(file.shapes), 3)}",
-        "give the file of a whole Stable Diffusion 1.x, 2.x or XL model",
+        f"{file.path} is no whole model: it holds {kind}.",
+        f"Its tensors: {name_some(list(file.shapes), 3)}.",
+        "Give the file of a whole Stable Diffusion 1.x, 2.x or XL model.",
     )
 
 
@@ -285,9 +287,9 @@ def _in_channels(file: WeightFile) -> int:
     channels = shape[1] if len(shape) == 4 else 0
     if channels not in _CHANNELS:
         raise FileError(
-            f"{file.path} holds a UNet that reads {channels} channels",
+            f"{file.path} holds a UNet that reads {channels} channels.",
             _OTHER_CHANNELS.get(channels, f"{_FIRST_CONV} has the shape {shape}"),
-            "use a text-to-image model (4 channels) or one for inpainting (9)",
+            "Use a text-to-image model (4 channels) or one for inpainting (9).",
         )
     return channels
 
@@ -296,9 +298,9 @@ def _judged(file: WeightFile) -> tuple[str, str]:
     """SD 2.x base and SD 2.x 768-v differ in nothing but their numbers; what these suggest."""
     if _TELLING not in file.shapes:
         raise FileError(
-            f"{file.path}: the UNet of an SD 2.x model lacks a tensor",
-            f"missing: {_TELLING}",
-            "download the file again",
+            f"{file.path}: the UNet of an SD 2.x model lacks a tensor.",
+            f"Missing: {_TELLING}.",
+            "Download the file again.",
         )
     from sdcore.files.weights import read_tensor  # loads torch, which headers do not need
 

@@ -100,8 +100,8 @@ def _refuse(kind: str, **given: object) -> None:
     """Refuse arguments that mean nothing for this kind of model."""
     for argument, value in given.items():
         if value is not None:
-            what = f"{argument}={value!r:.80} cannot be used"
-            raise UsageError(what, f"this model is {kind}", "leave it out")
+            what = f"{argument}={value!r:.80} cannot be used."
+            raise UsageError(what, f"This model is {kind}.", "Leave it out.")
 
 
 def save_folder(model: Model, folder: Path) -> None:

@@ -23,12 +23,12 @@ from sdcore.checkpoint.ldm_names import Entry, is_leftover, table, text_prefix
 from sdcore.checkpoint.model import Model
 from sdcore.checkpoint.parts import NETWORKS, PARTS, TOKENIZER_OF, find_components
 from sdcore.diffusion.schedulers import load_scheduler, make_scheduler
-from sdcore.errors import FileError, NonFiniteError, UsageError, name_some
+from sdcore.errors import FileError, UsageError, name_some
 from sdcore.files.atomic import replace_file
 from sdcore.files.component import Component, build_without_memory, check_placement, list_faults
 from sdcore.files.folder import ModelIndex
 from sdcore.files.header import WeightFile, open_header
-from sdcore.files.weights import is_finite, read_tensors, tensors_writer
+from sdcore.files.weights import check_finite, read_tensors, tensors_writer
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
 from sdcore.torch_state import with_own_torch_state
@@ -116,10 +116,7 @@ def save_single_file(model: Model, path: str | Path, *, dtype: torch.dtype | Non
         for entry in entries:
             whole = entry.to_file([parameters[name].detach() for name in entry.parameters])
             tensors[entry.name] = whole.to("cpu", dtype).contiguous()
-    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
-    if broken:
-        why = f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}"
-        raise NonFiniteError("saving weights", why, "keep the last good checkpoint; use bfloat16")
+    check_finite(tensors, dtype)
     word = "v" if "v_pred" in tensors else "epsilon"
     notes = {"format": "pt", "modelspec.prediction_type": word}
     replace_file(path, tensors_writer(tensors, notes))
@@ -129,26 +126,26 @@ def _check_parameters(models: Mapping[str, Any]) -> None:
     """Check that each model is one that files can hold, with the parameters it was built with."""
     for part, model in models.items():
         if type(model) is not (expected := PARTS[part].load_class()):
-            why = f"single files hold a {expected.__name__}"
-            what = f"the {part} is a {type(model).__name__}, which no single file can hold"
-            raise UsageError(what, why, "save it as a folder")
+            why = f"Single files hold a {expected.__name__}."
+            what = f"The {part} is a {type(model).__name__}, which no single file can hold."
+            raise UsageError(what, why, "Save it as a folder.")
         with torch.device("meta"):
             fresh = type(model)(model.config)
         shapes = (
             {name: tuple(t.shape) for name, t in m.state_dict().items()} for m in (fresh, model)
         )
         if faults := list_faults(*shapes):
-            hint = "merge a LoRA or take it off before saving"
-            raise UsageError(f"the {part} is not as it was built", "; ".join(faults), hint)
+            hint = "Merge a LoRA or take it off before saving."
+            raise UsageError(f"The {part} is not as it was built.", f"{'; '.join(faults)}.", hint)
 
 
 def _markers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
     predicted = scheduler.get("prediction_type", "epsilon")
     if predicted not in ("epsilon", "v_prediction"):
         raise UsageError(
-            f"a model that predicts {predicted!r} cannot be written as a single file",
-            "such files can say epsilon and v_prediction",
-            "save it as a folder",
+            f"A model that predicts {predicted!r} cannot be written as a single file.",
+            "Such files can say epsilon and v_prediction.",
+            "Save it as a folder.",
         )
     markers = {
         "v_pred": predicted == "v_prediction",
@@ -200,20 +197,20 @@ def _match(
         if not is_leftover(name, models):
             other = names.setdefault(_usual_name(name, models), name)
             if other != name:
-                why = f"{other:.120} and {name:.120} are two tensors of one name"
-                raise FileError(f"{file.path} is damaged", why, "download or convert it again")
+                why = f"{other:.120} and {name:.120} are two tensors of one name."
+                raise FileError(f"{file.path} is damaged.", why, "Download or convert it again.")
     integers = [
         name for known, name in names.items() if known in expected and name in file.integers
     ]
     if integers:
-        why = f"weights are real numbers; whole ones are in {name_some(integers)}"
-        raise FileError(f"{file.path} is damaged", why, "download it again")
+        why = f"Weights are real numbers; whole ones are in {name_some(integers)}."
+        raise FileError(f"{file.path} is damaged.", why, "Download it again.")
     faults = list_faults(expected, {known: file.shapes[name] for known, name in names.items()})
     if faults:
         raise FileError(
-            f"{file.path} does not fit the model that it seems to be",
-            "; ".join(faults),
-            "for a distilled or changed network give its settings, a diffusers folder, as config=",
+            f"{file.path} does not fit the model that it seems to be.",
+            f"{'; '.join(faults)}.",
+            "Give the settings of a changed network too: a diffusers folder, as its config.",
         )
     return names
 

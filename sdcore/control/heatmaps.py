@@ -91,7 +91,9 @@ class WordHeatmaps(RunControl):
     ) -> None:
         if type(windows) is not int or windows < 1:
             why = "It counts the parts of the run that are kept apart."
-            raise UsageError(f"windows is {windows!r}.", why, "Use a whole number from 1 up.")
+            raise UsageError(
+                f"The number of windows is {windows!r}.", why, "Use a whole number from 1 up."
+            )
         readings = as_readings(tokens)
         self.marks = column_marks(readings)  #               (P, T, G)
         self.tokens = readings[0]
@@ -266,7 +268,7 @@ class WordHeatmaps(RunControl):
         if not reached[columns].any():
             raise UsageError(
                 f"The word {word!r} has no map: it did not reach the model.",
-                f"The prompt was cut: {self.tokens.cut[self._prompt(image)]!r:.200}",
+                f"The prompt was cut: {self.tokens.cut[self._prompt(image)]!r:.200}.",
                 "Shorten the prompt, or move the word to its front.",
             )
         return columns

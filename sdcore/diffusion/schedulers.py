@@ -232,7 +232,7 @@ def set_steps(scheduler: Any, steps: int, device: torch.device | str = "cpu") ->
     try:
         scheduler.set_timesteps(steps, device=device)
     except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise _too_many_steps(scheduler, steps, str(error)) from None
+        raise _too_many_steps(scheduler, steps, f"{error}.") from None
     times = scheduler.timesteps
     # A step between two equal noise levels is a division by zero in the multistep solvers. (The
     # solvers of order 2 list each level twice.)

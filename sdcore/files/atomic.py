@@ -21,7 +21,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
@@ -164,7 +164,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _draft(folder: Path, pause: float = 0.0) -> Iterator[Path]:
+def _draft(folder: Path, pause: float = 0.0) -> Generator[Path]:
     """An empty folder inside `folder` that is this call's alone, and is gone afterwards.
 
     Args:

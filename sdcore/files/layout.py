@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sdcore.errors import FileError, UsageError, name_some
+from sdcore.files.jsonfile import is_object
 
 CONFIG_NAME = "config.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -35,11 +36,12 @@ def index_file_name(name: str, variant: str | None) -> str:
 
 def check_variant(variant: str | None) -> None:
     """Refuse a variant that is no plain word: it becomes part of a file name."""
-    if variant is not None and not (isinstance(variant, str) and variant.isidentifier()):
+    word = isinstance(variant, str) and variant.isidentifier()  # pyright: ignore[reportUnnecessaryIsInstance]
+    if variant is not None and not word:
         raise UsageError(
-            f"variant={variant!r:.80} cannot be used",
-            "a variant is the word in a weight file's name, as in model.fp16.safetensors",
-            'use variant="fp16", or leave it out',
+            f"The variant {variant!r:.80} cannot be used.",
+            "A variant is the word in a weight file's name, as in model.fp16.safetensors.",
+            "Use fp16, or leave it out.",
         )
 
 
@@ -69,12 +71,12 @@ def why_no_weights(files: Collection[str], name: str, variant: str | None) -> tu
     there = variants(files, name)
     pickles = sorted(file for file in files if PurePosixPath(file).suffix in PICKLE_SUFFIXES)
     if choose_weights(files, name, None):
-        return missing, "leave the variant out: the plain weights are there"
+        return missing, "Leave the variant out: the plain weights are there."
     if there:
-        return missing, f"choose a variant that is there: {name_some(there)}"
+        return missing, f"Choose a variant that is there: {name_some(there)}."
     if pickles:
-        return missing, f"convert {pickles[0]}, a pickle file, with `sdcore convert`"
-    return missing, "check the folder, or download the model again"
+        return missing, f"Convert {pickles[0]}, a pickle file, with `sdcore convert`."
+    return missing, "Check the folder, or download the model again."
 
 
 def shards_in_index(content: dict[str, Any], index: str) -> list[str]:
@@ -88,14 +90,15 @@ def shards_in_index(content: dict[str, Any], index: str) -> list[str]:
         FileError: it has none, or one that is not a file beside it.
     """
     weight_map = content.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise bad_index(index, "it has no weight_map")
-    for name in weight_map.values():
+    if not is_object(weight_map) or not weight_map:
+        raise bad_index(index, "It has no weight_map.")
+    names = weight_map.values()
+    for name in names:
         plain = isinstance(name, str) and PurePosixPath(name).name == name and "\\" not in name
         if not plain:
-            raise bad_index(index, f"{name!r:.120} is not the name of a file in its folder")
-    return sorted(set(weight_map.values()))
+            raise bad_index(index, f"{name!r:.120} is not the name of a file in its folder.")
+    return sorted(set(names))
 
 
 def bad_index(index: str, why: str) -> FileError:
-    return FileError(f"{index} does not describe its shards", why, "download the model again")
+    return FileError(f"{index} does not describe its shards.", why, "Download the model again.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def require_file(path: Path) -> int:
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[io.BufferedReader]:
+def open_file(path: Path) -> Generator[io.BufferedReader]:
     """An ordinary file, open to be read. FileError as `require_file`, or where reading it fails."""
     require_file(path)
     try:

@@ -87,10 +87,10 @@ def preflight(source: ModelFiles, parts: Mapping[str, str], variant: str | None)
                 hints.append(hint)
         files |= _there(source, folder, _EXTRAS.get(kind, ()))
     if missing:
-        what = "a file is missing" if len(missing) == 1 else f"{len(missing)} files are missing"
+        what = "a file" if len(missing) == 1 else f"{len(missing)} files"
         holds = ", ".join(f"{path or 'it'} holds {_contents(source, path)}" for path in parts)
         why = name_some(missing, limit=30) if len(parts) > 1 else f"{missing[0]}; {holds}"
-        raise FileError(f"{source.name}: {what}", why, hints[0])
+        raise FileError(f"{source.name} lacks {what}.", f"Missing: {why}.", hints[0])
     return Preflight(files, chosen)
 
 
@@ -112,9 +112,9 @@ def _choose_variants(
     if plain and len(plain) == len(networks):
         others = sorted({v for f in networks for v in variants(listings[f], parts[f])})
         raise FileError(
-            f"{source.name} has no weights of the variant {variant!r}",
-            f"it comes in: {', '.join(['plain', *others])}",
-            "leave the variant out, or choose one that is there",
+            f"{source.name} has no weights of the variant {variant!r}.",
+            f"It comes in: {', '.join(['plain', *others])}.",
+            "Leave the variant out, or choose one that is there.",
         )
     for folder in plain:
         name = choose_weights(listings[folder], parts[folder], None)
@@ -128,7 +128,7 @@ def _needed(
     source: ModelFiles, folder: str, kind: str, variant: str | None
 ) -> Iterator[tuple[str, str]]:
     """Names of the files that a part needs, each with what to do where it is missing."""
-    again = "download the model again, or take it from where it is whole"
+    again = "Download the model again, or take it from where it is whole."
     there = source.listing(folder)
     if kind == SCHEDULER:
         yield "scheduler_config.json", again

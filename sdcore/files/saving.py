@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from sdcore.errors import NonFiniteError, UsageError, name_some
+from sdcore.errors import UsageError
 from sdcore.files.atomic import Write, json_writer, replace_files
 from sdcore.files.layout import (
     CONFIG_NAME,
@@ -17,7 +17,7 @@ from sdcore.files.layout import (
     shard_file_name,
     weights_file_name,
 )
-from sdcore.files.weights import is_finite, tensors_writer
+from sdcore.files.weights import check_finite, tensors_writer
 
 _NOTES = {"format": "pt"}  # transformers opens no file without it
 
@@ -60,10 +60,7 @@ def save_component(
         key: value.detach().to("cpu", dtype).contiguous()
         for key, value in module.state_dict().items()
     }
-    broken = [key for key, value in state.items() if not is_finite(value)]
-    if broken:
-        why = f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}"
-        raise NonFiniteError("saving weights", why, "keep the last good checkpoint; use bfloat16")
+    check_finite(state, dtype)
     config = {**module.config.to_dict()}
     writers = _weight_writers(state, module.WEIGHTS_NAME, variant, shard_bytes)
     stale = _other_weights(folder, module.WEIGHTS_NAME, variant, set(writers))
@@ -98,8 +95,8 @@ def _split(state: dict[str, Tensor], shard_bytes: int | None) -> list[dict[str, 
         return [state]
     largest = max(value.nbytes for value in state.values())
     if shard_bytes < largest:
-        why = f"the largest weight alone has {largest} bytes"
-        raise UsageError(f"shard_bytes={shard_bytes} is too small", why, f"use {largest} or more")
+        why = f"The largest weight alone has {largest} bytes."
+        raise UsageError(f"shard_bytes={shard_bytes} is too small.", why, f"Use {largest} or more.")
     shards: list[dict[str, Tensor]] = [{}]
     room = shard_bytes
     for key, value in state.items():

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from sdcore.errors import FileError, name_some
+from sdcore.errors import FileError, NonFiniteError, name_some
 from sdcore.files.atomic import Write
 from sdcore.files.header import BYTES, WeightFile, unsound
 
@@ -42,11 +42,11 @@ def read_tensors(
                     if not is_finite(tensors[name]):  # while it lies in the processor's cache
                         broken.append(name)
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise unsound(file.path, str(error)) from error
+        raise unsound(file.path, f"{error}.") from error
     if broken:
-        why = f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}"
-        hint = "take the weights from another source, or load them as torch.float32"
-        raise FileError(f"{file.path} holds numbers that are not finite", why, hint)
+        why = f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}."
+        hint = "Take the weights from another source, or load them as float32."
+        raise FileError(f"{file.path} holds numbers that are not finite.", why, hint)
     return tensors
 
 
@@ -75,6 +75,17 @@ def tensors_writer(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | Non
             raise OSError(f"{error}") from error
 
     return write
+
+
+def check_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    """Refuse to save weights that are NaN or infinite, at least as the type they are saved in."""
+    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if broken:
+        raise NonFiniteError(
+            "The weights cannot be saved.",
+            f"NaN or infinity, at least as {dtype or 'it is'}, in {name_some(broken)}.",
+            "Keep the last good checkpoint, or save them as bfloat16.",
+        )
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -79,7 +79,7 @@ def _decode(file: BinaryIO, path: Path) -> Image.Image:
     except Exception as error:  # Pillow's readers raise many kinds for damaged files
         raise FileError(
             f"{path} is damaged.",
-            f"{type(error).__name__}: {error}",
+            f"{type(error).__name__}: {error}.",
             "Open it in an image program and save it again as PNG.",
         ) from error
 

@@ -47,7 +47,7 @@ def greedy(
     state = model.start(source, real)
     word = source.new_full((len(source), 1), first)  #               (B, 1)
     ended = torch.zeros_like(word, dtype=torch.bool)
-    words = []
+    words: list[Tensor] = []
     for _ in range(most):
         logits, state = model.step(word, state)  #                   (B, 1, V)
         word = logits.argmax(dim=-1).masked_fill(ended, last)

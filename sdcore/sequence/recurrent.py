@@ -124,7 +124,7 @@ class Recurrence(nn.Module):
             state: to begin with; zeros where there is none.
         """
         now = x.new_zeros(self.cell.KEPT, len(x), self.size) if state is None else state
-        shown = []
+        shown: list[Tensor] = []
         for t, inputs in enumerate(self.cell.from_input(x).unbind(dim=1)):  # (B, G S) each
             after = self.cell(inputs, now)
             now = after if real is None else torch.where(real[:, t, None].bool(), after, now)
@@ -160,16 +160,16 @@ class RecurrentTextConfig:
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
-            raise _bad_setting("cell", self.cell, f"there are {', '.join(CELLS)}")
+            raise _bad_setting("cell", self.cell, f"There are {', '.join(CELLS)}.")
         for name, value in asdict(self).items():
             if name not in ("cell", "layer_norm_eps") and as_int(value, 0) is None:
-                raise _bad_setting(name, value, "it must be a whole number")
+                raise _bad_setting(name, value, "It must be a whole number.")
         for name in ("vocab_size", "hidden_size", "state_size", "num_hidden_layers"):
             if not 1 <= getattr(self, name) <= 1 << 24:
-                raise _bad_setting(name, getattr(self, name), f"it must be from 1 to {1 << 24}")
+                raise _bad_setting(name, getattr(self, name), f"It must be from 1 to {1 << 24}.")
         eps = self.layer_norm_eps
         if as_finite(eps) is None or not 0 < eps < 1:
-            raise _bad_setting("layer_norm_eps", eps, "it must be a number between 0 and 1")
+            raise _bad_setting("layer_norm_eps", eps, "It must be a number between 0 and 1.")
 
     @classmethod
     def matching(cls, clip: CLIPTextConfig, cell: str) -> RecurrentTextConfig:
@@ -201,9 +201,11 @@ class RecurrentTextConfig:
         settings = {k: v for k, v in settings.items() if k not in ("architectures", "model_type")}
         known = {field.name for field in fields(cls)}
         for name in settings.keys() - known:
-            raise _bad_setting(name, settings[name], "a recurrent text encoder has no such setting")
+            raise _bad_setting(
+                name, settings[name], "A recurrent text encoder has no such setting."
+            )
         for name in sorted(known - settings.keys() - {"layer_norm_eps"}):
-            raise _bad_setting(name, None, "it is missing")
+            raise _bad_setting(name, None, "It is missing.")
         return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -296,5 +298,7 @@ def load_text_encoder(folder: str | Path, **where: Any) -> CLIPTextEncoder | Rec
 
 def _bad_setting(name: str, value: object, why: str) -> UsageError:
     return UsageError(
-        f"text encoder setting {name} = {value!r:.80} cannot be used", why, "correct the setting"
+        f"The text encoder's setting {name} = {value!r:.80} cannot be used.",
+        why,
+        "Correct the setting.",
     )

@@ -96,7 +96,7 @@ class RecurrentTranslator(nn.Module):
         if self.attention is None:
             shown, after = self.decoder(x, state=state.state)
             return self.to_words(shown), replace(state, state=after)
-        outputs = []
+        outputs: list[Tensor] = []
         for word in x.unbind(dim=1):  # what is looked at depends on the state: word by word
             assert state.keys is not None
             context = self.attention(state.state[0], state.source, state.keys, state.real)

@@ -189,7 +189,7 @@ class Transformer(nn.Module):
         mask = causal_mask(written + words.shape[1], words.device)[written:]  # (N, n + N)
         x = self.target_words(words) * math.sqrt(self.config.width)
         x = self.positions(x, written)
-        kept = []
+        kept: list[Tensor] = []
         for block, before, source in zip(self.decoder, state.words, state.source, strict=True):
             x, now = block(x, before, source, mask, state.source_mask)
             kept.append(now)

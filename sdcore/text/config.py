@@ -74,33 +74,35 @@ class CLIPTextConfig:
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             value = getattr(self, name)
             if as_int(value) is None and (value is not None or name == "eos_token_id"):
-                raise _bad_setting(name, value, "it must be one whole number")
+                raise _bad_setting(name, value, "It must be one whole number.")
         if self.hidden_act not in ACTIVATION_NAMES:
-            raise _bad_setting("hidden_act", self.hidden_act, f"sdcore has {ACTIVATION_NAMES}")
+            raise _bad_setting("hidden_act", self.hidden_act, f"sdcore has {ACTIVATION_NAMES}.")
         if self.hidden_size % self.num_attention_heads:
-            why = f"it does not divide hidden_size = {self.hidden_size}"
+            why = f"It does not divide hidden_size = {self.hidden_size}."
             raise _bad_setting("num_attention_heads", self.num_attention_heads, why)
         eps = self.layer_norm_eps
         if as_finite(eps) is None or not 0 < eps < 1:
-            raise _bad_setting("layer_norm_eps", eps, "it must be a number between 0 and 1")
+            raise _bad_setting("layer_norm_eps", eps, "It must be a number between 0 and 1.")
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> CLIPTextConfig:
         """Read the dict of a transformers config.json; every setting we do not have is refused."""
         model_type = settings.get("model_type", "clip_text_model")
         if model_type != "clip_text_model":
-            raise _bad_setting("model_type", model_type, "this class reads clip_text_model")
+            raise _bad_setting(
+                "model_type", model_type, "A CLIP text encoder is of the type clip_text_model."
+            )
         architectures = settings.get("architectures") or ["CLIPTextModel"]
         if not is_list(architectures) or architectures[0] not in list(_ARCHITECTURES):
-            raise _bad_setting("architectures", architectures, f"known: {list(_ARCHITECTURES)}")
+            raise _bad_setting("architectures", architectures, f"Known: {list(_ARCHITECTURES)}.")
         known = {field.name for field in fields(cls)} - {"with_projection"}
         for name, value in settings.items():
             if name in known or name in _BOOKKEEPING:
                 continue
             if name not in _FIXED:
-                raise _bad_setting(name, value, "sdcore's CLIP text encoder has no such setting")
+                raise _bad_setting(name, value, "sdcore's CLIP text encoder has no such setting.")
             if value not in _FIXED[name]:
-                raise _bad_setting(name, value, f"sdcore has only {_FIXED[name][0]} here")
+                raise _bad_setting(name, value, f"sdcore has only {_FIXED[name][0]} here.")
         chosen = {name: settings[name] for name in known & settings.keys()}
         return cls(**chosen, with_projection=_ARCHITECTURES[architectures[0]])
 
@@ -126,12 +128,12 @@ _SIZES = (
 def _check_size(name: str, value: object) -> None:
     limit = _LAYERS_LIMIT if name == "num_hidden_layers" else _SIZE_LIMIT
     if as_int(value, 1, limit) is None:
-        raise _bad_setting(name, value, f"it must be a whole number from 1 to {limit}")
+        raise _bad_setting(name, value, f"It must be a whole number from 1 to {limit}.")
 
 
 def _bad_setting(name: str, value: object, why: str) -> UsageError:
     return UsageError(
-        f"text encoder setting {name} = {value!r:.80} cannot be used",
+        f"The text encoder's setting {name} = {value!r:.80} cannot be used.",
         why,
-        "use a CLIP text encoder of SD 1.x, 2.x or XL, or correct the setting",
+        "Use a CLIP text encoder of SD 1.x, 2.x or XL, or correct the setting.",
     )

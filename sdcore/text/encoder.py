@@ -229,22 +229,22 @@ def end_of_text(ids: Tensor, eos_token_id: int) -> Tensor:
 def check_ids(ids: Tensor, mask: Tensor | None, vocabulary: int, longest: int) -> None:
     """UsageError unless a text encoder of `vocabulary` tokens can read ids (B, T), T <= longest."""
     if ids.ndim != 2 or ids.is_floating_point():
-        why = f"shape {tuple(ids.shape)}, {ids.dtype}"
-        raise UsageError("token ids must be whole numbers (B, T)", why, "call the tokenizer")
+        why = f"They are {ids.dtype} of the shape {tuple(ids.shape)}."
+        raise UsageError("Token ids must be whole numbers (B, T).", why, "Call the tokenizer.")
     if ids.shape[1] > longest:
         raise UsageError(
-            f"{ids.shape[1]} tokens are too long for this text encoder",
-            f"it has {longest} positions",
-            f"cut the prompt to {longest} tokens, or encode it in chunks",
+            f"{ids.shape[1]} tokens are too long for this text encoder.",
+            f"It has {longest} positions.",
+            f"Cut the prompt to {longest} tokens, or encode it in chunks.",
         )
     if mask is not None and mask.shape != ids.shape:
-        why = f"mask {tuple(mask.shape)}, ids {tuple(ids.shape)}"
-        raise UsageError("the text mask does not fit the ids", why, "give one value per token")
+        why = f"The mask is {tuple(mask.shape)}, the ids {tuple(ids.shape)}."
+        raise UsageError("The text mask does not fit the ids.", why, "Give one value per token.")
     if ids.device.type == "cpu" and ids.numel() and not 0 <= ids.min() <= ids.max() < vocabulary:
         raise UsageError(
-            f"token ids from {ids.min()} to {ids.max()} are outside the vocabulary",
-            f"this text encoder knows {vocabulary} tokens",
-            "use the tokenizer that belongs to this text encoder",
+            f"Token ids from {ids.min()} to {ids.max()} are outside the vocabulary.",
+            f"This text encoder knows {vocabulary} tokens.",
+            "Use the tokenizer that belongs to this text encoder.",
         )
 
 
@@ -252,7 +252,7 @@ def check_clip_skip(clip_skip: int, layers: int) -> None:
     """UsageError unless a text encoder of so many layers can leave the last `clip_skip` out."""
     if as_int(clip_skip, 0, layers) is None:
         raise UsageError(
-            f"clip_skip = {clip_skip!r} cannot be used",
-            f"this text encoder has {layers} layers",
-            f"choose 0 to {layers}; 1 is the penultimate layer",
+            f"clip_skip = {clip_skip!r} cannot be used.",
+            f"This text encoder has {layers} layers.",
+            f"Choose 0 to {layers}; 1 is the penultimate layer.",
         )

@@ -42,7 +42,7 @@ UNSPACED = (
 )
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _SHOWN_CUT = 500
-_RESTORE = "vocabulary, merges and added tokens must come from the same tokenizer"
+_RESTORE = "Take vocabulary, merges and added tokens from the same tokenizer."
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Tokenizer:
         try:
             return cls(TokenizerFiles(dict(vocab), pairs, max_length, roles, added, {}))
         except FileError as error:
-            raise UsageError("the vocabulary cannot be used", error.why, error.hint) from error
+            raise UsageError("The vocabulary cannot be used.", error.why, error.hint) from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json.
@@ -163,11 +163,11 @@ class Tokenizer:
             UsageError: no prompt, something that is not text, or broken Unicode.
         """
         if not has_type(prompts, Iterable):
-            raise UsageError("the prompt is not text", f"it is {prompts!r:.80}", "give a string")
+            raise UsageError("The prompt is not text.", f"It is {prompts!r:.80}.", "Give a string.")
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise UsageError(
-                "no prompt", "the list of prompts is empty", 'give one; "" is a prompt'
+                "There is no prompt.", "The list of prompts is empty.", 'Give one; "" is a prompt.'
             )
         rows = [self._encode(text) for text in texts]
         for cut in (row[2] for row in rows if row[2]):
@@ -221,13 +221,13 @@ class Tokenizer:
             UsageError: it is no text, or broken Unicode.
         """
         if not has_type(text, str):
-            why = f"it is of type {type(text).__name__}"
-            raise UsageError("a prompt must be text", why, "give a str or a list of str")
+            why = f"It is of type {type(text).__name__}."
+            raise UsageError("A prompt must be text.", why, "Give a str or a list of str.")
         try:
             encoding = self._bpe.encode(text, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:
-            hint = "the prompt was read with the wrong encoding; read it as UTF-8"
-            raise UsageError("a prompt is not valid Unicode", str(error), hint) from error
+            hint = "The prompt was read with the wrong encoding; read it as UTF-8."
+            raise UsageError("A prompt is not valid Unicode.", f"{error}.", hint) from error
         offsets = encoding.offsets
         return [Piece(id, *offset) for id, offset in zip(encoding.ids, offsets, strict=True)]
 
@@ -293,7 +293,7 @@ def _build(files: TokenizerFiles) -> tokenizers.Tokenizer:
             unk_token=files.roles["unk_token"],
         )
     except Exception as error:  # tokenizers raises nothing more special
-        raise FileError("the tokenizer's merges do not fit", str(error), _RESTORE) from error
+        raise FileError("The tokenizer's merges do not fit.", f"{error}.", _RESTORE) from error
     tokenizer = tokenizers.Tokenizer(bpe)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -309,8 +309,8 @@ def _build(files: TokenizerFiles) -> tokenizers.Tokenizer:
     add_tokens([AddedToken(**token) for token in files.added])
     for token, number in files.added_ids.items():
         if tokenizer.token_to_id(token) != number:
-            why = f"{token!r:.80} should be {number} but follows as {tokenizer.token_to_id(token)}"
-            raise FileError("the ids of the tokenizer's added tokens do not fit", why, _RESTORE)
+            why = f"{token!r:.80} should be {number} but follows as {tokenizer.token_to_id(token)}."
+            raise FileError("The ids of the tokenizer's added tokens do not fit.", why, _RESTORE)
     return tokenizer
 
 

@@ -63,17 +63,19 @@ class TokenizerFiles:
     def __post_init__(self) -> None:
         length = self.max_length
         if as_int(length, 3, _LENGTH_LIMIT) is None:
-            why = f"it is {length!r:.40}; it must be a whole number from 3 to {_LENGTH_LIMIT}"
-            raise FileError("the tokenizer's model_max_length cannot be used", why, "CLIP has 77")
+            why = f"It is {length!r:.40}; it must be a whole number from 3 to {_LENGTH_LIMIT}."
+            raise FileError(
+                "The tokenizer's model_max_length cannot be used.", why, "Use 77, as CLIP has."
+            )
         for token, number in {**self.vocab, **self.added_ids}.items():
             if as_int(number, 0, (1 << 31) - 1) is None:
-                why = f"{token!r:.40} has the id {number!r:.40}"
-                raise FileError("the tokenizer's vocabulary is damaged", why, "restore the files")
+                why = f"{token!r:.40} has the id {number!r:.40}."
+                raise FileError("The tokenizer's vocabulary is damaged.", why, "Restore the files.")
         for role, token in self.roles.items():
             if token not in self.vocab and token not in self.added_ids:
-                why = f"the vocabulary has no {token!r:.80}"
+                why = f"The vocabulary has no {token!r:.80}."
                 raise FileError(
-                    f"the tokenizer's {role} has no id", why, "add it to the vocabulary"
+                    f"The tokenizer's {role} has no id.", why, "Add it to the vocabulary."
                 )
 
 
@@ -105,36 +107,36 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     except FileError as error:
         raise FileError(f"{folder}: {error.what}", error.why, error.hint) from error
     except (TypeError, ValueError, LookupError, AttributeError) as error:
-        why = f"a value is not what it should be ({error!r:.200})"
-        raise FileError(f"{folder}: the tokenizer files cannot be used", why, _RESTORE) from error
+        why = f"A value is not what it should be ({error!r:.200})."
+        raise FileError(f"{folder}: the tokenizer files cannot be used.", why, _RESTORE) from error
 
 
-_RESTORE = "restore the tokenizer's files from where the model came from"
+_RESTORE = "Restore the tokenizer's files from where the model came from."
 
 
 def _check_config(config: dict[str, Any], path: Path) -> None:
     refuse_custom_code(config, path)
     name = config.get("tokenizer_class", _CLASSES[0])
     if name not in _CLASSES:
-        why = f"it is for {name!r:.80}; sdcore has {_CLASSES[0]}"
+        why = f"It is for {name!r:.80}; sdcore has {_CLASSES[0]}."
         raise FileError(
-            "another kind of tokenizer", why, "use the tokenizer of a CLIP text encoder"
+            "The tokenizer is of another kind.", why, "Use the tokenizer of a CLIP text encoder."
         )
     for key, value in _FIXED.items():
         if config.get(key, value) != value:
-            why = f"{key} is {config[key]!r:.80}; sdcore has only {value!r}"
-            raise FileError("a tokenizer setting cannot be used", why, "use another tokenizer")
+            why = f"{key} is {config[key]!r:.80}; sdcore has only {value!r}."
+            raise FileError("A tokenizer setting cannot be used.", why, "Use another tokenizer.")
     for key in _WITHOUT:
         if config.get(key):
-            raise FileError("a tokenizer setting cannot be used", f"{key} is set", "remove it")
+            raise FileError("A tokenizer setting cannot be used.", f"{key} is set.", "Remove it.")
 
 
 def _vocabulary_of(model: dict[str, Any]) -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     """Vocabulary and merges out of the model part of tokenizer.json."""
     if model.get("type", "BPE") != "BPE":
-        why = f"tokenizer.json is of type {model['type']!r:.40}, CLIP's is BPE"
+        why = f"The file tokenizer.json is of type {model['type']!r:.40}, CLIP's is BPE."
         raise FileError(
-            "another kind of tokenizer", why, "use the tokenizer of a CLIP text encoder"
+            "The tokenizer is of another kind.", why, "Use the tokenizer of a CLIP text encoder."
         )
     merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     return dict(model["vocab"]), tuple(_pair(pair) for pair in merges)

@@ -55,7 +55,7 @@ def word_positions(tokens: Tokens, prompt: int, words: str) -> list[int]:
     if not positions:
         raise UsageError(
             f"The words {words!r} do not reach the model.",
-            f"The prompt is too long; this part was cut: {tokens.cut[prompt]!r:.200}",
+            f"The prompt is too long; this part was cut: {tokens.cut[prompt]!r:.200}.",
             "Shorten the prompt, or move the words to its front.",
         )
     return positions
@@ -142,4 +142,4 @@ def _not_there(spans: Sequence[Span], words: str) -> UsageError:
     near = get_close_matches(words.strip().lower(), known, n=3, cutoff=0.5)
     prompt = " ".join(span.word for span in spans)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Use a word of the prompt."
-    return UsageError(f"The words {words!r} are not in the prompt.", f"It is: {prompt:.300}", hint)
+    return UsageError(f"The words {words!r} are not in the prompt.", f"It is: {prompt:.300}.", hint)

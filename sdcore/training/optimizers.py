@@ -9,7 +9,7 @@ arXiv:2502.16982).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,10 +66,12 @@ class Muon(torch.optim.Muon):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         for matrix, weight in zip(self.param_groups[0]["params"], self._weights, strict=True):
             matrix.grad = None if weight.grad is None else _as_matrix(weight.grad, weight)
-        loss = super().step(closure)
+        loss = cast("float | None", super().step(closure))  # pyright: ignore[reportUnknownMemberType]
         self.zero_grad()  # else the gradients would stay in memory through the next backward pass
         return loss
 
@@ -87,8 +89,11 @@ def _as_matrix(tensor: Tensor, weight: Tensor) -> Tensor:
 def weight_matrices(module: nn.Module) -> list[nn.Parameter]:
     """The trained weights of linear layers and convolutions; embeddings are rows of their own."""
     layers = (layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d))
+    weights = (layer.weight for layer in layers)
     return [
-        layer.weight
-        for layer in layers
-        if layer.weight.requires_grad and min(layer.weight.shape[:2]) >= LEAST_CHANNELS
+        weight
+        for weight in weights
+        if isinstance(weight, nn.Parameter)
+        and weight.requires_grad
+        and min(weight.shape[:2]) >= LEAST_CHANNELS
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 from pydantic import Field
 from torch import nn
 from tqdm import tqdm
@@ -133,7 +133,7 @@ class Run:
 
     def update(self, loss: torch.Tensor) -> float:
         """One optimizer update from `loss`; returns the gradient norm before clipping."""
-        self.accelerator.backward(loss)
+        self.accelerator.backward(loss)  # pyright: ignore[reportUnknownMemberType]
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.loop.max_grad_norm)
         if not math.isfinite(norm):
             raise NonFiniteError(
@@ -205,7 +205,7 @@ class Run:
             return
         new = flat(settings.model_dump(mode="json"))
         try:
-            old, why = flat(read_yaml(path)), ""
+            old, why = flat(read_yaml(path)), None
         except FileError as error:
             old, why = {}, f"{error.what} {error.why}"
         lacking = sorted(new.keys() - old.keys())

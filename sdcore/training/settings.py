@@ -58,7 +58,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     data = read_bytes(path, _SIZE_LIMIT)
     try:
-        values = yaml.safe_load(data.decode("utf-8")) or {}
+        values: Any = yaml.safe_load(data.decode("utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise FileError(
             f"{path} is not valid YAML.", f"{' '.join(str(error).split())}.", "Correct the file."
@@ -95,9 +95,10 @@ def _set(values: dict[str, Any], override: str) -> None:
         raise _no_override(override, "It has no '='.")
     *parents, last = key.split(".")
     for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
+        group: Any = values.setdefault(parent, {})
+        if not isinstance(group, dict):
             raise _no_override(override, f"{parent!r} is one value, not a group of settings.")
+        values = cast("dict[str, Any]", group)
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from sdcore.errors import FileError, warn
@@ -79,7 +79,7 @@ def latest_checkpoint(runs: Path) -> Path | None:
     if faults:
         raise FileError(
             f"No checkpoint in {runs} can be used.",
-            " ".join(faults[:3]),
+            f"{' '.join(faults[:3])} All {len(faults)} are damaged.",
             "Put a copy of one back, or begin a new run in another folder.",
         )
     return None
@@ -147,7 +147,7 @@ class Average:
         # By name: a loaded checkpoint has the tensors in another order than the module.
         ours = [self.tensors[name] for name, _ in module.named_parameters()]
         theirs = [p.detach().float() for p in module.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore
 
 
 def _files(name: str, tensors: Tensors) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -146,7 +146,7 @@ class UNetConfig:
         if self.addition_embed_type is not None:
             for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
                 if getattr(self, name) is None:
-                    raise _refusal(name, None, "addition_embed_type 'text_time' needs it")
+                    raise _refusal(name, None, "addition_embed_type 'text_time' needs it.")
         for level in self.levels():
             _check_level(level, self.norm_num_groups)
 
@@ -159,7 +159,7 @@ class UNetConfig:
         """
         name = settings.get("_class_name", CLASS_NAME)
         if name != CLASS_NAME:
-            raise _refusal("_class_name", name, f"this is not a {CLASS_NAME}")
+            raise _refusal("_class_name", name, f"This is not a {CLASS_NAME}.")
         known = {field.name for field in fields(cls)}
         ours: dict[str, Any] = {}
         for key, value in settings.items():
@@ -170,7 +170,7 @@ class UNetConfig:
             elif not key.startswith("_") and key not in WITHOUT_EFFECT:
                 near = difflib.get_close_matches(key, [*known, *FIXED], n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise _refusal(key, value, f"there is no such setting{hint}")
+                raise _refusal(key, value, f"There is no such setting{hint}.")
         return cls(**ours)
 
     def to_dict(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class UNetConfig:
         if self.reverse_transformer_layers_per_block is not None:
             up = _per_level(up_name, self.reverse_transformer_layers_per_block, count)[::-1]
         elif any(isinstance(entry, tuple) for entry in down):
-            why = f"a list for one level needs {up_name} for the way up"
+            why = f"A list for one level needs {up_name} for the way up."
             raise _refusal(name, self.transformer_layers_per_block, why)
         return (
             [_per_layer(name, entry, n) for entry, n in zip(down, layers, strict=True)],
@@ -221,7 +221,7 @@ def _per_level(name: str, value: Any, count: int) -> tuple[Any, ...]:
     if not _is_sequence(value):
         return (value,) * count
     if len(value) != count:
-        raise _refusal(name, value, f"block_out_channels has {count} levels")
+        raise _refusal(name, value, f"block_out_channels has {count} levels.")
     return tuple(value)
 
 
@@ -229,17 +229,17 @@ def _per_layer(name: str, value: int | tuple[int, ...], count: int) -> tuple[int
     if isinstance(value, int):
         return (value,) * count
     if len(value) != count:
-        raise _refusal(name, value, f"the level has {count} residual blocks")
+        raise _refusal(name, value, f"The level has {count} residual blocks.")
     return value
 
 
 def _check_level(level: Level, groups: int) -> None:
     if level.channels % groups:
-        why = f"block_out_channels {level.channels} is not a multiple of it"
+        why = f"block_out_channels {level.channels} is not a multiple of it."
         raise _refusal("norm_num_groups", groups, why)
     attends = level.down_transformers or level.up_transformers or level.coarsest
     if attends and level.channels % level.heads:
-        why = f"it is the number of heads, and block_out_channels {level.channels} is no multiple"
+        why = f"It is the number of heads, and block_out_channels {level.channels} is no multiple."
         raise _refusal("attention_head_dim", level.heads, why)
 
 
@@ -250,7 +250,7 @@ def _check_sizes(name: str, value: Any) -> None:
         if _is_sequence(entry):
             _check_sizes(name, entry)
         elif as_int(entry, least) is None:
-            raise _refusal(name, value, f"it must be whole numbers from {least} on")
+            raise _refusal(name, value, f"It must be whole numbers from {least} on.")
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
@@ -259,12 +259,12 @@ def _check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     each = value if _is_sequence(value) else ()
     if each and all(entry in allowed for entry in each):  # e.g. only_cross_attention per level
         return
-    raise _refusal(name, value, f"this UNet has only {', '.join(map(repr, allowed))}")
+    raise _refusal(name, value, f"This UNet has only {', '.join(map(repr, allowed))}.")
 
 
 def _refusal(name: str, value: Any, why: str) -> UsageError:
-    hint = "another checkpoint, or diffusers' own UNet for this one"
-    return UsageError(f"UNet setting {name} = {value!r} cannot be used", why, hint)
+    hint = "Use another checkpoint, or diffusers' own UNet for this one."
+    return UsageError(f"The UNet's setting {name} = {value!r} cannot be used.", why, hint)
 
 
 def _frozen(value: Any) -> Any:

@@ -170,9 +170,9 @@ class UNet(Component):
         if isinstance(time, Tensor) and time.shape not in ((), (1,), (batch,)):
             raise _shape_error("time", time, f"() or (B={batch},)")
         if (added is not None) != (c.addition_embed_type is not None):
-            what = f"added conditions {'missing' if added is None else 'given'}"
-            why = f"this UNet has addition_embed_type = {c.addition_embed_type!r}"
-            raise UsageError(what, why, "SDXL needs AddedConditions, SD 1 and 2 take none")
+            what = f"The added conditions are {'missing' if added is None else 'given'}."
+            why = f"This UNet has addition_embed_type = {c.addition_embed_type!r}."
+            raise UsageError(what, why, "SDXL needs AddedConditions, SD 1 and 2 take none.")
         if added is not None:
             assert c.addition_time_embed_dim and c.projection_class_embeddings_input_dim
             pooled, numbers = added.pooled_text, added.time_ids
@@ -187,5 +187,5 @@ def _same_conv(channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
 
 
 def _shape_error(name: str, tensor: Tensor, expected: str) -> UsageError:
-    what = f"{name} of shape {tuple(tensor.shape)}"
-    return UsageError(what, f"this UNet reads {expected}", "check sizes and the UNet's config")
+    what = f"{name} has the shape {tuple(tensor.shape)}."
+    return UsageError(what, f"This UNet reads {expected}.", "Check sizes and the UNet's config.")

@@ -196,7 +196,7 @@ def test_two_spellings_of_one_weight(folder):
         state["final_layer_norm.bias"] = torch.zeros(8)
 
     change_weights(folder, damage)
-    with pytest.raises(FileError, match="comes twice"):
+    with pytest.raises(FileError, match=r"gives \S+ twice"):
         CLIPTextEncoder.from_pretrained(folder)
 
 
@@ -235,7 +235,7 @@ def test_missing_files_list_what_is_there(folder):
 def test_another_class(sd_folder):
     with pytest.raises(FileError, match="unet holds a UNet2DConditionModel"):
         CLIPTextEncoder.from_pretrained(sd_folder, subfolder="unet")
-    with pytest.raises(FileError, match=r"text_encoder holds a CLIPTextModel\n.*UNet2DCondition"):
+    with pytest.raises(FileError, match=r"text_encoder holds a CLIPTextModel\.\n.*UNet2DCondition"):
         UNet.from_pretrained(sd_folder, subfolder="text_encoder")
     with pytest.raises(FileError, match="vae holds a AutoencoderKL"):
         UNet.from_pretrained(sd_folder, subfolder="vae")
@@ -243,12 +243,12 @@ def test_another_class(sd_folder):
 
 @pytest.mark.parametrize("name", [None, "", 3, b"folder"])
 def test_no_model_is_named(name):
-    with pytest.raises(UsageError, match="no model is named"):
+    with pytest.raises(UsageError, match="No model is named"):
         UNet.from_pretrained(name)
 
 
 def test_a_folder_has_no_revisions(folder):
-    with pytest.raises(UsageError, match="revision='main'"):
+    with pytest.raises(UsageError, match="revision 'main'"):
         CLIPTextEncoder.from_pretrained(folder, revision="main")
 
 

@@ -164,7 +164,7 @@ def test_a_variant_and_what_does_not_come_in_it(hub, machine):
 
 def test_no_component_has_the_variant(hub, machine):
     kind, what, why, _ = machine.open(variant="bf16")["error"]
-    assert kind == "FileError" and "'bf16'" in what and why == "it comes in: plain, fp16, non_ema"
+    assert kind == "FileError" and "'bf16'" in what and why == "It comes in: plain, fp16, non_ema."
     assert hub.fetched() == {"model_index.json"}
 
 
@@ -190,7 +190,7 @@ def test_one_component_alone(hub, machine, tmp_path, at):
     result = machine.open("owner/part", component=[at, "diffusion_pytorch_model"])
     assert result["files"] == paths[:2] and hub.fetched() == {prefix + path for path in paths[:2]}
     kind, what, why, _ = machine.open("owner/part", component=["unet", "model"])["error"]
-    assert kind == "FileError" and "2 files are missing" in what and "unet/config.json" in why
+    assert kind == "FileError" and "lacks 2 files" in what and "unet/config.json" in why
 
 
 def test_a_tokenizer_alone(machine):
@@ -217,8 +217,8 @@ def test_missing_files_are_all_named_before_any_weights_are_fetched(hub, machine
     for path in gone:
         del files[path]
     kind, what, why, hint = machine.open()["error"]
-    assert kind == "FileError" and what == f"{NAME}: 3 files are missing"
-    assert why == ", ".join(gone) and "pytorch_model.bin" not in hint
+    assert kind == "FileError" and what == f"{NAME} lacks 3 files."
+    assert why == f"Missing: {', '.join(gone)}." and "pytorch_model.bin" not in hint
     assert hub.fetched() == {"model_index.json"}
     only_pickle = machine.open(component=["text_encoder", "model"])["error"]
     assert "sdcore convert" in only_pickle[3] and "pytorch_model.bin" in only_pickle[3]
@@ -227,7 +227,7 @@ def test_missing_files_are_all_named_before_any_weights_are_fetched(hub, machine
 def test_no_diffusers_model(hub, machine):
     del hub.models[NAME]["main"]["model_index.json"]
     kind, what, why, _ = machine.open()["error"]
-    assert kind == "FileError" and what == f"{NAME} has no model_index.json"
+    assert kind == "FileError" and what == f"{NAME} has no model_index.json."
     assert "README.md" in why
 
 
@@ -263,7 +263,7 @@ def test_a_revision_that_is_a_path(machine):
 def test_offline(hub, machine, how):
     off = {"offline": True} if how == "argument" else {"environment": {"HF_HUB_OFFLINE": "1"}}
     kind, what, why, _ = machine.open(**off)["error"]
-    assert kind == "FileError" and NAME in what and "the network is off" in why
+    assert kind == "FileError" and NAME in what and "The network is off." in why
     assert not hub.requests
     online = machine.open()
     hub.requests.clear()
@@ -282,13 +282,13 @@ def test_the_hub_is_down(hub, machine):
     assert len(again["warnings"]) == 1 and "is read from the cache" in again["warnings"][0]
     fresh = Machine(hub, machine.home.with_name("fresh"))
     kind, _, why, _ = fresh.open()["error"]
-    assert kind == "FileError" and "the hub cannot be reached" in why
+    assert kind == "FileError" and "The hub cannot be reached" in why
 
 
 def test_nobody_listens(hub, machine):
     hub.url = "http://127.0.0.1:9"
     kind, _, why, _ = machine.open()["error"]
-    assert kind == "FileError" and "the hub cannot be reached" in why
+    assert kind == "FileError" and "The hub cannot be reached" in why
 
 
 def test_a_download_that_breaks_off(hub, machine):
@@ -296,7 +296,7 @@ def test_a_download_that_breaks_off(hub, machine):
     hub.cut.add(weights)
     kind, what, why, hint = machine.open()["error"]
     assert kind == "FileError" and "could not be fetched" in what
-    assert f"not here yet: {weights}" in why and "run it again" in hint
+    assert f"Not here yet: {weights}" in why and "Run it again" in hint
     assert not list(machine.home.rglob(Path(weights).name))
     hub.cut.clear()
     hub.requests.clear()
