@@ -55,20 +55,8 @@ def check_int(name: str, value: object, least: int, most: int | None = None, *, 
     """
     number = as_int(value, least, most)
     if number is None:
-        why = f"It must be a whole number {_span(least, most)}."
-        raise UsageError(f"{name} is {value!r:.80}.", why, hint)
-    return number
-
-
-def check_number(
-    name: str, value: object, least: float, most: float | None = None, *, hint: str
-) -> int | float:
-    """`value`, a finite number; otherwise as `check_int`."""
-    number = as_finite(value, least, most)
-    if number is None:
-        raise UsageError(
-            f"{name} is {value!r:.80}.", f"It must be a number {_span(least, most)}.", hint
-        )
+        span = f"from {least} to {most}" if most is not None else f"that is {least} or more"
+        raise UsageError(f"{name} is {value!r:.80}.", f"It must be a whole number {span}.", hint)
     return number
 
 
@@ -86,7 +74,3 @@ def check_choice(name: str, value: object, known: Collection[str]) -> None:
 
 def _within(number: float, least: float | None, most: float | None) -> bool:
     return (least is None or number >= least) and (most is None or number <= most)
-
-
-def _span(least: float, most: float | None) -> str:
-    return f"from {least} to {most}" if most is not None else f"that is {least} or more"

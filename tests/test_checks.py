@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdcore.checks import as_finite, as_int, check_int, check_number
+from sdcore.checks import as_finite, as_int, check_int
 from sdcore.errors import UsageError
 
 NO_NUMBER = (True, np.bool_(True), "3", None, [3], 3 + 0j, torch.tensor(3))
@@ -51,6 +51,3 @@ def test_a_number_that_does_not_fit_is_named_with_its_bounds():
     assert error.value.why == "It must be a whole number from 0 to 5."
     with pytest.raises(UsageError, match="that is 0 or more"):
         check_int("The seed", -1, 0, hint="Leave it out.")
-    assert check_number("The share", 0.5, 0, 1, hint="Use 1.") == 0.5
-    with pytest.raises(UsageError, match=r"The share is nan.\n.*a number from 0 to 1\.\n.*Use 1\."):
-        check_number("The share", math.nan, 0, 1, hint="Use 1.")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdcore.adapters.lora_math import KINDS, Change
 from sdcore.adapters.lora_names import CHANGED, refused_kind, split_key
-from sdcore.checks import as_finite
+from sdcore.checks import as_finite, as_int
 from sdcore.errors import FileError, name_some
 from sdcore.files.hashes import tensor_hash
 from sdcore.files.header import WeightFile, open_header
@@ -69,7 +69,7 @@ class Lora:
         counts: Counter[str] = Counter()
         for tags in folders.values():
             for tag, count in tags.items() if is_object(tags) else ():
-                if type(count) is int and count > 0:
+                if as_int(count, 1) is not None:
                     counts[tag.strip()] += count
         return dict(counts.most_common())
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcore.checkpoint.kind import ModelKind
+from sdcore.checks import as_finite, as_int
 from sdcore.diffusion.schedulers import canonical_name
 from sdcore.errors import FileError, UsageError
 from sdcore.files.folder import ModelIndex
@@ -82,17 +83,14 @@ def read_defaults(folder: Path, index: ModelIndex, kind: ModelKind) -> ModelDefa
 
 
 def _check_default(path: Path, key: str, value: Any) -> None:
-    number = (int, float)
-    kinds: dict[str, tuple[type, ...]] = {"scheduler": (str,), "strength": number}
-    kinds |= {"guidance_scale": number, "guidance_rescale": number}
-    names = {str: "text", int: "a whole number", float: "a number"}
-    expected = kinds.get(key, (int,))
-    if isinstance(value, bool) or not isinstance(value, expected):
-        raise FileError(
-            f"{path}: {key} is {value!r}.",
-            f"It must be {names[expected[-1]]}.",
-            "Correct the file.",
-        )
+    if key == "scheduler":
+        good, kind = isinstance(value, str), "text"
+    elif key in ("strength", "guidance_scale", "guidance_rescale"):
+        good, kind = as_finite(value) is not None, "a number"
+    else:
+        good, kind = as_int(value) is not None, "a whole number"
+    if not good:
+        raise FileError(f"{path}: {key} is {value!r}.", f"It must be {kind}.", "Correct the file.")
     if key == "scheduler":
         try:
             canonical_name(value)

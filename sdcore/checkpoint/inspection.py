@@ -15,7 +15,7 @@ from typing import Any, TypeGuard, cast
 
 from sdcore.checkpoint.families import describe, family_title, recognise
 from sdcore.checkpoint.parts import NETWORKS, PARTS, preflight_model
-from sdcore.checks import has_type
+from sdcore.checks import as_int, has_type
 from sdcore.files.folder import LocalFolder, find_model, read_model_index
 from sdcore.files.hashes import file_hash, tensor_hash
 from sdcore.files.header import WeightFile, find_weights, open_header, what_it_is
@@ -201,7 +201,7 @@ def _tags(metadata: Mapping[str, str]) -> list[str]:
     counts = Counter[str]()
     for tags in folders.values():
         for tag, count in tags.items() if is_object(tags) else ():
-            counts[tag.strip()] += count if type(count) is int else 0
+            counts[tag.strip()] += as_int(count) or 0
     return [f"{tag} ({count})" for tag, count in counts.most_common(_TAGS)]
 
 

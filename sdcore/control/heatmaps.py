@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdcore.attention import Attend, Control, Site
+from sdcore.checks import as_int
 from sdcore.control.run_control import Run, RunControl, Sites, check_rows, check_window
 from sdcore.errors import UsageError
 from sdcore.image.overlay import lay_over
@@ -89,7 +90,7 @@ class WordHeatmaps(RunControl):
         negative: WordHeatmaps | None = None,
         differentiable: bool = False,
     ) -> None:
-        if type(windows) is not int or windows < 1:
+        if as_int(windows, 1) is None:
             why = "It counts the parts of the run that are kept apart."
             raise UsageError(
                 f"The number of windows is {windows!r}.", why, "Use a whole number from 1 up."

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdcore.checks import as_finite
+from sdcore.checks import as_finite, as_int
 from sdcore.diffusion.sampler_names import from_comfy
 from sdcore.files.jsonfile import is_list, is_object, parse_json_object
 from sdcore.job.adapters import LoraSettings
@@ -253,7 +253,8 @@ def _read_prompt(graph: _Graph, sampler: _Node, name: str) -> tuple[str, int]:
             graph.differs(f"the two text encoders read different {name} prompts; text_g is used")
     skips = [n for n in graph.chain(encode, "clip") if n.kind == "CLIPSetLastLayer"]
     layer = graph.value(skips[0], "stop_at_clip_layer") if skips else -1
-    return text, -layer - 1 if type(layer) is int and -24 <= layer <= -1 else 0
+    last = as_int(layer, -24, -1)
+    return text, 0 if last is None else -last - 1
 
 
 def _seed(graph: _Graph, sampler: _Node) -> int | None:
@@ -263,7 +264,8 @@ def _seed(graph: _Graph, sampler: _Node) -> int | None:
         return _whole(graph, sampler, "seed", LARGEST_SEED)
     begin, end = graph.value(sampler, "start_at_step"), graph.value(sampler, "end_at_step")
     steps = graph.value(sampler, "steps")
-    whole = isinstance(end, int) and isinstance(steps, int) and end >= steps and begin in (0, None)
+    last = as_int(steps)
+    whole = last is not None and as_int(end, last) is not None and begin in (0, None)
     if not whole or graph.value(sampler, "add_noise") not in ("enable", None):
         graph.differs("the sampler ran only some of the steps; all are run")
     return _whole(graph, sampler, "noise_seed", LARGEST_SEED)

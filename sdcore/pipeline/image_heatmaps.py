@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sdcore.checks import as_int
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.diffusion.noise import add_noise, alphas_cumprod_from_config
 from sdcore.diffusion.steps import Step
@@ -54,7 +55,7 @@ def heatmaps_of_image(
     kind = pipe.kind
     alphas = alphas_cumprod_from_config(pipe.scheduler.config).to(pipe.device)
     for time in times:
-        if type(time) is not int or not 0 <= time < len(alphas):
+        if as_int(time, 0, len(alphas) - 1) is None:
             why = f"The model was trained with the times 0 to {len(alphas) - 1}."
             raise UsageError(f"The time is {time!r}.", why, "Use whole numbers such as 500.")
     if not times or kind.channels != kind.latent_channels:
