@@ -33,7 +33,9 @@ if __name__ == "__main__":
     NETWORK_SHUT = shut_network()  # before torch, which starts threads
 
 import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import (  # noqa: E402
+    save_file,  # pyright: ignore[reportUnknownVariableType]
+)
 from torch import Tensor  # noqa: E402
 
 _TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)

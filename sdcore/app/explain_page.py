@@ -67,8 +67,9 @@ def page_data(explained: Explained) -> dict[str, Any]:
         for block in window:
             for one in block:
                 low, high = float(one.min()), float(one.max())
-                scaled = (one - low) / max(high - low, 1e-12) * 255
-                levels.append(np.diff(np.round(scaled).astype(np.uint8).ravel(), prepend=0))
+                scaled: np.ndarray[Any, Any] = (one - low) / max(high - low, 1e-12) * 255
+                level: np.ndarray[Any, Any] = np.round(scaled).astype(np.uint8).ravel()
+                levels.append(np.diff(level, prepend=0))
                 ranges += [float(f"{low:.6g}"), float(f"{high:.6g}")]
                 shares.append(float(f"{one.mean():.5g}"))
     packed = zlib.compress(np.concatenate(levels).astype(np.uint8).tobytes(), 9)

@@ -103,7 +103,7 @@ class Explained:
     words: tuple[Word, ...]
     windows: tuple[Window, ...]
     blocks: tuple[Block, ...]
-    maps: tuple[tuple[np.ndarray, ...], ...]
+    maps: tuple[tuple[np.ndarray[Any, Any], ...], ...]
     notes: tuple[str, ...]
     facts: dict[str, Any]
 
@@ -118,7 +118,7 @@ class Explained:
         total, count = torch.zeros(size), 0
         for window in range(len(self.windows)) if windows is None else windows:
             for block, maps in zip(self.blocks, self.maps[window], strict=True):
-                one = torch.from_numpy(maps[column])[None, None]
+                one = torch.as_tensor(maps[column])[None, None]
                 weight = self.windows[window].steps * block.layers
                 count += weight
                 total += weight * F.interpolate(one, size, mode="bilinear")[0, 0]
