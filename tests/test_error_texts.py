@@ -147,6 +147,12 @@ def test_every_part_of_an_error_is_a_sentence() -> None:
     assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong)
 
 
+def test_flags_are_named_by_commands_alone() -> None:
+    """What the package says is read in Python too, where nobody has a flag."""
+    named = [f"{place}: {text}" for place, text in sentences() if re.search(r"(^|\s)--\w", text)]
+    assert not [text for text in named if not text.startswith("sdcore/app/")]
+
+
 def test_the_texts_are_found() -> None:
     assert len(list(sentences())) > 600
 

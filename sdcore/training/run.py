@@ -98,7 +98,7 @@ class Run:
             raise UsageError(
                 f"The run has {self.accelerator.num_processes} processes.",
                 "A recipe trains in one process, on one device.",
-                "Start it without accelerate launch, or with --num_processes 1.",
+                "Start it without accelerate launch.",
             )
         make_folder(self.folder)
         self.module = module.to(self.accelerator.device)
