@@ -300,8 +300,7 @@ def sample_grid(run: Run, source: Source, step: int) -> None:
     """
     scenes = [source.scenes.scene(8, i) for i in range(SAMPLES)]
     captions = [scene.caption for scene in scenes]
-    with run.accelerator.autocast():
-        painted = pipeline(run, source)(captions, seed=1, steps=20, guidance_scale=2.0).images
+    painted = pipeline(run, source)(captions, seed=1, steps=20, guidance_scale=2.0).images
     side = painted[0].width
     grid = Image.new("RGB", (8 * side, SAMPLES // 8 * 2 * side))
     for i, (image, scene) in enumerate(zip(painted, scenes, strict=True)):
