@@ -205,8 +205,10 @@ def look_at(
 ) -> Iterator[Explained]:
     """A picture that was not painted, with each prompt."""
     from sdcore.app.explain_record import explain_picture
+    from sdcore.app.unknown_words import warn_of_unknown_words
 
     pipe = model.load()
+    warn_of_unknown_words(pipe, jobs)
     fitting = fit(picture, pipe, sides)
     if fitting.size != picture.size:
         print(f"the picture is read at {fitting.width} x {fitting.height}", file=sys.stderr)

@@ -119,7 +119,10 @@ def with_size(job: Job, session: Session) -> Job:
 
 def explain(jobs: list[Job], session: Session) -> None:
     """Print how each prompt, and the negative one, is read."""
+    from sdcore.app.unknown_words import warn_of_unknown_words
     from sdcore.prompt.explain import explain_prompt
+
+    warn_of_unknown_words(session.pipe, jobs)
 
     pipe = session.adapters.with_embeddings(session.pipe, jobs)
     tokenizer = pipe.readers[0][0]  # which knows the embeddings' words
