@@ -133,7 +133,11 @@ def run(arguments: argparse.Namespace) -> None:
     scale = arguments.guidance_scale
     guided = (pipe.defaults.guidance_scale if scale is None else scale) > 1
     choices = {"steps": arguments.steps, "guidance_scale": scale}
-    how = {"seed": arguments.seed, "batch": arguments.batch_size, "choices": choices}
+    how: dict[str, Any] = {
+        "seed": arguments.seed,
+        "batch": arguments.batch_size,
+        "choices": choices,
+    }
     cases = [Case(*given) for given in arguments.prompt or ()] or CASES
     whole = Ablation("nothing removed", pipe)
     groups = {"network": of_the_network(pipe, guided), "text": of_the_text(pipe)}

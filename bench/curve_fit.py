@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 FURTHEST = 4.0  # times the scenes seen: further on, a crossing has no support
+STEPS = 50  # of Newton's, at most
 DRAWS = 4000  # of the curve, for the interval of a crossing
 
 
@@ -70,13 +71,15 @@ def fit(scores: Sequence[Score]) -> Curve | None:
     # From the line through the logits, which half a hit keeps finite, Newton's steps go straight.
     logits = np.log((hits + 0.5) / (count - hits + 0.5))
     weights = np.linalg.lstsq(x, logits, rcond=None)[0]
-    for _ in range(50):
+    steps_left = STEPS
+    while True:
         share = _logistic(x @ weights)
         variance = np.maximum(count * share * (1 - share), 1e-12)  # far out a share rounds to 1
         information = x.T @ (x * variance[:, None])
         change = np.linalg.solve(information, x.T @ (hits - count * share))
         weights = weights + change
-        if np.abs(change).max() < 1e-9:
+        steps_left -= 1
+        if np.abs(change).max() < 1e-9 or not steps_left:
             break
     off = (hits - count * share) ** 2 / variance  # Pearson's chi-square
     dispersion = max(1.0, float(off.sum()) / (len(scores) - 2))

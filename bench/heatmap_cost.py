@@ -51,7 +51,7 @@ from sdcore.sampling.guidance import (
 from sdcore.text.tokenizer import Span, Tokens
 from sdcore.unet.unet import AddedConditions, UNet, UNetConfig
 
-LAYOUTS = {"sd15": (SD15, 64), "sdxl": (SDXL, 128)}
+LAYOUTS: dict[str, tuple[dict[str, Any], int]] = {"sd15": (SD15, 64), "sdxl": (SDXL, 128)}
 TOKENS, WORDS = 77, 12
 WAYS = ("plain", "heatmaps", "columns", "side", "softmax", "two prompts", "edit")
 FEW = ("plain", "heatmaps", "softmax", "two prompts", "edit")

@@ -183,7 +183,8 @@ def recorder(explicit: bool) -> type[WordHeatmaps]:
 
     class Explicit(WordHeatmaps):
         def record(self, window, site, grid, q, k, v, attend) -> None:
-            super().record(window, site, grid, q, k, v, reference)
+            explicit: Any = reference
+            super().record(window, site, grid, q, k, v, explicit)
 
     return Explicit if explicit else WordHeatmaps
 

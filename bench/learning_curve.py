@@ -67,13 +67,15 @@ def open_checkpoint(run: Path, settings: UNetSettings, checkpoint: Path) -> Text
 
     if (run / "model").is_dir():
         pipe = open_model(run / "model", "cpu")
+        assert pipe.text_encoder is not None
         network = Network(pipe.unet, pipe.text_encoder)
     else:
         autoencoder = Autoencoder.from_pretrained(settings.autoencoder)
         tokenizer = Tokenizer.from_pretrained(Path(settings.text_encoder) / "tokenizer")
         network = build(settings, autoencoder).eval()
         scheduler = make_scheduler("ddim", scheduler_config(settings))
-        parts = tokenizer, network.text_encoder, network.unet, autoencoder
+        text_encoder: Any = network.text_encoder
+        parts = tokenizer, text_encoder, network.unet, autoencoder
         pipe = TextToImage(*parts, scheduler, defaults=ModelDefaults(**SAMPLING))
     tensors = load_checkpoint(checkpoint)[1]
     weights = tensors.get("average", tensors["model"])

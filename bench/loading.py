@@ -61,7 +61,8 @@ def networks(program: str, dtype: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         from sdcore import Autoencoder, CLIPTextEncoder, UNet
 
         return {"unet": UNet, "text_encoder": CLIPTextEncoder, "vae": Autoencoder}, {"dtype": dtype}
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel
 
     classes = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel, "vae": AutoencoderKL}

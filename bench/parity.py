@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -125,7 +125,7 @@ def relative_error(found: Iterable[Tensor], expected: Iterable[Tensor]) -> float
     return (distance / size) ** 0.5
 
 
-def shaken(model: nn.Module) -> nn.Module:
+def shaken(model: nn.Module) -> Any:
     """Norms and biases are born as 1 and 0, which would hide one taken for another."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -134,7 +134,7 @@ def shaken(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def unet_pair(settings: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+def unet_pair(settings: dict[str, Any]) -> tuple[Any, UNet]:
     theirs = shaken(UNet2DConditionModel(**settings))
     with torch.device("meta"):
         ours = UNet(UNet.Config.from_dict(theirs.config)).eval()
@@ -142,7 +142,7 @@ def unet_pair(settings: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     return theirs, ours
 
 
-def text_pair(settings: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+def text_pair(settings: dict[str, Any]) -> tuple[Any, CLIPTextEncoder]:
     projection = settings["architectures"] == ["CLIPTextModelWithProjection"]
     kind = CLIPTextModelWithProjection if projection else CLIPTextModel
     theirs = shaken(kind(CLIPTextConfig(**settings)))

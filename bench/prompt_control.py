@@ -212,7 +212,11 @@ def run(arguments: argparse.Namespace) -> None:
     folder = arguments.out
     records = [asdict(p) | {"read": asdict(r)} for p, r in zip(prompts, readings, strict=True)]
     sampling = {k: getattr(pipe.defaults, k) if v is None else v for k, v in choices.items()}
-    result = {"settings": plain(arguments) | sampling, "rows": rows, "confusions": wrong}
+    result: dict[str, Any] = {
+        "settings": plain(arguments) | sampling,
+        "rows": rows,
+        "confusions": wrong,
+    }
     result["pictures"] = records
     sheet = contact_sheet(prompts[:SHEET], images[:SHEET], readings[:SHEET])
     files = {"prompt_control.json": json_writer(result, indent=1), "pictures.png": sheet.save}

@@ -58,9 +58,10 @@ def open_model(folder: Path, device: str) -> TextToImage:
         hint = "train the three runs first, see configs/train/text_encoder_comparison.yaml"
         raise FileError(f"no model in {folder}", "the run has not ended, or is elsewhere", hint)
     where: dict[str, Any] = {"device": device}
+    text_encoder: Any = load_text_encoder(folder / "text_encoder", **where)
     return TextToImage(
         Tokenizer.from_pretrained(folder, subfolder="tokenizer"),
-        load_text_encoder(folder / "text_encoder", **where),
+        text_encoder,
         UNet.from_pretrained(folder, subfolder="unet", **where),
         Autoencoder.from_pretrained(folder, subfolder="vae", **where),
         load_scheduler(folder / "scheduler"),
@@ -205,6 +206,7 @@ def _losses(
     import torch
 
     index = torch.tensor([i for i, _ in rows], device=latents.device)
+    assert pipe.tokenizer is not None and pipe.text_encoder is not None
     ids = pipe.tokenizer([caption for _, caption in rows]).ids.to(latents.device)
     text = pipe.text_encoder(ids).last_hidden_state
     total = torch.zeros(len(rows), device=latents.device)
@@ -234,6 +236,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, pipe in pipes.items():
         settings = load_settings(UNetSettings, runs / name / "resolved.yaml").with_data()
         assert not isinstance(settings.data, str)
+        assert pipe.text_encoder is not None
         judge = Judge(load(settings.data), settings.data.backgrounds, settings.data.image_size)
         prompts = prompts_by_length(settings.data, arguments.prompts, seed=0)
         batch = arguments.batch_size

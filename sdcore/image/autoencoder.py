@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -67,7 +67,7 @@ class Autoencoder(Component):
     """
 
     Config = AutoencoderConfig
-    WEIGHTS_NAME = "diffusion_pytorch_model"
+    WEIGHTS_NAME: ClassVar[str] = "diffusion_pytorch_model"
     PUBLISHED_CLASSES = ("AutoencoderKL",)
 
     kl: AutoencoderKL

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -250,7 +250,7 @@ class RecurrentTextEncoder(Component):
     """
 
     Config = RecurrentTextConfig
-    WEIGHTS_NAME = "model"
+    WEIGHTS_NAME: ClassVar[str] = "model"
     PUBLISHED_CLASSES = (ARCHITECTURE,)
 
     def __init__(self, config: RecurrentTextConfig) -> None:

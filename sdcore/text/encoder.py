@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +135,7 @@ class CLIPTextEncoder(Component):
     """
 
     Config = CLIPTextConfig
-    WEIGHTS_NAME = "model"
+    WEIGHTS_NAME: ClassVar[str] = "model"
     PUBLISHED_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
     def __init__(self, config: CLIPTextConfig) -> None:

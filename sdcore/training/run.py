@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from sdcore.errors import FileError, NonFiniteError, UsageError, name_some, warn
@@ -148,7 +148,7 @@ class Run:
             self.average.update(self.module, self.step)
         return float(norm)
 
-    def log(self, **metrics: float) -> None:
+    def log(self, **metrics: float | Tensor) -> None:
         """Append one line of metrics to `metrics.jsonl` every `log_every` steps, and print it."""
         if self.step % self.loop.log_every:
             return

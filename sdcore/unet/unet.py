@@ -12,6 +12,7 @@ Parameter names are those of diffusers' UNet2DConditionModel. Ronneberger et al.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class UNet(Component):
     """
 
     Config = UNetConfig
-    WEIGHTS_NAME = "diffusion_pytorch_model"
+    WEIGHTS_NAME: ClassVar[str] = "diffusion_pytorch_model"
     PUBLISHED_CLASSES = ("UNet2DConditionModel",)
 
     def __init__(self, config: UNetConfig) -> None:

@@ -55,7 +55,7 @@ class Grounding:
         alike = [interpolate(maps, finest, mode="bilinear") for maps in self._maps]
         heat = torch.stack(alike).mean(0)  # (B, G, h, w)
         there = self.marks.any(1)
-        losses = word_loss(heat, adaptive_avg_pool2d(self.masks, finest))
+        losses = word_loss(heat, adaptive_avg_pool2d(self.masks, (finest[0], finest[1])))
         return (losses * there).sum() / there.sum().clamp(min=1)
 
 

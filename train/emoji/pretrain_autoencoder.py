@@ -12,9 +12,11 @@ invent). The exported folder holds `scaling_factor` = 1 / standard deviation of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
@@ -43,10 +45,13 @@ def build(settings: AutoencoderSettings, image_size: int) -> AutoencoderKL:
         assert isinstance(model, AutoencoderKL)
         return model
     levels = len(settings.block_out_channels)
+    blocks: dict[str, Any] = {  # annotated as tuples of one
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": settings.block_out_channels,
+    }
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=settings.block_out_channels,
+        **blocks,
         layers_per_block=1,
         latent_channels=settings.latent_channels,
         norm_num_groups=8,
@@ -61,9 +66,22 @@ def images(scenes: Scenes, seed: int, step: int, count: int) -> Tensor:
 
 def draw_latents(model: AutoencoderKL, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Picture -> (latents that `noise` (B, C, h, w) picks, mean KL per latent value)."""
+    assert model.quant_conv is not None
     with torch.set_grad_enabled(model.quant_conv.weight.requires_grad):
-        posterior = model.encode(image).latent_dist
+        posterior = encode(model, image)
     return posterior.mean + posterior.std * noise, posterior.kl().mean() / noise[0].numel()
+
+
+def encode(model: AutoencoderKL, image: Tensor) -> Any:
+    """The distribution of a picture's latents, which has `mean`, `std` and `kl()`."""
+    answer: Any = model.encode(image)
+    return answer.latent_dist
+
+
+def decode(model: AutoencoderKL, latents: Any) -> Tensor:
+    """The picture (B, 3, H, W) that latents (B, C, h, w) stand for."""
+    answer: Any = model.decode(latents)
+    return answer.sample
 
 
 def turned_and_halved(x: Tensor, turns: int) -> Tensor:
@@ -89,8 +107,10 @@ def train(settings: AutoencoderSettings) -> None:
     scenes = Scenes(data)
     unseen = Scenes(data, held_out=True) if data.held_out_pairs() else scenes
     torch.manual_seed(settings.run.seed)
-    model = build(settings, data.image_size).to(memory_format=torch.channels_last)
+    built: Any = build(settings, data.image_size)
+    model: AutoencoderKL = built.to(memory_format=torch.channels_last)
     if settings.decoder_only:
+        assert model.quant_conv is not None
         for part in (model.encoder, model.quant_conv):
             part.requires_grad_(False)
     run = Run(settings, settings.run, model)
@@ -106,9 +126,9 @@ def train(settings: AutoencoderSettings) -> None:
         turns, moved = step % 4, None
         with run.accelerator.autocast():
             latents, kl = draw_latents(model, image, noise.to(image.device))
-            output = model.decode(latents).sample
+            output = decode(model, latents)
             if settings.equivariance_weight:
-                moved = model.decode(turned_and_halved(latents, turns)).sample
+                moved = decode(model, turned_and_halved(latents, turns))
         losses = {
             "loss": reconstruction_loss(output.float(), image),
             "squared": F.mse_loss(output.float(), image),
@@ -131,7 +151,7 @@ def train(settings: AutoencoderSettings) -> None:
 @torch.no_grad()
 def evaluate(run: Run, model: AutoencoderKL, image: Tensor) -> None:
     """PSNR, of held-out (style, concept) pairs if there are any; originals over outputs."""
-    output = model.decode(model.encode(image).latent_dist.mean).sample.clamp(-1, 1)
+    output = decode(model, encode(model, image).mean).clamp(-1, 1)
     error = F.mse_loss(output / 2, image / 2, reduction="none").mean(dim=(1, 2, 3))
     run.write(
         "evaluation.jsonl", {"step": run.step + 1, "psnr_db": float(-10 * error.log10().mean())}
@@ -146,7 +166,7 @@ def evaluate(run: Run, model: AutoencoderKL, image: Tensor) -> None:
 def set_scale(run: Run, model: AutoencoderKL, scenes: Scenes) -> None:
     """Note the scale that gives latents unit variance."""
     image = images(scenes, seed=2, step=0, count=512).to(run.accelerator.device)
-    latents = torch.cat([model.encode(part).latent_dist.mean for part in image.split(64)])
+    latents = torch.cat([encode(model, part).mean for part in image.split(64)])
     model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
     spread = latents.std(dim=(0, 2, 3)).mul(model.config["scaling_factor"]).tolist()
     run.write(

@@ -156,7 +156,7 @@ def evaluate(
     model.eval()
     ids = tokenizer([f"a {concept}" for concept in concepts]).ids.to(run.accelerator.device)
     words = model.embed_text(ids)
-    row = {"step": run.step + 1}
+    row: dict[str, float] = {"step": run.step + 1}
     for name, scenes in (("concept_seen", seen), ("concept_held_out", unseen)):
         chosen = [scene for scene in (scenes.scene(1, i) for i in range(600)) if not scene.relation]
         image = scenes.images(chosen).to(run.accelerator.device)

@@ -66,7 +66,8 @@ MODEL_INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
-SAMPLING = {"steps": 25, "guidance_scale": 2.0, "scheduler": "dpm++ 2m"}  # how it is best run
+# How it is best run.
+SAMPLING: dict[str, Any] = {"steps": 25, "guidance_scale": 2.0, "scheduler": "dpm++ 2m"}
 SAMPLES = 16  # pictures of the grid that is painted now and then
 
 
@@ -260,7 +261,7 @@ class Check:
         drawn = [(scene.objects[0], scene.background) for scene in chosen[:64]]
         concepts = list(source.scenes.settings.concepts)
         other_concept = dict(zip(concepts, concepts[len(concepts) // 2 :] + concepts, strict=False))
-        other_place = dict(zip(PLACES, (*PLACES[1:], PLACES[0]), strict=True))
+        other_place: dict[str, str] = dict(zip(PLACES, (*PLACES[1:], PLACES[0]), strict=True))
 
         def caption(one: Drawn, background: str) -> str:
             words = " ".join(word for word in ("a", one.size, one.concept) if word)
@@ -317,19 +318,19 @@ def sample_grid(run: Run, source: Source, step: int) -> None:
 def pipeline(run: Run, source: Source) -> TextToImage:
     scheduler, network = make_scheduler("ddim", source.scheduler), run.module
     assert isinstance(network, Network)
-    return TextToImage(
-        source.tokenizer, network.text_encoder, network.unet, source.autoencoder, scheduler
-    )
+    text_encoder: Any = network.text_encoder  # a recurrent one is called in the same way
+    return TextToImage(source.tokenizer, text_encoder, network.unet, source.autoencoder, scheduler)
 
 
 def export(run: Run, source: Source) -> None:
     """Write the whole model as a diffusers folder, weights in float16, no file over 14 MB."""
     folder = run.folder / "model"
     pipe = pipeline(run, source)
+    assert pipe.text_encoder is not None
     networks = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, "vae": pipe.autoencoder}
     for name, network in networks.items():
         save_component(network, folder / name, dtype=torch.float16, shard_bytes=14_000_000)
-    pipe.tokenizer.save_pretrained(folder / "tokenizer")
+    source.tokenizer.save_pretrained(folder / "tokenizer")
     pipe.scheduler.save_pretrained(folder / "scheduler")
     index = dict(MODEL_INDEX)
     if isinstance(pipe.text_encoder, RecurrentTextEncoder):  # transformers has no such class
