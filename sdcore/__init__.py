@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sdcore.adapters.textual_inversion import apply_embeddings as apply_embeddings
     from sdcore.adapters.textual_inversion import read_embedding as read_embedding
     from sdcore.adapters.textual_inversion import unused_words as unused_words
+    from sdcore.app.explain_page import fill_page as fill_page
+    from sdcore.app.explain_record import explain_job as explain_job
     from sdcore.attention import BACKENDS as BACKENDS
     from sdcore.attention import Attend as Attend
     from sdcore.attention import Control as Control
@@ -112,6 +114,8 @@ _HOMES = {
     "adapters.lora_file": "read_lora",
     "adapters.lora_saving": "save_lora",
     "adapters.textual_inversion": "apply_embeddings read_embedding unused_words",
+    "app.explain_page": "fill_page",
+    "app.explain_record": "explain_job",
     "attention": (
         "Attend BACKENDS Control CrossAttention SelfAttention Site causal_mask use_attention"
     ),

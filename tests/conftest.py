@@ -4,24 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from tests import tiny
+# torch and diffusers are imported where they are used: the process that hands tests out to workers
+# reads this file, too, and has no use for them.
 
 
-def pytest_configure() -> None:
-    # One core's worth: tiny tensors gain nothing from threads, and results do not depend on them.
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """One core's worth: tiny tensors gain nothing from more, and results do not depend on it."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
-    for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    gpu = [item for item in items if "gpu" in item.keywords]
+    if gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a test computes: on the CPU, and on a CUDA device where there is one."""
+    return request.param
+
+
+@pytest.fixture(params=["float32", "float16", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> Any:
+    """The type in which a test computes."""
+    import torch
+
+    return getattr(torch, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -35,22 +55,64 @@ def few_captions() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in the layout of Stable Diffusion 1.5, written by diffusers."""
+    from tests import tiny
+
     return tiny.write_sd(tmp_path_factory.mktemp("sd"))
 
 
 @pytest.fixture(scope="session")
 def sd2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in the layout of Stable Diffusion 2.1: v-prediction, linear projection."""
+    from tests import tiny
+
     return tiny.write_sd2(tmp_path_factory.mktemp("sd2"))
 
 
 @pytest.fixture(scope="session")
 def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in the layout of Stable Diffusion XL, with both text encoders."""
+    from tests import tiny
+
     return tiny.write_sdxl(tmp_path_factory.mktemp("sdxl"))
 
 
 @pytest.fixture(scope="session")
 def refiner_folder(sdxl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in the layout of Stable Diffusion XL's refiner, with `sdxl_folder`'s parts."""
+    from tests import tiny
+
     return tiny.write_refiner(tmp_path_factory.mktemp("refiner"), sdxl_folder)
+
+
+@pytest.fixture(scope="session")
+def models_read() -> dict[tuple[str, ...], Any]:
+    return {}
+
+
+@pytest.fixture
+def read_once(
+    sd_folder: Path,
+    sdxl_folder: Path,
+    models_read: dict[tuple[str, ...], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`TextToImage.from_pretrained` reads the same model but once.
+
+    For tests of commands, each of which would read it: that a call leaves nothing on its model is
+    held by tests/reliability/test_calls_share_nothing.py.
+    """
+    from sdcore import TextToImage
+    from sdcore.pipeline.text_to_image import EMBEDDED
+
+    real = TextToImage.from_pretrained
+    stay = {str(folder) for folder in (sd_folder, sdxl_folder, EMBEDDED)}
+
+    def read(folder: str | Path, **how: Any) -> TextToImage:
+        if str(folder) not in stay:
+            return real(folder, **how)
+        key = (str(folder), *(f"{name}={value}" for name, value in sorted(how.items())))
+        if key not in models_read:
+            models_read[key] = real(folder, **how)
+        return models_read[key]
+
+    monkeypatch.setattr(TextToImage, "from_pretrained", read)

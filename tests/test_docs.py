@@ -33,7 +33,6 @@ EMBEDDED = ROOT / "sdcore" / "models" / "emoji" / "model_index.json"
 
 # Pages that open up one room; all others show what `from sdcore import ...` gives.
 INTERNALS = {
-    "explain.md": "app: what a page about a picture is made of",
     "embedded-model.md": "training: the settings of a recipe",
     "07_unet.md": "unet: the blocks, called one by one",
     "08_steps_and_guidance.md": "sampling: the formula of guidance, beside its function",
@@ -49,7 +48,7 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("page", [*PAGES, *LESSONS], ids=lambda page: page.name)
 def test_python_blocks_run(
-    page: Path, sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, sd_folder: Path, tmp_path: Path, read_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = python_blocks(page)
     assert blocks, f"{page.name} shows no Python"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 IDENTIFIER = re.compile(r"[a-z]\w*(_\w+|=|\()|sdcore\b|torch\b|diffusers\b|pip\b")
 
 
+@cache
 def trees() -> dict[Path, ast.Module]:
     return {path: ast.parse(path.read_text("utf-8")) for path in (ROOT / "sdcore").rglob("*.py")}
 

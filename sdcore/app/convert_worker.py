@@ -115,8 +115,8 @@ def prepare(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A plain tensor with memory of its own: safetensors holds no shared ones."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.dtype not in _TYPES:
         raise Refused(f"{name[:120]} is of a kind that weights are not: {tensor.dtype}")
-    whole = tensor.is_floating_point()
-    return tensor.detach().to(dtype if whole else None).contiguous()
+    floating = tensor.is_floating_point()
+    return tensor.detach().to(dtype if floating else None).contiguous()
 
 
 def convert(path: Path, folder: Path, name: str, dtype: torch.dtype | None) -> dict[str, Any]:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sdcore.app.adapters import Adapters
-    from sdcore.app.explain_record import Explained
+    from sdcore.app.explain_record import Explained, Recording
     from sdcore.app.model_choice import ModelChoice
     from sdcore.job.job import Job
-    from sdcore.job.record import ImageSettings
+    from sdcore.pipeline.result import TextToImageResult
     from sdcore.pipeline.text_to_image import TextToImage
 
 WINDOWS = 10
@@ -159,40 +159,19 @@ def paint(
     """Every picture of every prompt, painted alone."""
     from dataclasses import replace
 
-    from sdcore.app.explain_record import Recording, explain_run
+    from sdcore.app.explain_record import explain_job
     from sdcore.app.session import Session, results
     from sdcore.pipeline.start import complete_size
 
     session = Session(model, adapters)
     pipe = session.pipe
     size = complete_size(*sides, jobs[0].source, pipe.native_size, pipe.autoencoder.factor)
+
+    def paint(job: Job, recording: Recording) -> TextToImageResult:
+        return next(results(session.paint([job], control=recording)))
+
     for job in jobs:
-        pipe, scale = session.prepared([job]), job.guidance_scale
-        guided = (pipe.defaults.guidance_scale if scale is None else scale) > 1
-        negative = job.negative_prompt if guided else None
-        recording = Recording(pipe, job.prompt, negative, job.dialect, windows)
-        for result in results(session.paint([replace(job, size=size)], control=recording)):
-            yield explain_run(
-                pipe, recording, result.images[0], facts(result.settings[0], negative)
-            )
-
-
-def facts(settings: ImageSettings, negative_prompt: str | None) -> dict[str, object]:
-    """What the page says about the run."""
-    job = settings.job
-    assert job.size is not None
-    named = {
-        "prompt": job.prompt,
-        "negative prompt": negative_prompt,
-        "seed": job.seed,
-        "steps": job.steps,
-        "scheduler": settings.sampler,
-        "guidance scale": job.guidance_scale,
-        "size": f"{job.size.width} x {job.size.height}",
-        "model": settings.model,
-        "dialect": job.dialect,
-    }
-    return {name: value for name, value in named.items() if value is not None}
+        yield explain_job(session.prepared([job]), replace(job, size=size), windows, paint)
 
 
 def look_at(

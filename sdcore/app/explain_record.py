@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from sdcore import TextToImage
     from sdcore.attention import Site
     from sdcore.diffusion.steps import Step
+    from sdcore.job.job import Job
+    from sdcore.job.record import ImageSettings
+    from sdcore.pipeline.result import TextToImageResult
     from sdcore.text.tokenizer import Tokens
 
 IMAGE_TIMES = (700, 500, 300, 100)
@@ -161,13 +164,36 @@ class Recording(MadeAtBegin[WordHeatmaps]):
 
 def check_words(text: str, pipe: TextToImage, dialect: str, negative: bool) -> None:
     """UsageError for a text whose words change with the steps."""
-    told = explain_prompt(text, pipe.readers[0][0], dialect, negative=negative)
-    if sum(each.part == 1 for each in told.texts) > 1:
+    explanation = explain_prompt(text, pipe.readers[0][0], dialect, negative=negative)
+    if sum(each.part == 1 for each in explanation.texts) > 1:
         raise UsageError(
             f"The prompt {text!r:.80} changes with the steps.",
             "A word's heatmap is that of one text for the whole run.",
             "Explain each of its versions as a prompt of its own.",
         )
+
+
+def explain_job(
+    pipe: TextToImage,
+    job: Job,
+    windows: int = 10,
+    paint: Callable[[Job, Recording], TextToImageResult] | None = None,
+) -> Explained:
+    """A job's picture, and where, when and in which layers each word of its prompts is read.
+
+    Args:
+        windows: parts of the run that are kept apart, at most one for each step.
+        paint: paints the job with a control; None is `pipe.paint`.
+
+    Raises:
+        UsageError: the job cannot be painted, or a prompt changes with the steps.
+    """
+    scale = pipe.defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale
+    negative = job.negative_prompt if scale > 1 else None
+    recording = Recording(pipe, job.prompt, negative, job.dialect, windows)
+    result = (paint or pipe.paint)(job, recording)
+    facts = _facts(result.settings[0], negative)
+    return explain_run(pipe, recording, result.images[0], facts)
 
 
 def explain_run(
@@ -207,6 +233,24 @@ def explain_picture(
     return _explained(pipe, seen, {"prompt": heatmaps}, windows, facts)
 
 
+def _facts(settings: ImageSettings, negative_prompt: str | None) -> dict[str, Any]:
+    """What the page says about the run."""
+    job = settings.job
+    assert job.size is not None
+    named = {
+        "prompt": job.prompt,
+        "negative prompt": negative_prompt,
+        "seed": job.seed,
+        "steps": job.steps,
+        "scheduler": settings.sampler,
+        "guidance scale": job.guidance_scale,
+        "size": f"{job.size.width} x {job.size.height}",
+        "model": settings.model,
+        "dialect": job.dialect,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def _explained(
     pipe: TextToImage,
     picture: Image,
@@ -225,13 +269,13 @@ def _explained(
     notes: dict[str, None] = {}
     room = pipe.readers[0][0].max_length - 2
     for of in heatmaps:
-        told = explain_prompt(
+        explanation = explain_prompt(
             texts[of] or "", pipe.readers[0][0], dialect, steps=steps, negative=of == "negative"
         )
         # What was cut is said word by word.
-        cuts = {describe_cut(text.cut, room) for text in told.texts}
-        notes |= dict.fromkeys(note for note in told.notes if note not in cuts)
-        if max(text.part for text in told.texts) > 1:
+        cuts = {describe_cut(text.cut, room) for text in explanation.texts}
+        notes |= dict.fromkeys(note for note in explanation.notes if note not in cuts)
+        if max(text.part for text in explanation.texts) > 1:
             notes["The words shown are those of the first of the prompts that AND joins."] = None
     return Explained(
         texts["prompt"] or "",

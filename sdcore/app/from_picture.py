@@ -149,8 +149,8 @@ def read(options: argparse.Namespace, adapters: Adapters, prompts: Sequence[str]
             "Name the folder or the file of that model.",
         )
     again = Again(options.from_picture, adapters.without_missing(recipe), model_choice(options))
-    given = {name for name in _CHANGES if getattr(options, name) is not None}
-    changed = bool(prompts or given or job_settings(options))
+    changes = {name for name in _CHANGES if getattr(options, name) is not None}
+    changed = bool(prompts or changes or job_settings(options))
     return again if changed else _as_one_of_a_batch(again)
 
 

@@ -206,8 +206,8 @@ def _tags(metadata: Mapping[str, str]) -> list[str]:
 
 
 def _hashes(file: WeightFile) -> Report:
-    whole, tensors = file_hash(file.path), tensor_hash(file.path)
-    report = {"sha256": whole, "web UI hash": whole[:_SHORT], "sha256 of the tensors": tensors}
+    digest, tensors = file_hash(file.path), tensor_hash(file.path)
+    report = {"sha256": digest, "web UI hash": digest[:_SHORT], "sha256 of the tensors": tensors}
     noted = file.metadata.get("sshs_model_hash")
     if noted is not None:
         agrees = noted.removeprefix("0x") == tensors

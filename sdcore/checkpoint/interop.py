@@ -63,9 +63,9 @@ class DiffusersUNet(_Adapter):
         _refuse(others)
         added = None
         if self.unet.config.addition_embed_type is not None:
-            given = dict(added_cond_kwargs or {})
-            added = AddedConditions(given.pop("text_embeds"), given.pop("time_ids"))
-            _refuse(given)
+            conditions = dict(added_cond_kwargs or {})
+            added = AddedConditions(conditions.pop("text_embeds"), conditions.pop("time_ids"))
+            _refuse(conditions)
         else:
             _refuse(added_cond_kwargs or {})
         out = self.unet(

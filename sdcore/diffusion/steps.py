@@ -105,8 +105,10 @@ def visited_times(
     if end is not None:
         last = _passed(scheduler, end)
     if first >= last:
-        given = {"strength": strength, "denoising_start": start, "denoising_end": end}
-        shown = ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
+        limits = {"strength": strength, "denoising_start": start, "denoising_end": end}
+        shown = ", ".join(
+            f"{name} {value:g}" for name, value in limits.items() if value is not None
+        )
         raise UsageError(
             f"Nothing is left to do with {steps} steps and {shown}.",
             "They select the part of the steps that is run, and here it is empty.",

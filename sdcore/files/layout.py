@@ -59,9 +59,9 @@ def choose_weights(files: Collection[str], name: str, variant: str | None) -> st
 
 def variants(files: Collection[str], name: str) -> list[str]:
     """The variants that a component's weights come in, such as fp16; not the plain ones."""
-    whole = re.compile(rf"{re.escape(name)}\.([^\W\d]\w*)\.safetensors")
+    one_file = re.compile(rf"{re.escape(name)}\.([^\W\d]\w*)\.safetensors")
     index = re.compile(rf"{re.escape(name)}\.safetensors\.index\.([^\W\d]\w*)\.json")
-    matches = (whole.fullmatch(file) or index.fullmatch(file) for file in files)
+    matches = (one_file.fullmatch(file) or index.fullmatch(file) for file in files)
     return sorted({match[1] for match in matches if match})
 
 

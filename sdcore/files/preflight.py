@@ -134,8 +134,8 @@ def _needed(
         yield "scheduler_config.json", again
     elif kind == TOKENIZER:
         yield "tokenizer_config.json", again
-        whole = "tokenizer.json" in there
-        yield from ((name, again) for name in ("tokenizer.json",) * whole or _VOCABULARY)
+        in_one_file = "tokenizer.json" in there
+        yield from ((name, again) for name in ("tokenizer.json",) * in_one_file or _VOCABULARY)
     else:
         yield "config.json", again
         chosen = choose_weights(there, kind, variant)

@@ -354,10 +354,10 @@ def _pictures(image: Any, mask: Any, strength: Any, only_masked: Any) -> list[So
     ]
 
 
-def _several(given: Any, name: str) -> list[Any]:
-    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
-        given = cast("Sequence[Any]", given)
-        if not given:
+def _several(value: Any, name: str) -> list[Any]:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        value = cast("Sequence[Any]", value)
+        if not value:
             raise UsageError(f"The list of {name}s is empty.", "One is needed.", "Pass one.")
-        return list(given)
-    return [given]
+        return list(value)
+    return [value]

@@ -265,8 +265,8 @@ def _seed(graph: _Graph, sampler: _Node) -> int | None:
     begin, end = graph.value(sampler, "start_at_step"), graph.value(sampler, "end_at_step")
     steps = graph.value(sampler, "steps")
     last = as_int(steps)
-    whole = last is not None and as_int(end, last) is not None and begin in (0, None)
-    if not whole or graph.value(sampler, "add_noise") not in ("enable", None):
+    every_step = last is not None and as_int(end, last) is not None and begin in (0, None)
+    if not every_step or graph.value(sampler, "add_noise") not in ("enable", None):
         graph.differs("the sampler ran only some of the steps; all are run")
     return _whole(graph, sampler, "noise_seed", LARGEST_SEED)
 

@@ -149,8 +149,8 @@ def _dialect(pairs: dict[str, str]) -> tuple[str, list[str]]:
     dialect = pairs.get("Dialect", named.get(emphasis))
     if dialect in DIALECTS:
         return dialect, []
-    told = pairs.get("Dialect", f"Emphasis {emphasis}")
-    return "a1111", [f"the dialect {told!r:.{_SHOWN}} is not there; a1111 is used"]
+    unknown = pairs.get("Dialect", f"Emphasis {emphasis}")
+    return "a1111", [f"the dialect {unknown!r:.{_SHOWN}} is not there; a1111 is used"]
 
 
 def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:

@@ -16,6 +16,7 @@ from sdcore.diffusion.noise import add_noise, alphas_cumprod_from_config
 from sdcore.diffusion.steps import Step
 from sdcore.errors import UsageError
 from sdcore.image.canvas import make_canvases
+from sdcore.prompt.text import Steps
 from sdcore.prompt.tokens import read_tokens
 from sdcore.sampling.begin import begin_run
 from sdcore.sampling.conditioning import plan_prompts
@@ -72,7 +73,7 @@ def heatmaps_of_image(
         kind,
         [prompt],
         [None],
-        len(times),
+        Steps(len(times)),
         guided=False,
         dialect=dialect,
         clip_skip=clip_skip,

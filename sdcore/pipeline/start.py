@@ -116,14 +116,12 @@ def batch_source(
     first = sources[0]
     if isinstance(first, Noise):
         noise = [source.latents for source in sources if isinstance(source, Noise)]
-        given = [latents for latents in noise if latents is not None]
-        if not given:
+        own = [latents for latents in noise if latents is not None]
+        if not own:
             return BatchSource()
-        if len(given) < len(noise):
+        if len(own) < len(noise):
             raise _mixed("noise of their own")
-        return BatchSource(
-            noise=_stack([given[i * len(given) // len(jobs)] for i in range(len(jobs))])
-        )
+        return BatchSource(noise=_stack([own[i * len(own) // len(jobs)] for i in range(len(jobs))]))
     if isinstance(first, Picture):
         return _of_pictures(
             [s for s in sources if isinstance(s, Picture)], jobs[0].size, native_size, strength
@@ -265,7 +263,7 @@ def make_start(
     if reads_mask:
         masked = pixels * (1 - mask_pixels)
         masked = autoencoder.encode(masked, sampler.generators, tiled=tiled)
-        return Start(latents, beside=torch.cat([mask, masked], dim=1))
+        return Start(latents, mask_channels=torch.cat([mask, masked], dim=1))
     # diffusers encodes the masked picture here too and does not use it: its draws are made, so that
     # those of a stochastic scheduler after them are the same.
     sampler.draw(shape)
@@ -273,8 +271,8 @@ def make_start(
     return Start(latents, kept=Kept(picture, noise, mask))
 
 
-def _for_each(given: Tensor, images: int) -> Tensor:
-    return given.repeat_interleave(images // len(given), dim=0)
+def _for_each(tensor: Tensor, images: int) -> Tensor:
+    return tensor.repeat_interleave(images // len(tensor), dim=0)
 
 
 def _on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:

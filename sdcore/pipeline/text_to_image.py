@@ -43,6 +43,7 @@ from sdcore.pipeline.start import (
     complete_size,
     make_start,
 )
+from sdcore.prompt.text import Steps
 from sdcore.sampling.conditioning import PromptPlan, plan_prompts
 from sdcore.sampling.loop import Sampler, denoise
 from sdcore.sampling.sizes import choose_sizes
@@ -292,11 +293,10 @@ class TextToImage(Model):
             kind,
             [job.prompt for job in jobs],
             [job.negative_prompt for job in jobs],
-            steps,
+            Steps(steps, job.steps_before),
             guided=job.guidance.active,
             dialect=job.dialect,
             clip_skip=job.clip_skip,
-            steps_before=job.steps_before,
             size=size,
             negative_size=negative_size,
             zeros_for_no_prompt=self.defaults.zeros_for_no_prompt,

@@ -70,12 +70,11 @@ def plan_prompts(
     kind: ModelKind,
     prompts: Sequence[str],
     negative_prompts: Sequence[str | None],
-    steps: int,
+    steps: Steps,
     *,
     guided: bool = True,
     dialect: str = "plain",
     clip_skip: int = 0,
-    steps_before: int = 0,
     size: SizeConditioning | None = None,
     negative_size: SizeConditioning | None = None,
     zeros_for_no_prompt: bool = False,
@@ -88,11 +87,10 @@ def plan_prompts(
         readers: tokenizer and text encoder, those of `kind.text_encoders`.
         kind: of the model: at which layer the text is read, and what else the UNet reads.
         guided: whether guidance is used, which needs the negative prompts.
-        steps: how often the UNet is called, `Step.count`.
+        steps: how often the UNet is called, here and in an earlier pass.
         dialect: a name in `sdcore.prompt.dialects.DIALECTS`.
         clip_skip: how many of the text encoders' last layers are left out, counted as in diffusers;
             in the dialect plain, as there, for the prompt only.
-        steps_before: of an earlier pass at another size, for prompts that change with the steps.
         size: what SDXL's UNet reads about the picture's size; None for a model that reads nothing.
         negative_size: with the negative prompt; None is the same.
         zeros_for_no_prompt: a missing negative prompt is zeros, not the text of "".
@@ -105,15 +103,15 @@ def plan_prompts(
         UserWarning: a prompt is cut, means something else in another dialect, or has no effect.
     """
     _check_sizes(kind, size, negative_size)
-    how, run = find_dialect(dialect), Steps(steps, steps_before)
+    rules = find_dialect(dialect)
     encoders = _make_encoders(readers, kind, clip_skip)
     negative_encoders = encoders
-    if not how.skips_in_negative:
+    if not rules.skips_in_negative:
         negative_encoders = [encoder.with_clip_skip(0) for encoder in encoders]
 
     @cache  # equal prompts are read once
     def read(prompt: str, negative: bool = False) -> EncodedPrompt:
-        return _read(prompt, negative, negative_encoders if negative else encoders, how, run)
+        return _read(prompt, negative, negative_encoders if negative else encoders, rules, steps)
 
     positives = [read(prompt) for prompt in prompts]
     negatives: list[EncodedPrompt] | None = None
@@ -124,12 +122,12 @@ def plan_prompts(
         negatives = [prompt.zeros() for prompt in positives]
     else:
         negatives = [read(text or "", negative=True) for text in negative_prompts]
-    if how.pads and negatives is not None:
+    if rules.pads and negatives is not None:
         lengths = [max(p.length, n.length) for p, n in zip(positives, negatives, strict=True)]
         positives = [pad(p, n, encoders) for p, n in zip(positives, lengths, strict=True)]
         negatives = [pad(p, n, negative_encoders) for p, n in zip(negatives, lengths, strict=True)]
     tokens = as_tokens([prompt.parts[0].texts.items[0].tokens for prompt in positives])
-    return PromptPlan(tokens, plan(positives, negatives, steps, size, negative_size or size))
+    return PromptPlan(tokens, plan(positives, negatives, steps.count, size, negative_size or size))
 
 
 def _read(

@@ -82,14 +82,14 @@ class Kept:
 class Start:
     """What a run begins from.
 
-    latents: (B, C, h, w), as noisy as the first time.
-    beside:  (B, 1 + C, h, w) for an inpainting UNet, which reads mask and masked picture beside
-        the latents.
-    kept:    for inpainting with any other UNet.
+    latents:       (B, C, h, w), as noisy as the first time.
+    mask_channels: (B, 1 + C, h, w) for an inpainting UNet, which reads the mask and the masked
+        picture together with the latents.
+    kept:          for inpainting with any other UNet.
     """
 
     latents: Tensor
-    beside: Tensor | None = None
+    mask_channels: Tensor | None = None
     kept: Kept | None = None
 
 
@@ -120,8 +120,8 @@ def denoise(
         controls: StepControls,
     ) -> Tensor:
         seen = scheduler.scale_model_input(latents, time)
-        if start.beside is not None:
-            seen = torch.cat([seen, start.beside], dim=1)  #            (B, 2C + 1, h, w)
+        if start.mask_channels is not None:
+            seen = torch.cat([seen, start.mask_channels], dim=1)  #            (B, 2C + 1, h, w)
         seen = seen.to(dtype)
         return guided_prediction(unet, seen, time, conditioning, guidance, controls).float()
 

@@ -91,15 +91,16 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     """
     path = folder / "tokenizer_config.json"
     config = read_json(path)
-    whole = read_json(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
+    in_one = (folder / "tokenizer.json").exists()
+    tokenizer_json = read_json(folder / "tokenizer.json") if in_one else {}
     try:
-        vocab, merges = _vocabulary(folder) if whole is None else _vocabulary_of(whole["model"])
+        vocab, merges = _vocabulary_of(tokenizer_json["model"]) if in_one else _vocabulary(folder)
         if "added_tokens_decoder" in config:
             listed = {int(key): _token(v) for key, v in config["added_tokens_decoder"].items()}
         else:
             special_map = _read_if_there(folder / "special_tokens_map.json")
             config |= {name: _marked(value) for name, value in special_map.items()}
-            listed = _listed_elsewhere(folder, config, whole or {})
+            listed = _listed_elsewhere(folder, config, tokenizer_json)
         _check_config(config, path)
         added, roles = _special(config, [listed[number] for number in sorted(listed)])
         ids = {token["content"]: number for number, token in listed.items()}
@@ -171,7 +172,7 @@ def _marked(value: Any) -> Any:
 
 
 def _listed_elsewhere(
-    folder: Path, config: dict[str, Any], whole: dict[str, Any]
+    folder: Path, config: dict[str, Any], tokenizer_json: dict[str, Any]
 ) -> dict[int, Token]:
     """Added tokens of a folder from before they were listed in tokenizer_config.json."""
     listed: dict[int, Token] = {}
@@ -179,7 +180,7 @@ def _listed_elsewhere(
     for content, number in _read_if_there(folder / "added_tokens.json").items():
         special = content in named
         listed[number] = {"content": content, "normalized": not special, "special": special}
-    for entry in whole.get("added_tokens", []):
+    for entry in tokenizer_json.get("added_tokens", []):
         listed[entry["id"]] = _token({key: value for key, value in entry.items() if key != "id"})
     return listed
 

@@ -218,8 +218,9 @@ def test_pictures_change_and_case_i_is_painted_with_seed_plus_i(pipe: TextToImag
     for ablation in taken:
         images = paint(ablation, CASES, 5, **how)
         assert all(not close(*pair) for pair in zip(images, whole, strict=True))
-        alone = paint(ablation, CASES, 5, batch=1, choices=CHOICES)
-        assert close(images[1], alone[1]), ablation.name
+        if ablation in (taken[0], taken[-1]):
+            alone = paint(ablation, CASES, 5, batch=1, choices=CHOICES)
+            assert close(images[1], alone[1]), ablation.name
 
 
 def test_what_is_not_there_is_refused(pipe: TextToImage) -> None:

@@ -192,7 +192,7 @@ def test_impossible_steps_are_refused(name, steps) -> None:
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 49, 600, 1000])
+@pytest.mark.parametrize("steps", [1, 2, 3, 49, pytest.param(600, marks=pytest.mark.slow), 1000])
 def test_every_possible_number_of_steps_is_finite_or_refused(name, steps) -> None:
     scheduler = schedulers.make_scheduler(name, SD15)
     try:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.gpu
 # heads, image tokens, text tokens or None for self-attention, head width: of SD 1.5 and SDXL
 SHAPES = [(8, 4096, None, 40), (8, 4096, 77, 40), (8, 1024, 154, 80), (8, 63, 77, 160)]
 SHAPES += [(10, 4096, 77, 64), (20, 1024, None, 64)]
-TYPES = [(torch.float32, 2e-4), (torch.float16, 4e-3), (torch.bfloat16, 3e-2)]
+CLOSE = {torch.float32: 2e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # relative errors
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -38,7 +38,7 @@ def qkv(heads, queries, keys, width, dtype):
     return [x.to("cuda", dtype).requires_grad_() for x in drawn]
 
 
-def compare(attend, inputs, close):
+def compare(attend, inputs, dtype):
     """Values and gradients against the reference in float64."""
     out = attend(*inputs)
     wide = [x.detach().double().requires_grad_() for x in inputs]
@@ -48,36 +48,33 @@ def compare(attend, inputs, close):
     for found, right in zip((out, *gradients), (expected, *wanted), strict=True):
         assert found.isfinite().all()
         error = (found.double() - right).norm() / right.norm()
-        assert error < close, f"relative error {error:.1e}"
+        assert error < CLOSE[dtype], f"relative error {error:.1e}"
 
 
-@pytest.mark.parametrize("dtype, close", TYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", list(BACKENDS))
-def test_backends_agree_on_the_device(name, shape, dtype, close):
+def test_backends_agree_on_the_device(name, shape, dtype):
     reason = unavailable(name)
     if reason:
         pytest.skip(reason)
-    compare(BACKENDS[name], qkv(*shape, dtype), close)
+    compare(BACKENDS[name], qkv(*shape, dtype), dtype)
 
 
-@pytest.mark.parametrize("dtype, close", TYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kernel", list(KERNELS))
-def test_every_kernel_behind_sdpa_agrees(kernel, shape, dtype, close):
+def test_every_kernel_behind_sdpa_agrees(kernel, shape, dtype):
     inputs = qkv(*shape, dtype)
     with sdpa_kernel(KERNELS[kernel]):
         try:
             BACKENDS["sdpa"](*inputs)
         except RuntimeError as error:
             pytest.skip(f"{kernel} does not take this: {str(error)[:80]}")
-        compare(BACKENDS["sdpa"], inputs, close)
+        compare(BACKENDS["sdpa"], inputs, dtype)
 
 
-@pytest.mark.parametrize("dtype, close", TYPES)
 @pytest.mark.parametrize("name", list(BACKENDS))
 @pytest.mark.parametrize("heads, queries, keys, width", [s for s in SHAPES if s[2]])
-def test_heatmaps_are_the_explicit_ones(name, heads, queries, keys, width, dtype, close):
+def test_heatmaps_are_the_explicit_ones(name, heads, queries, keys, width, dtype):
     reason = unavailable(name)
     if reason:
         pytest.skip(reason)
@@ -86,7 +83,7 @@ def test_heatmaps_are_the_explicit_ones(name, heads, queries, keys, width, dtype
     maps = marked_attention(q, k, marks, width, make_attend(name))
     expected = heat(attention_map(q.double(), k.double()), marks)
     error = (maps.double() - expected).norm() / expected.norm()
-    assert error < close, f"relative error {error:.1e}"
+    assert error < CLOSE[dtype], f"relative error {error:.1e}"
 
 
 @pytest.mark.slow

@@ -247,7 +247,7 @@ def test_an_unknown_dialect_is_named_with_the_nearest() -> None:
         parse_prompt("a", "a1112")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ANYTHING, st.sampled_from(sorted(DIALECTS)), st.booleans(), st.integers(1, 8))
 def test_every_text_is_read_or_refused(prompt: str, dialect: str, negative: bool, steps) -> None:
     try:

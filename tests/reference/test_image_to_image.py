@@ -23,7 +23,7 @@ PIPELINES = {
     "sdxl": ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
 }
 PIPELINES["sd2"] = PIPELINES["sd"]
-SEED, STEPS = 11, 6
+SEED, STEPS = 11, 5
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (64, 64)) -> Image.Image:

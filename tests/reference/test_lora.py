@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,18 @@ def ours(folder) -> TextToImage:
     return TextToImage.from_pretrained(folder[0])
 
 
-@pytest.fixture
-def theirs(folder) -> Any:
+@pytest.fixture(scope="module")
+def read_by_diffusers(folder) -> Any:
     path, cls = folder
     return cls.from_pretrained(path)
+
+
+@pytest.fixture
+def theirs(read_by_diffusers) -> Iterator[Any]:
+    unet = read_by_diffusers.unet
+    yield read_by_diffusers
+    read_by_diffusers.unet = unet
+    read_by_diffusers.unload_lora_weights()
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ BY_DIFFUSERS: dict[str, tuple[str, dict[str, Any]]] = {
     "lcm": ("LCMScheduler", {}),
 }
 PROMPTS = ["a red apple on a tree", "photo of the big blue fox"]
-STEPS = 6
+STEPS = 4
 
 
 class Pair:

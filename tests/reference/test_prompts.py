@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sdcore import TextToImage
+from sdcore.prompt.text import Steps
 from sdcore.sampling.conditioning import PromptPlan, plan_prompts
 from sdcore.sampling.sizes import choose_sizes
 from sdcore.size import Size
@@ -48,7 +49,7 @@ def both(folder: Path) -> tuple[Any, TextToImage]:
 
 
 def plan(ours: TextToImage, prompt: str, negative: str | None = "", **how: Any) -> PromptPlan:
-    kind, steps = ours.kind, how.pop("steps", 1)
+    kind, steps = ours.kind, Steps(how.pop("steps", 1))
     size, _ = choose_sizes(kind, Size(64, 64))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -143,7 +143,7 @@ def check(pair, mask=None, tolerance=1e-6, **sizes):
     assert error(found, expected) <= tolerance
 
 
-@pytest.mark.parametrize("size", [(32, 32), (24, 40), (9, 13)], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("size", [(24, 40), (9, 13)], ids=lambda s: f"{s[0]}x{s[1]}")
 def test_output_at_every_size(pair, size):
     check(pair, size=size, batch=1)
 

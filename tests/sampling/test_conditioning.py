@@ -13,6 +13,7 @@ import torch
 from sdcore import TextToImage
 from sdcore.diffusion.steps import Step
 from sdcore.errors import NonFiniteError, UsageError
+from sdcore.prompt.text import Steps
 from sdcore.sampling.conditioning import PromptPlan, plan_prompts
 from sdcore.sampling.sizes import choose_sizes
 from sdcore.size import Size, SizeConditioning
@@ -41,14 +42,16 @@ def plan(
     negatives: list[str | None] | None = None,
     scale: float = 5.0,
     steps: int = 4,
+    steps_before: int = 0,
     dialect: str = "a1111",
     **how: Any,
 ) -> PromptPlan:
     negatives = negatives or [None] * len(prompts)
     kind = pipe.kind
     how = {"size": choose_sizes(kind, Size(64, 64))[0], "guided": scale > 1, **how}
+    run = Steps(steps, steps_before)
     with torch.no_grad():
-        return plan_prompts(pipe.readers, kind, prompts, negatives, steps, dialect=dialect, **how)
+        return plan_prompts(pipe.readers, kind, prompts, negatives, run, dialect=dialect, **how)
 
 
 def text_at(planned: PromptPlan, index: int, part: int = 0) -> torch.Tensor:
@@ -188,7 +191,7 @@ def test_the_refiner_reads_with_the_second_encoder_alone(xl, refiner) -> None:
 
 
 def test_the_kind_says_where_sdxl_is_read_and_a_size_must_be_given(xl, sd) -> None:
-    texts = xl.readers, xl.kind, ["a cat"], [None], 1
+    texts = xl.readers, xl.kind, ["a cat"], [None], Steps(1)
     with pytest.raises(UsageError, match="size of the picture is not given"):
         plan_prompts(*texts)
     with pytest.raises(UsageError, match="aesthetic score"):

@@ -45,10 +45,10 @@ def test_no_token_sees_padding():
     assert not torch.equal(first.last_hidden_state[0, 4], unmasked.last_hidden_state[0, 4])
 
 
-def test_rows_of_a_batch_do_not_touch_each_other():
-    encoder = make_encoder()
+def test_rows_of_a_batch_do_not_touch_each_other(device):
+    encoder, ids = make_encoder().to(device), IDS.to(device)
     with torch.no_grad():
-        both, alone = encoder(IDS), encoder(IDS[1:])
+        both, alone = encoder(ids), encoder(ids[1:])
     torch.testing.assert_close(both.last_hidden_state[1:], alone.last_hidden_state)
     torch.testing.assert_close(both.pooled[1:], alone.pooled)
 

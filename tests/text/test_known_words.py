@@ -187,6 +187,7 @@ def test_marks_of_a_dialect_are_no_words_and_what_it_reads_is(
     )
 
 
+@pytest.mark.usefixtures("few_captions")
 def test_the_command_writes_the_list_beside_a_model_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

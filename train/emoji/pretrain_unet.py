@@ -35,8 +35,8 @@ from sdcore.training.command import main
 from sdcore.training.objective import Objective, draw_noise
 from sdcore.training.run import Run, RunSettings
 from sdcore.unet.unet import UNet, UNetConfig
-from train.emoji.data.captions import PLACE_WORDS
-from train.emoji.data.scenes import PLACES, Drawn, Scene, Scenes
+from train.emoji.data.captions import PLACE_WORDS, Drawn
+from train.emoji.data.scenes import PLACES, Scene, Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 from train.emoji.data.words import save_words
 from train.emoji.grounding import Grounding, object_marks

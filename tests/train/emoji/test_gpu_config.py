@@ -24,7 +24,7 @@ from train.emoji.pretrain_unet import Check, UNetSettings, train
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "configs/train/gpu.yaml"
-STEPS, EVERY = 8, 1
+STEPS, EVERY = 5, 1
 
 
 @pytest.fixture(autouse=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from train.emoji.data.scenes import Drawn
     from train.emoji.data.settings import DataSettings, Words
 
 STYLE_SAID = 0.9  # share of the captions that name the style
@@ -102,6 +102,17 @@ def plural(name: str, irregular: Mapping[str, str]) -> str:
         return name
     ending, several = next(pair for pair in _PLURAL_ENDINGS if re.search(pair[0], name))
     return re.sub(ending, several, name, count=1)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One object of a scene: what it is and the square it fills (x, y, side in pixels)."""
+
+    concept: str
+    style: str
+    size: str
+    place: str
+    box: tuple[int, int, int]
 
 
 class Captions:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from train.emoji.data.captions import Captions
+from train.emoji.data.captions import Captions, Drawn
 from train.emoji.data.drawings import load
 from train.emoji.data.settings import DataSettings
 
@@ -28,17 +28,6 @@ RELATIONS = {  # where the first object is, seen from the second
     "below": (0, 1),
 }
 MARGIN = 4  # pixels between an object and the edge it stands at
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One object of a scene: what it is and the square it fills (x, y, side in pixels)."""
-
-    concept: str
-    style: str
-    size: str
-    place: str
-    box: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
