@@ -274,6 +274,7 @@ def test_offline(hub, machine, how):
     assert not hub.requests
 
 
+@pytest.mark.slow  # the hub's client tries again for 10 seconds, twice
 def test_the_hub_is_down(hub, machine):
     online = machine.open()
     hub.down = True

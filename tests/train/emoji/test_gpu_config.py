@@ -53,6 +53,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.usefixtures("few_captions")
+@pytest.mark.slow
 def test_killed_and_resumed_is_straight_to_the_bit(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
