@@ -10,8 +10,15 @@ from torch import Tensor
 
 from sdcore.adapters.lora_math import Change, LowRank
 from sdcore.adapters.lora_names import Place
+from sdcore.adapters.lora_peft import (
+    PEFT_SETTINGS,
+    PEFT_WEIGHTS,
+    as_peft_magnitude,
+    peft_settings,
+    peft_tensors,
+)
 from sdcore.errors import UsageError
-from sdcore.files.atomic import replace_file
+from sdcore.files.atomic import json_writer, replace_file, replace_files
 from sdcore.files.weights import tensors_writer
 
 
@@ -22,12 +29,13 @@ def save_lora(
     spelling: str = "diffusers",
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a LoRA file that diffusers, kohya's tools, A1111 and ComfyUI read.
+    """Write a LoRA file that diffusers, kohya's tools, A1111, ComfyUI or PEFT read.
 
     Args:
         changes: what happens to each layer, such as those of `fit_lora`.
         spelling: `diffusers`, LoRA and DoRA alone, alpha / rank multiplied into lora_B, as that
-            spelling has no alpha; or `kohya`, every kind.
+            spelling has no alpha; `kohya`, every kind; or `peft`, for one network, into a file
+            adapter_model.safetensors with its settings adapter_config.json in the same folder.
         metadata: strings for the header.
 
     Raises:
@@ -35,12 +43,25 @@ def save_lora(
         FileError: the file cannot be written.
     """
     path = Path(path)
-    if spelling not in ("diffusers", "kohya") or path.suffix != ".safetensors" or not changes:
-        why = (
-            f"It is spelling={spelling!r:.40}, {len(changes)} layers, file name {path.name!r:.80}."
-        )
-        hint = 'Use spelling="diffusers" or "kohya" and a name that ends in .safetensors.'
-        raise UsageError("The LoRA cannot be saved.", why, hint)
+    _check_target(path, spelling, len(changes))
+    named = lora_tensors(changes, spelling=spelling)
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
+    weights = tensors_writer(tensors, {**(metadata or {}), "format": "pt"})
+    if spelling == "peft":
+        settings = json_writer(peft_settings(changes))
+        replace_files(path.parent, {PEFT_SETTINGS: settings, PEFT_WEIGHTS: weights})
+    else:
+        replace_file(path, weights)
+
+
+def lora_tensors(changes: Mapping[Place, Change], *, spelling: str) -> dict[str, Tensor]:
+    """The tensors of a file as `save_lora` writes it, by their keys.
+
+    Raises:
+        UsageError: a change is of a kind that the spelling does not have.
+    """
+    if spelling == "peft":
+        return peft_tensors(changes)
     xl = any(place.part == "text_encoder_2" for place in changes)
     tensors: dict[str, Tensor] = {}
     for place, change in changes.items():
@@ -48,9 +69,19 @@ def save_lora(
             tensors |= _in_diffusers_words(place, change)
         else:
             tensors |= _in_kohya_words(place, change, xl)
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    header = {**(metadata or {}), "format": "pt"}
-    replace_file(path, tensors_writer(tensors, header))
+    return tensors
+
+
+def _check_target(path: Path, spelling: str, layers: int) -> None:
+    known = spelling in ("diffusers", "kohya", "peft")
+    if spelling == "peft":
+        named, hint = path.name == PEFT_WEIGHTS, f"PEFT reads the file {PEFT_WEIGHTS} in a folder."
+    else:
+        named = path.suffix == ".safetensors"
+        hint = 'Use spelling="kohya", "diffusers" or "peft" and a name that ends in .safetensors.'
+    if not (known and named and layers):
+        why = f"It is spelling={spelling!r:.40}, {layers} layers, file name {path.name!r:.80}."
+        raise UsageError("The LoRA cannot be saved.", why, hint)
 
 
 def _in_diffusers_words(place: Place, change: Change) -> dict[str, Tensor]:
@@ -64,7 +95,7 @@ def _in_diffusers_words(place: Place, change: Change) -> dict[str, Tensor]:
     up = tensors["up"] if change.scale == 1 else tensors["up"] * change.scale
     out = {f"{place}.lora_A.weight": tensors["down"], f"{place}.lora_B.weight": up}
     if magnitude is not None:
-        out[f"{place}.lora_magnitude_vector"] = magnitude.flatten()
+        out[f"{place}.lora_magnitude_vector.weight"] = as_peft_magnitude(change, magnitude)
     return out
 
 
