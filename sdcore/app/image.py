@@ -28,7 +28,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "refiner.",
     )
     add = parser.add_argument
-    add("image", type=Path, metavar="PICTURE", help="PNG, JPEG or WebP to begin from")
+    add("image", type=Path, metavar="PICTURE", help="PNG, JPEG, WebP, BMP or AVIF to begin from")
     add("prompts", nargs="+", metavar="PROMPT", help="what to paint; several in one go")
     text = "how much is painted anew, above 0 to 1 (default: the model's, with a mask 1)"
     add("--strength", type=float, metavar="X", help=text)

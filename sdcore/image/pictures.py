@@ -17,12 +17,12 @@ from sdcore.checks import has_type
 from sdcore.errors import FileError, UsageError, warning_filter
 from sdcore.files.opening import open_file
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF")
 MAX_PIXELS = 64_000_000
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """The picture in a PNG, JPEG or WebP file, as `to_rgb` gives it.
+    """The picture in a PNG, JPEG, WebP, BMP or AVIF file, as `to_rgb` gives it.
 
     The format is found from the content. Of an animation the first frame is read.
 
@@ -52,49 +52,58 @@ def open_transparency(path: str | Path) -> Image.Image:
 
 def _open(path: Path) -> Image.Image:
     with open_file(path) as file:
-        return _decode(file, path)
+        return decode_picture(file, str(path))
 
 
-def _decode(file: BinaryIO, path: Path) -> Image.Image:
+def decode_picture(file: BinaryIO, name: str) -> Image.Image:
+    """The picture in an open file, upright, in the mode that it is stored in.
+
+    Args:
+        name: of the picture, for errors.
+
+    Raises:
+        FileError: as `open_picture`.
+    """
     try:
-        with (
-            warning_filter("error", Image.DecompressionBombWarning),
-            Image.open(file, formats=FORMATS) as image,
-        ):
+        # The filter keeps other threads from theirs, so it is for the header alone.
+        with warning_filter("error", Image.DecompressionBombWarning):
+            image = Image.open(file, formats=FORMATS)
+        with image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"it has {image.width} x {image.height}")
             return ImageOps.exif_transpose(image)
     except Image.UnidentifiedImageError as error:
         raise FileError(
-            f"{path} is not a picture that can be read.",
+            f"{name} is not a picture that can be read.",
             f"Its content is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, whatever its name.",
             "Save it as PNG.",
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FileError(
-            f"{path} is too large.",
+            f"{name} is too large.",
             f"Pictures of more than {MAX_PIXELS:,} pixels are not opened: {error}.",
             "Scale it down first.",
         ) from error
     except Exception as error:  # Pillow's readers raise many kinds for damaged files
         raise FileError(
-            f"{path} is damaged.",
+            f"{name} is damaged.",
             f"{type(error).__name__}: {error}.",
             "Open it in an image program and save it again as PNG.",
         ) from error
 
 
-def to_rgb(image: Image.Image, name: str = "The picture") -> Image.Image:
+def to_rgb(image: Image.Image, name: str = "The picture", background: str = "white") -> Image.Image:
     """Any picture as 8-bit RGB, turned upright as its EXIF tag says.
 
-    What is transparent lies on white. Of 16 bits the upper 8 are kept, rounded. Palettes, greys,
-    CMYK and the like are converted; colour profiles are not applied.
+    What is transparent lies on the background, a colour by its name or as #ffffff. Of 16 bits the
+    upper 8 are kept, rounded. Palettes, greys, CMYK and the like are converted; colour profiles are
+    not applied.
     """
     image = _upright_8_bit(image, name)
     if not image.has_transparency_data:
         return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    ground = Image.new("RGBA", image.size, background)
+    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
 
 
 def to_mask(image: Image.Image, name: str = "The mask") -> Image.Image:
