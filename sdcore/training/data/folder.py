@@ -1,0 +1,258 @@
+"""Folders of pictures with a text file each, of the same name."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdcore.errors import FileError, name_some
+from sdcore.training.data.content import picture_format
+from sdcore.training.data.items import Blob, Fault, FileBlob, Found, Item, Note
+from sdcore.training.data.subset import Subset
+from sdcore.training.data.texts import read_caption, tidy
+
+PICTURES = {"png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "avif", "apng"}
+# Also pictures, but none that is read: named one by one, as somebody meant them to be used.
+_FOREIGN = {
+    "gif",
+    "tif",
+    "tiff",
+    "heic",
+    "heif",
+    "psd",
+    "jxl",
+    "jp2",
+    "tga",
+    "svg",
+    "exr",
+    "raw",
+} | {
+    *("cr2", "cr3", "nef", "arw", "dng"),
+}
+_NUMBER = re.compile(r"(?<=\w)[\s_-]*\(?\d+\)?$")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The names in a folder, sorted; hidden ones are left out."""
+
+    folder: Path
+    pictures: tuple[str, ...]
+    texts: tuple[str, ...]
+    others: tuple[str, ...]
+    folders: tuple[str, ...]
+
+
+def list_folder(folder: Path, extensions: Iterable[str]) -> Listing:
+    """What lies in a folder itself.
+
+    Raises:
+        FileError: it is no folder, or cannot be read.
+    """
+    pictures: list[str] = []
+    texts: list[str] = []
+    others: list[str] = []
+    folders: list[str] = []
+    extensions = set(extensions)
+    try:
+        entries = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise FileError(
+            f"The folder {folder} cannot be read.",
+            f"{error.strerror or error}.",
+            "Check its name and its rights.",
+        ) from error
+    for path in entries:
+        name, ending = path.name, suffix(path.name)
+        if name.startswith((".", "@", "__MACOSX")):  # of macOS and network drives
+            continue
+        if path.is_dir():
+            folders.append(name)
+        elif ending in extensions:
+            texts.append(name)
+        elif ending in PICTURES or ending in _FOREIGN or _holds_picture(path):
+            pictures.append(name)
+        else:
+            others.append(name)
+    return Listing(folder, tuple(pictures), tuple(texts), tuple(others), tuple(folders))
+
+
+def suffix(name: str) -> str:
+    """The ending of a name, in small letters, without its dot."""
+    return Path(name).suffix.lower().lstrip(".")
+
+
+def stem(name: str) -> str:
+    """A name without its ending; as macOS and others write accents alike."""
+    return unicodedata.normalize("NFC", Path(name).stem)
+
+
+def shown(name: str) -> str:
+    """A name that can be printed; one that is no text has signs in place of its bytes."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def caption_of_name(name: str) -> str:
+    """The caption that a file's name is: `red_fox-02.png` is "red fox"."""
+    words = tidy(Path(name).stem.replace("_", " "))
+    return tidy(_NUMBER.sub("", words)) or words
+
+
+def read_folder(folder: Path, subset: Subset) -> Found:
+    """The items of a folder, sorted by name, and what is wrong in it.
+
+    Raises:
+        FileError: no picture in it, with the folders below it that have some.
+    """
+    listing = list_folder(folder, subset.extensions)
+    if not listing.pictures:
+        raise _no_pictures(listing, subset)
+    texts = _by_stem(listing.texts)
+    masks = _Masks(subset.masks, folder)
+    items: list[Item] = []
+    faults: list[Fault] = []
+    notes: list[Note] = []
+    for name in listing.pictures:
+        label = subset.prefix + shown(name)
+        caption = _Caption(subset, folder, name, texts)
+        faults += [Fault(label, *fault) for fault in caption.faults]
+        notes += [Note(label, *note) for note in caption.notes]
+        blob = FileBlob(folder / name)
+        mask = masks.of(name)
+        items.append(
+            Item(
+                label,
+                blob,
+                caption.text,
+                mask,
+                subset.repeats,
+                subset.prior,
+                subset.options,
+                subset.look,
+            )
+        )
+    notes += _leftovers(listing, subset)
+    return Found(tuple(items), tuple(faults), tuple(notes))
+
+
+class _Caption:
+    """The caption of one picture of a folder, and what is to be said of it."""
+
+    def __init__(
+        self, subset: Subset, folder: Path, name: str, texts: dict[str, list[str]]
+    ) -> None:
+        self.text: str | None = subset.fallback
+        self.faults: list[tuple[str, str]] = []
+        self.notes: list[tuple[str, str]] = []
+        if subset.prior or subset.captions == "none":
+            self.text = subset.fallback or ""
+        elif subset.captions == "name":
+            self.text = caption_of_name(name)
+        else:
+            self._read(subset, folder, texts.get(stem(name), []))
+
+    def _read(self, subset: Subset, folder: Path, names: list[str]) -> None:
+        order = {extension: place for place, extension in enumerate(subset.extensions)}
+        names = sorted(names, key=lambda name: order[suffix(name)])
+        if not names:
+            return
+        if names[1:]:
+            text = f"{names[0]} is its caption; {name_some(names[1:])} is not read."
+            self.notes.append(("two captions", text))
+        try:
+            self.text, encoding = read_caption(folder / names[0])
+        except ValueError as error:
+            self.faults.append(("caption undecodable", f"Its caption {names[0]}: {error}"))
+            return
+        if encoding != "utf-8":
+            text = f"Its caption {shown(names[0])} is in {encoding}; save it as UTF-8."
+            self.notes.append(("caption encoding", text))
+
+
+class _Masks:
+    """The masks of a folder's pictures, by their names."""
+
+    def __init__(self, masks: Path | None, folder: Path) -> None:
+        self._found: dict[str, Path] = {}
+        if masks is None:
+            return
+        below = masks / folder.name  # where the folders of a source each have one
+        place = below if below.is_dir() else masks
+        for path in sorted(place.iterdir(), reverse=True):
+            if suffix(path.name) in PICTURES and not path.name.startswith("."):
+                self._found[stem(path.name)] = path
+
+    def of(self, name: str) -> Blob | None:
+        path = self._found.get(stem(name))
+        return FileBlob(path) if path is not None else None
+
+
+def _leftovers(listing: Listing, subset: Subset) -> list[Note]:
+    """Text files without a picture, one by one; all others in one note."""
+    known = {stem(name) for name in listing.pictures}
+    notes = [
+        Note(subset.prefix + shown(name), "text without picture", "It has no picture of its name.")
+        for name in listing.texts
+        if stem(name) not in known
+    ]
+    twice = _by_stem(listing.pictures)
+    for names in (names for names in twice.values() if len(names) > 1):
+        text = f"It shares its caption with {name_some([shown(n) for n in names[1:]])}."
+        notes.append(Note(subset.prefix + shown(names[0]), "same name", text))
+    if listing.others:
+        text = f"Files that are no pictures: {name_some([shown(n) for n in listing.others])}."
+        notes.append(Note(subset.prefix or "The folder", "unrelated", text))
+    below = _with_pictures(listing, subset)
+    if below:
+        text = f"Folders in it are not read: {name_some(below)}."
+        notes.append(Note(subset.prefix or "The folder", "folders", text))
+    return notes
+
+
+def _no_pictures(listing: Listing, subset: Subset) -> FileError:
+    below = _with_pictures(listing, subset)
+    held = [*listing.texts, *listing.others, *(f"{name}/" for name in listing.folders)]
+    why = f"It holds: {name_some([shown(n) for n in held], 10)}." if held else "It is empty."
+    if below:
+        first = listing.folder / below[0].split(" (")[0]
+        hint = f"Did you mean the folder below it? {first} has some."
+    else:
+        hint = "Name a folder with PNG, JPEG, WebP, BMP or AVIF files."
+    return FileError(f"The folder {listing.folder} holds no picture.", why, hint)
+
+
+def _with_pictures(listing: Listing, subset: Subset) -> list[str]:
+    """`name (12 pictures)` of each folder below that has some; not that of the masks."""
+    found: list[str] = []
+    for name in listing.folders:
+        place = listing.folder / name
+        if subset.masks is not None and place.resolve() == subset.masks.resolve():
+            continue
+        try:
+            count = sum(suffix(path.name) in PICTURES for path in place.iterdir())
+        except OSError:
+            continue
+        if count:
+            found.append(f"{shown(name)} ({count} pictures)")
+    return found
+
+
+def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(stem(name), []).append(name)
+    return found
+
+
+def _holds_picture(path: Path) -> bool:
+    """Whether a file without a telling name is a picture."""
+    if suffix(path.name) and not path.is_symlink() and len(suffix(path.name)) <= 5:
+        return False  # json, zip, safetensors and whatever else has a name of its own
+    try:
+        with path.open("rb") as file:
+            return picture_format(file.read(16)) is not None
+    except OSError:
+        return False

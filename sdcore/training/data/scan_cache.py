@@ -1,0 +1,104 @@
+"""What a scan knows already: the findings of pictures, by their content, and where they were seen.
+
+A file is not read again where its size, inode and both its times are as they were. Times are too
+coarse to trust for a file that was changed just before it was read; such a file is read, but a
+picture of known content need not be decoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from sdcore.errors import FileError, warn
+from sdcore.files.atomic import replace_file
+from sdcore.files.opening import read_bytes
+from sdcore.training.data.content import Content
+from sdcore.training.data.items import Stamp
+
+_VERSION = f"1/{PIL.__version__}"  # another Pillow may see other faults
+_COARSE = 2_000_000_000  # nanoseconds; FAT and some network drives count in two seconds
+_LIMIT = 1 << 30
+
+
+class ScanCache:
+    """Findings on disk, in one file for each source.
+
+    Args:
+        folder: None keeps nothing.
+        source: what is scanned.
+    """
+
+    def __init__(self, folder: Path | None, source: str) -> None:
+        name = hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest()
+        self.path = folder / f"scan-{name}.json" if folder is not None else None
+        self._started = time.time_ns()
+        self._seen: dict[str, tuple[Stamp, str]] = {}
+        self._contents: dict[str, Content] = {}
+        self._changed = False
+        if self.path is not None and self.path.is_file():
+            self._read(self.path)
+
+    def known(self, place: str, stamp: Stamp | None) -> Content | None:
+        """The finding of a file that is as it was; None where it has to be read."""
+        seen = self._seen.get(place)
+        if seen is None or stamp is None or seen[0] != stamp:
+            return None
+        return self._contents.get(seen[1])
+
+    def of_content(self, digest: str) -> Content | None:
+        """The finding of a picture of this content, wherever it was."""
+        return self._contents.get(digest)
+
+    def add(self, place: str, stamp: Stamp | None, content: Content) -> None:
+        """Remember a finding; `stamp` was taken before the file was read."""
+        if not content.digest:
+            return
+        self._changed |= content.digest not in self._contents
+        self._contents[content.digest] = content
+        # Windows gives the time of creation where others give that of any change.
+        if stamp is None or os.name == "nt" or max(stamp[2:]) > self._started - _COARSE:
+            return
+        self._changed = True
+        self._seen[place] = (stamp, content.digest)
+
+    def save(self, places: set[str]) -> None:
+        """Write what is known of these places; others are gone from the source."""
+        if self.path is None or not (self._changed or self._seen.keys() - places):
+            return
+        seen = {place: row for place, row in self._seen.items() if place in places}
+        contents = {digest: asdict(content) for digest, content in self._contents.items()}
+        body = json.dumps({"version": _VERSION, "seen": seen, "contents": contents}).encode()
+        data = _digest(body) + b"\n" + body
+        try:
+            replace_file(self.path, lambda path: path.write_bytes(data))
+        except FileError as error:  # the scan itself is done
+            warn(f"What the scan found is not kept: {error.why}")
+
+    def _read(self, path: Path) -> None:
+        try:
+            digest, _, body = read_bytes(path, _LIMIT).partition(b"\n")
+            if digest != _digest(body):
+                raise ValueError("its checksum is wrong")
+            kept: dict[str, Any] = json.loads(body)
+        except (FileError, ValueError):
+            warn(f"{path} is damaged; all pictures are looked at anew")
+            return
+        if kept["version"] != _VERSION:
+            return
+        for digest, row in kept["contents"].items():
+            remarks = tuple((kind, text) for kind, text in row.pop("remarks"))
+            self._contents[digest] = Content(**row, remarks=remarks)
+        for place, (stamp, digest) in kept["seen"].items():
+            self._seen[place] = tuple(stamp), digest
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).hexdigest().encode()
