@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from sdcore.adapters.lora_math import Change, LowRank
@@ -19,6 +21,7 @@ from sdcore.adapters.lora_peft import (
 )
 from sdcore.errors import UsageError
 from sdcore.files.atomic import json_writer, replace_file, replace_files
+from sdcore.files.hashes import LEGACY_DIGITS, LEGACY_WINDOW
 from sdcore.files.weights import tensors_writer
 
 
@@ -36,7 +39,8 @@ def save_lora(
         spelling: `diffusers`, LoRA and DoRA alone, alpha / rank multiplied into lora_B, as that
             spelling has no alpha; `kohya`, every kind; or `peft`, for one network, into a file
             adapter_model.safetensors with its settings adapter_config.json in the same folder.
-        metadata: strings for the header.
+        metadata: strings for the header. In kohya's spelling the hashes sshs_model_hash and
+            sshs_legacy_hash are added, by which programs know a LoRA whatever its header says.
 
     Raises:
         UsageError: an unknown spelling, no change, or a kind that the spelling does not have.
@@ -46,7 +50,10 @@ def save_lora(
     _check_target(path, spelling, len(changes))
     named = lora_tensors(changes, spelling=spelling)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
-    weights = tensors_writer(tensors, {**(metadata or {}), "format": "pt"})
+    notes = dict(metadata or {})
+    if spelling == "kohya":
+        notes |= _hashes(tensors, notes)
+    weights = tensors_writer(tensors, {**notes, "format": "pt"})
     if spelling == "peft":
         settings = json_writer(peft_settings(changes))
         replace_files(path.parent, {PEFT_SETTINGS: settings, PEFT_WEIGHTS: weights})
@@ -70,6 +77,22 @@ def lora_tensors(changes: Mapping[Place, Change], *, spelling: str) -> dict[str,
         else:
             tensors |= _in_kohya_words(place, change, xl)
     return tensors
+
+
+def _hashes(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> dict[str, str]:
+    """Of a file with these tensors and, of the notes, those alone that training wrote (`ss_`).
+
+    As kohya's trainers take them for the web UI (`precalculate_safetensors_hashes`).
+    """
+    data = save(dict(tensors), {name: text for name, text in notes.items() if name[:3] == "ss_"})
+    header = 8 + int.from_bytes(data[:8], "little")
+    start, length = LEGACY_WINDOW
+    return {
+        "sshs_model_hash": hashlib.sha256(memoryview(data)[header:]).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(data[start : start + length]).hexdigest()[
+            :LEGACY_DIGITS
+        ],
+    }
 
 
 def _check_target(path: Path, spelling: str, layers: int) -> None:

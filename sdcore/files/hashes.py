@@ -13,6 +13,8 @@ from sdcore.errors import FileError
 from sdcore.files.opening import open_file
 
 _HEADER_LENGTH = 8
+LEGACY_WINDOW = (0x100000, 0x10000)  # where the web UI's first hash of a file began, and its length
+LEGACY_DIGITS = 8
 
 
 def file_hash(path: Path) -> str:
@@ -26,6 +28,14 @@ def tensor_hash(path: Path) -> str:
     kohya's trainers write it into the header as `sshs_model_hash`. Raises FileError.
     """
     return _hash(path, from_tensors=True)
+
+
+def legacy_hash(path: Path) -> str:
+    """The web UI's first hash of a file: 8 digits, of 64 KiB at 1 MiB alone. Raises FileError."""
+    start, length = LEGACY_WINDOW
+    with open_file(path) as file:
+        file.seek(start)
+        return hashlib.sha256(file.read(length)).hexdigest()[:LEGACY_DIGITS]
 
 
 def weights_hash(path: Path, variant: str | None = None) -> str:

@@ -4,6 +4,7 @@ settings.py    YAML that holds only what differs, checked;  command.py  the comm
 objective.py   noise at random times, and the weighted error of what the UNet answers
 optimizers.py  AdamW and Muon
 peft_layers.py small trainable layers beside a network's, by PEFT, and what they learned
+facts.py       what a trained file's header says about its training
 state.py       checkpoints that survive anything, exact resume
 run.py         the loop around a recipe: learning rate, metrics, checkpoints
 """
