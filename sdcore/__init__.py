@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sdcore.adapters.embedding_saving import save_embedding as save_embedding
     from sdcore.adapters.lora import LoraWeight as LoraWeight
     from sdcore.adapters.lora import apply_loras as apply_loras
     from sdcore.adapters.lora import fit_lora as fit_lora
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapters.embedding_saving": "save_embedding",
     "adapters.lora": "LoraWeight apply_loras fit_lora",
     "adapters.lora_file": "read_lora",
     "adapters.lora_saving": "save_lora",

@@ -2,5 +2,5 @@
 
 lora.py  LoRAs applied to a model;  lora_layer.py  a layer with changes beside it
 lora_file.py, lora_names.py, lora_math.py  LoRAs read;  lora_saving.py, lora_peft.py  and back
-textual_inversion.py  learned words
+textual_inversion.py  learned words;  embedding_saving.py  and back to files
 """

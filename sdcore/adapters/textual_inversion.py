@@ -37,9 +37,9 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 # Keys that hold vectors and no name: A1111's, its old one, and SDXL's, one for each text encoder.
 _NAMELESS = ("emb_params", "*", "string_to_param.*", "clip_l", "clip_g")
-_VECTORS_OF = dict(zip(TEXT_ENCODERS, ("clip_l", "clip_g"), strict=True))
+VECTORS_OF = dict(zip(TEXT_ENCODERS, ("clip_l", "clip_g"), strict=True))
 _FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
-_LONGEST_WORD = 200
+LONGEST_WORD = 200
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def read_embedding(path: str | Path, *, token: str | None = None) -> Embedding:
         raise FileError(f"{path} has another number of vectors for each encoder.", why, hint)
     inside = file.metadata.get("name") if keys[0] in _NAMELESS else keys[0]
     word = path.stem if token is None and not inside else token or inside or ""
-    if not word.strip() or len(word) > _LONGEST_WORD or not word.isprintable():
+    if not word.strip() or len(word) > LONGEST_WORD or not word.isprintable():
         why = f"It is {word!r:.80}."
         raise FileError(f"{path} cannot be called by its token.", why, "Choose one with token=...")
     return Embedding(path, path.stem, file_hash(path), word.strip(), vectors)
@@ -255,7 +255,7 @@ def _cannot_save(what: str) -> UsageError:
 def _fit(embedding: Embedding, part: str, encoder: Any, parts: list[str]) -> Tensor:
     """An embedding's vectors for one text encoder, or FileError."""
     made_for, width = embedding.vectors, encoder.config.hidden_size
-    rows = made_for.get(_VECTORS_OF[part])
+    rows = made_for.get(VECTORS_OF[part])
     if "" in made_for and len(parts) == 1:
         rows = made_for[""]
     pair = len(made_for) == 2
