@@ -4,6 +4,9 @@ settings.py    what can be said about data
 items.py       a picture that is not read yet, and its caption
 sources.py     which layout a source has, and its items; one file for each layout:
                folder.py, metadata.py, kohya.py, kohya_toml.py, tables.py, tars.py, hub.py
+columns.py     which columns of a table are meant
+extras.py      packages that only some layouts need
+checked_json.py  JSON of ours with its hash
 subset.py      how the pictures of one folder are read
 texts.py       captions out of text files, in whatever encoding
 content.py     what is wrong with a picture's bytes

@@ -32,7 +32,7 @@ _FOREIGN = {
 } | {
     *("cr2", "cr3", "nef", "arw", "dng"),
 }
-_NUMBER = re.compile(r"(?<=\w)[\s_-]*\(?\d+\)?$")
+_NUMBER = re.compile(r"(?<=[^\W\d_])[\s_-]*\(?\d+\)?$")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_folder(folder: Path, subset: Subset) -> Found:
     if not listing.pictures:
         raise _no_pictures(listing, subset)
     texts = _by_stem(listing.texts)
-    masks = _Masks(subset.masks, folder)
+    masks = Masks(subset.masks)
     items: list[Item] = []
     faults: list[Fault] = []
     notes: list[Note] = []
@@ -120,19 +120,8 @@ def read_folder(folder: Path, subset: Subset) -> Found:
         caption = _Caption(subset, folder, name, texts)
         faults += [Fault(label, *fault) for fault in caption.faults]
         notes += [Note(label, *note) for note in caption.notes]
-        blob = FileBlob(folder / name)
-        mask = masks.of(name)
         items.append(
-            Item(
-                label,
-                blob,
-                caption.text,
-                mask,
-                subset.repeats,
-                subset.prior,
-                subset.options,
-                subset.look,
-            )
+            subset.item(label, FileBlob(folder / name), caption.text, masks.of(folder.name, name))
         )
     notes += _leftovers(listing, subset)
     return Found(tuple(items), tuple(faults), tuple(notes))
@@ -147,7 +136,7 @@ class _Caption:
         self.text: str | None = subset.fallback
         self.faults: list[tuple[str, str]] = []
         self.notes: list[tuple[str, str]] = []
-        if subset.prior or subset.captions == "none":
+        if subset.captions == "none":
             self.text = subset.fallback or ""
         elif subset.captions == "name":
             self.text = caption_of_name(name)
@@ -172,22 +161,31 @@ class _Caption:
             self.notes.append(("caption encoding", text))
 
 
-class _Masks:
-    """The masks of a folder's pictures, by their names."""
+class Masks:
+    """The masks of a source, by the names of its pictures.
 
-    def __init__(self, masks: Path | None, folder: Path) -> None:
-        self._found: dict[str, Path] = {}
-        if masks is None:
-            return
-        below = masks / folder.name  # where the folders of a source each have one
-        place = below if below.is_dir() else masks
-        for path in sorted(place.iterdir(), reverse=True):
-            if suffix(path.name) in PICTURES and not path.name.startswith("."):
-                self._found[stem(path.name)] = path
+    Args:
+        folder: where they lie; a folder in it belongs to the one of its name in the source.
+    """
 
-    def of(self, name: str) -> Blob | None:
-        path = self._found.get(stem(name))
-        return FileBlob(path) if path is not None else None
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._found: dict[str, dict[str, Blob]] = {}
+
+    def of(self, below: str, name: str) -> Blob | None:
+        """The mask of a picture in the folder `below` the source; None where it has none."""
+        if self._folder is None:
+            return None
+        if below not in self._found:
+            place = self._folder / below
+            self._found[below] = _masks_in(place if place.is_dir() else self._folder)
+        return self._found[below].get(stem(name))
+
+
+def _masks_in(folder: Path) -> dict[str, Blob]:
+    paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    named = (path for path in sorted(paths, reverse=True) if suffix(path.name) in PICTURES)
+    return {stem(path.name): FileBlob(path) for path in named}
 
 
 def _leftovers(listing: Listing, subset: Subset) -> list[Note]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from sdcore.errors import FileError, UsageError, warn
@@ -18,6 +19,7 @@ from sdcore.training.data.content import (
     Content,
     content_digest,
     examine,
+    pixel_digest,
     unreadable,
 )
 from sdcore.training.data.items import Blob, Fault, Found, Item, Note
@@ -58,7 +60,8 @@ def scan(
         UserWarning: pictures are skipped.
     """
     known = ScanCache(cache, settings.source)
-    contents = _contents(items, known, threads or _cores(), progress)
+    threads = threads or _cores()
+    contents = _contents(items, known, threads, progress)
     judge = _Judge(settings, factor, contents, tokenizer)
     listed = {fault.name for fault in items.faults}
     faults = list(items.faults)
@@ -68,6 +71,8 @@ def scan(
         faults += found
         if not found and item.name not in listed:
             pictures.append(judge.scanned(item))
+    pictures = _same_pixels(pictures, contents, known, threads)
+    known.save({blob.place() for blob in contents})
     notes = [*items.notes, *(n for picture in pictures for n in picture.notes)]
     notes += _duplicates(pictures)
     _refuse(faults, len({*listed, *(i.name for i in items)}), settings)
@@ -103,8 +108,35 @@ def _contents(
             contents[blob] = content
             if progress is not None:
                 progress(len(contents), len(blobs))
-    known.save({blob.place() for blob in blobs})
     return contents
+
+
+def _same_pixels(
+    pictures: Sequence[Scanned], contents: dict[Blob, Content], known: ScanCache, threads: int
+) -> list[Scanned]:
+    """The pictures, each with the least digest of all that show the same.
+
+    Only pictures that begin alike are decoded for it.
+    """
+    alike: dict[str, dict[str, Scanned]] = {}  # top -> digest -> one of its pictures
+    for picture in pictures:
+        top = contents[picture.item.blob].top
+        alike.setdefault(top, {}).setdefault(picture.digest, picture)
+    doubtful = [p for some in alike.values() if len(some) > 1 for p in some.values()]
+
+    def look(picture: Scanned) -> str:
+        content = contents[picture.item.blob]
+        if not content.pixels:
+            pixels = pixel_digest(picture.item.blob.read(MOST_BYTES))
+            content = known.update(replace(content, pixels=pixels))
+        return content.pixels
+
+    with ThreadPoolExecutor(threads) as pool:
+        shown = dict(zip((p.digest for p in doubtful), pool.map(look, doubtful), strict=True))
+    least: dict[str, str] = {}
+    for digest, pixels in shown.items():
+        least[pixels] = min(digest, least.get(pixels, digest))
+    return [replace(p, pixels=least[shown[p.digest]]) if p.digest in shown else p for p in pictures]
 
 
 class _Judge:
@@ -135,7 +167,7 @@ class _Judge:
         fitted = fit(size, self.settings, self._buckets(item))
         assert fitted is not None  # else it has a fault
         notes = [Note(item.name, kind, text) for kind, text in self._remarks(item, content)]
-        return Scanned(item, size, content.digest, content.pixels, fitted, tuple(notes))
+        return Scanned(item, size, content.digest, content.digest, fitted, tuple(notes))
 
     def _buckets(self, item: Item) -> Rungs:
         resolution = item.look.resolution or self.settings.resolution

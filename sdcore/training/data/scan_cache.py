@@ -8,24 +8,19 @@ picture of known content need not be decoded again.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import PIL
 
-from sdcore.errors import FileError, warn
-from sdcore.files.atomic import replace_file
-from sdcore.files.opening import read_bytes
+from sdcore.training.data.checked_json import read_checked, write_checked
 from sdcore.training.data.content import Content
 from sdcore.training.data.items import Stamp
 
 _VERSION = f"1/{PIL.__version__}"  # another Pillow may see other faults
 _COARSE = 2_000_000_000  # nanoseconds; FAT and some network drives count in two seconds
-_LIMIT = 1 << 30
 
 
 class ScanCache:
@@ -69,36 +64,26 @@ class ScanCache:
         self._changed = True
         self._seen[place] = (stamp, content.digest)
 
+    def update(self, content: Content) -> Content:
+        """Know more of a content."""
+        self._changed = True
+        self._contents[content.digest] = content
+        return content
+
     def save(self, places: set[str]) -> None:
         """Write what is known of these places; others are gone from the source."""
         if self.path is None or not (self._changed or self._seen.keys() - places):
             return
         seen = {place: row for place, row in self._seen.items() if place in places}
         contents = {digest: asdict(content) for digest, content in self._contents.items()}
-        body = json.dumps({"version": _VERSION, "seen": seen, "contents": contents}).encode()
-        data = _digest(body) + b"\n" + body
-        try:
-            replace_file(self.path, lambda path: path.write_bytes(data))
-        except FileError as error:  # the scan itself is done
-            warn(f"What the scan found is not kept: {error.why}")
+        write_checked(self.path, {"version": _VERSION, "seen": seen, "contents": contents})
 
     def _read(self, path: Path) -> None:
-        try:
-            digest, _, body = read_bytes(path, _LIMIT).partition(b"\n")
-            if digest != _digest(body):
-                raise ValueError("its checksum is wrong")
-            kept: dict[str, Any] = json.loads(body)
-        except (FileError, ValueError):
-            warn(f"{path} is damaged; all pictures are looked at anew")
-            return
-        if kept["version"] != _VERSION:
+        kept = read_checked(path)
+        if kept is None or kept["version"] != _VERSION:
             return
         for digest, row in kept["contents"].items():
             remarks = tuple((kind, text) for kind, text in row.pop("remarks"))
             self._contents[digest] = Content(**row, remarks=remarks)
         for place, (stamp, digest) in kept["seen"].items():
             self._seen[place] = tuple(stamp), digest
-
-
-def _digest(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=16).hexdigest().encode()

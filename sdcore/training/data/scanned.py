@@ -22,7 +22,7 @@ class Scanned:
     """A picture that can be trained on.
 
     size: upright, before anything is cut.
-    digest: of its bytes; pixels: of what they show.
+    digest: of its bytes; pixels: the least digest of all pictures of the scan that show the same.
     fit: what it becomes.
     """
 

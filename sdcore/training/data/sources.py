@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sdcore.errors import FileError, UsageError
-from sdcore.training.data.folder import list_folder, read_folder
+from sdcore.errors import FileError
+from sdcore.training.data.folder import list_folder, read_folder, suffix
+from sdcore.training.data.hub import HUB, read_hub
 from sdcore.training.data.items import Found
+from sdcore.training.data.kohya import class_folders, read_class_folders
+from sdcore.training.data.kohya_toml import read_toml
+from sdcore.training.data.metadata import metadata_file, read_metadata
 from sdcore.training.data.settings import DataSettings, PriorSettings
 from sdcore.training.data.subset import Subset, subset_of
-
-HUB = "hub:"
+from sdcore.training.data.tables import read_parquet
+from sdcore.training.data.tars import read_tars
 
 
 def read_items(settings: DataSettings, cache: Path | None = None) -> Found:
@@ -20,16 +24,18 @@ def read_items(settings: DataSettings, cache: Path | None = None) -> Found:
     Nothing but captions, tables and the heads of archives is read.
 
     Args:
-        cache: where the index of a tar is kept; None keeps none.
+        cache: where the index of a tar is kept; None is that of the settings, or none.
 
     Raises:
         FileError: the source is missing, damaged, or holds no picture.
         UsageError: settings that do not fit the source.
     """
     subset = subset_of(settings)
+    if cache is None and settings.cache:
+        cache = Path(settings.cache)
     found = _read(settings, subset, cache)
     items = tuple(sorted(found.items, key=lambda item: item.name))
-    found = replace(_with_captions(replace(found, items=items), settings))
+    found = _with_captions(replace(found, items=items), settings)
     if settings.prior is not None:
         found = found + _prior_items(settings.prior, subset)
     return found
@@ -45,7 +51,41 @@ def layout_of(settings: DataSettings) -> str:
         return settings.layout
     if settings.source.startswith(HUB):
         return "hub"
-    return "folder"
+    source = _there(settings)
+    if source.is_file():
+        kinds = {".toml": "toml", ".parquet": "parquet", ".tar": "webdataset"}
+        if source.suffix.lower() in kinds:
+            return kinds[source.suffix.lower()]
+        raise FileError(
+            f"{source} is no set of pictures.",
+            "It is a file, and none that ends in .toml, .parquet or .tar.",
+            "Name the folder in which the pictures lie.",
+        )
+    return _layout_of_folder(source, settings)
+
+
+def _layout_of_folder(source: Path, settings: DataSettings) -> str:
+    if metadata_file(source) is not None:
+        return "metadata"
+    listing = list_folder(source, settings.caption_extensions)
+    if listing.pictures:
+        return "folder"
+    if any(suffix(name) == "parquet" for name in listing.others):
+        return "parquet"
+    if any(suffix(name) in ("tar", "tgz") or ".tar." in name for name in listing.others):
+        return "webdataset"
+    return "kohya" if class_folders(source) else "folder"
+
+
+def _there(settings: DataSettings) -> Path:
+    source = Path(settings.source)
+    if not source.exists():
+        raise FileError(
+            f"The data {settings.source} are missing.",
+            "There is no such file or folder.",
+            "Check the name; a data set on the hub is named hub:owner/name.",
+        )
+    return source
 
 
 def prior_missing(prior: PriorSettings) -> int:
@@ -57,16 +97,25 @@ def prior_missing(prior: PriorSettings) -> int:
 
 def _read(settings: DataSettings, subset: Subset, cache: Path | None) -> Found:
     layout = layout_of(settings)
-    source = Path(settings.source)
-    if layout != "hub" and not source.exists():
-        raise FileError(
-            f"The data {settings.source} are missing.",
-            "There is no such file or folder.",
-            "Check the name; a data set on the hub is named hub:owner/name.",
-        )
+    if layout == "hub":
+        return read_hub(settings.source, settings, subset)
+    source = _there(settings)
+    if layout == "toml" and source.is_dir():
+        raise FileError(f"{source} is a folder.", "The layout is toml.", "Name the .toml file.")
+    if layout in ("folder", "kohya", "metadata") and not source.is_dir():
+        why = f"The layout {layout} is one of folders."
+        raise FileError(f"{source} is a file.", why, "Name the folder, or leave data.layout out.")
     if layout == "folder":
         return read_folder(source, subset)
-    raise UsageError(f"The layout {layout} cannot be read.", "It is not known.", "Use folder.")
+    if layout == "kohya":
+        return read_class_folders(source, subset)
+    if layout == "metadata":
+        return read_metadata(source, settings, subset)
+    if layout == "toml":
+        return read_toml(source, subset)
+    if layout == "parquet":
+        return read_parquet(source, settings, subset)
+    return read_tars(source, settings, subset, cache)
 
 
 def _prior_items(prior: PriorSettings, subset: Subset) -> Found:
@@ -79,6 +128,7 @@ def _prior_items(prior: PriorSettings, subset: Subset) -> Found:
         options=own,
         look=look,
         prior=True,
+        captions="none",
         fallback=prior.prompt,
         masks=None,
         prefix=name,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdcore.errors import FileError
-from sdcore.training.data.items import CaptionOptions, PictureOptions
+from sdcore.training.data.items import Blob, CaptionOptions, Item, PictureOptions
 from sdcore.training.data.settings import DataSettings
 
 ALPHA = "alpha"
@@ -31,6 +31,10 @@ class Subset:
     repeats: int = 1
     prior: bool = False
     prefix: str = ""
+
+    def item(self, name: str, blob: Blob, caption: str | None, mask: Blob | None = None) -> Item:
+        """A picture of this subset."""
+        return Item(name, blob, caption, mask, self.repeats, self.prior, self.options, self.look)
 
 
 def subset_of(settings: DataSettings) -> Subset:
