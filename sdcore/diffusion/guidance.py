@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from sdcore.checks import as_finite
 from sdcore.errors import UsageError
@@ -42,20 +44,29 @@ class Guidance:
                 "It mixes two predictions, so it lies between 0 and 1.",
                 "Use 0 for none; 0.7 is usual for v-prediction models.",
             )
-
-        start, end = self.interval
-        if as_finite(start, 0, 1) is None or as_finite(end, 0, 1) is None or start >= end:
+        interval = _as_interval(self.interval)
+        if interval is None:
             raise UsageError(
                 f"guidance_interval is {self.interval!r}.",
                 "It is a part of the noise levels, 0 <= start < end <= 1.",
                 "Use 0 and 1 for all of them; 0.2 and 0.8 spares the first and the last.",
             )
+        object.__setattr__(self, "interval", interval)
 
     def at(self, cleaned: float) -> Guidance:
         """The guidance where this share of the noise levels, 0 to 1, is passed."""
         start, end = self.interval
-        return self if start <= cleaned < end or self.interval == (0, 1) else Guidance(1.0)
+        # An end of 1 is behind the last level, that of time 0.
+        return self if start <= cleaned and (cleaned < end or end == 1) else Guidance(1.0)
 
     @property
     def active(self) -> bool:
         return self.scale > 1
+
+
+def _as_interval(value: Any) -> tuple[float, float] | None:
+    """Two numbers, 0 <= start < end <= 1; None where it is no such pair."""
+    if not isinstance(value, tuple | list) or len(cast("Sequence[Any]", value)) != 2:
+        return None
+    start, end = (as_finite(number, 0, 1) for number in cast("Sequence[Any]", value))
+    return None if start is None or end is None or start >= end else (start, end)

@@ -46,6 +46,12 @@ def test_the_whole_interval_is_guidance_and_none_of_it_is_none(sd) -> None:
     assert not torch.equal(part, plain) and not torch.equal(part, alone)
 
 
+def test_an_end_of_1_has_the_last_step_also_at_time_0() -> None:
+    guidance = Guidance(5.0, interval=(0.3, 1.0))
+    assert [guidance.at(cleaned).active for cleaned in (0.2, 0.3, 0.9, 1.0)] == [False] + 3 * [True]
+    assert not Guidance(5.0, interval=(0.3, 0.9)).at(0.9).active
+
+
 def test_it_is_recorded_and_read_again(sd) -> None:
     job = Job("a cat", seed=1, steps=2, guidance_interval=(0.25, 0.75))
     assert job_from_dict(job_to_dict(job)) == job
@@ -55,7 +61,9 @@ def test_it_is_recorded_and_read_again(sd) -> None:
     assert read_interval("0.25-0.75") == (0.25, 0.75)
 
 
-@pytest.mark.parametrize("interval", [(0.5, 0.5), (-0.1, 1.0), (0.0, 1.1), (0.8, 0.2)])
+@pytest.mark.parametrize(
+    "interval", [(0.5, 0.5), (-0.1, 1.0), (0.0, 1.1), (0.8, 0.2), None, 0.5, (0.2,), "01"]
+)
 def test_an_interval_that_is_none_is_refused(interval) -> None:
     with pytest.raises(UsageError, match="guidance_interval"):
         Guidance(5.0, 0.0, interval)
