@@ -8,8 +8,8 @@ flag in `sdcore.app.flags`, and the one place that uses it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, cast
 
 from PIL import Image
@@ -96,7 +96,7 @@ class Job:
             object.__setattr__(self, "seed", check_seed(self.seed))
         if self.steps is not None:
             self._as_int("steps", 1, "It is how often the latents are looked at.")
-        _ = self.guidance
+        object.__setattr__(self, "guidance_interval", self.guidance.interval)
         if self.scheduler is not None:
             object.__setattr__(self, "scheduler", canonical_name(self.scheduler))
         if not isinstance(self.source, Source):
@@ -105,11 +105,11 @@ class Job:
                 "It says what the picture begins from.",
                 "Pass Noise(), Picture(image), Latents(latents) or Handover(latents, start).",
             )
-        if self.size is not None and not isinstance(self.size, Size):
+        for name, kind in _RECORDS.items():
+            self._check_record(name, kind)
+        if not isinstance(self.tiled, bool):
             raise UsageError(
-                f"The size is of type {type(self.size).__name__}.",
-                "It is a record, so that nobody has to remember an order.",
-                "Pass Size(width, height).",
+                f"The switch tiled is {self.tiled!r:.80}.", "It is on or off.", "Use True or False."
             )
         find_dialect(self.dialect)
         if self.attention != "auto":
@@ -137,6 +137,24 @@ class Job:
             raise UsageError(f"{name} is {value!r:.80}.", why, hint)
         object.__setattr__(self, name, number)
 
+    def _check_record(self, name: str, kind: type[Any]) -> None:
+        """Refuse a field that is no record of a kind; make one that holds several a tuple."""
+        value, several = getattr(self, name), name in _SEVERAL
+        records: list[Any] = [value]
+        if several and isinstance(value, tuple | list):
+            records = [*cast("Sequence[Any]", value)]
+            object.__setattr__(self, name, tuple(records))
+        for record in records:
+            if not isinstance(record, kind) and (record is not None or several):
+                needed = [each.name for each in fields(kind) if each.default is MISSING]
+                raise UsageError(
+                    f"{name} is of type {type(record).__name__}, or holds one.",
+                    f"It is a tuple of {kind.__name__}."
+                    if several
+                    else f"It is a {kind.__name__}, so that nobody has to remember an order.",
+                    f"Pass {kind.__name__}({', '.join(needed)}){' in a tuple' * several}.",
+                )
+
     def with_seed(self) -> Job:
         """The same job; with a drawn seed where it has none."""
         return replace(self, seed=draw_seed()) if self.seed is None else self
@@ -146,6 +164,15 @@ class Job:
         return replace(self, **{k: v for k, v in settings.items() if v is not None})
 
 
+_SEVERAL = ("loras", "embeddings")
+_RECORDS: dict[str, type[Any]] = {
+    "size": Size,
+    "hires": HiresSettings,
+    "loras": LoraSettings,
+    "embeddings": EmbeddingSettings,
+    "size_conditioning": SizeConditioning,
+    "negative_size_conditioning": SizeConditioning,
+}
 # What may differ between jobs that are painted at once.
 OWN = ("prompt", "negative_prompt", "seed", "source")
 
@@ -193,6 +220,21 @@ def make_jobs(
         )
         for i, source in enumerate(sources)
     ]
+
+
+def as_jobs(jobs: Job | Iterable[Job]) -> list[Job]:
+    """Jobs to be painted at once. UsageError where they are no jobs, or not alike."""
+    found: list[Any]
+    found = [*jobs] if isinstance(jobs, Iterable) and not isinstance(jobs, str) else [jobs]
+    for job in found:
+        if not isinstance(job, Job):
+            raise UsageError(
+                f"This is no job but of type {type(job).__name__}.",
+                "A prompt is one field of a job.",
+                'Use pipe("a fox"), or pipe.paint(Job("a fox")).',
+            )
+    check_alike(found)
+    return found
 
 
 def check_alike(jobs: Sequence[Job]) -> None:

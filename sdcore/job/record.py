@@ -43,13 +43,13 @@ class SourceSettings:
 
     Attributes:
         image: SHA-256 of its RGB pixels, or of the latents, as the run used them.
-        strength: 0 to 1, how much of it was painted anew.
+        strength: 0 to 1, how much of it was painted anew; None, in a job alone, is the model's.
         mask: SHA-256 of the mask's pixels; None without one.
         only_masked: pixels of padding around the mask where only that part was painted, or None.
     """
 
     image: str
-    strength: float
+    strength: float | None
     mask: str | None = None
     only_masked: int | None = None
 
@@ -94,7 +94,7 @@ class ImageSettings:
         """ASCII alone, so that any prompt survives, lone surrogates too."""
         facts = {name: getattr(self, name) for name in _FACTS}
         facts["own_scheduler"] = self.job.scheduler is None
-        job = job_to_dict(replace(self.job, scheduler=self.sampler))
+        job = job_to_dict(replace(self.job, scheduler=self.sampler, source=Noise()))
         data = {"format": FORMAT, "version": __version__, **job, **facts}
         return json.dumps(data, default=asdict)
 
@@ -134,14 +134,30 @@ def source_settings(source: Source, strength: float | None) -> SourceSettings | 
     """A source by its hashes; None for noise, and for a run that goes on."""
     if isinstance(source, Noise | Handover) or strength is None:
         return None
+    return _by_hashes(source, strength)
+
+
+def _by_hashes(source: Picture | Latents, strength: float | None) -> SourceSettings:
     if isinstance(source, Latents):
         return SourceSettings(source.latents_hash, strength)
     return SourceSettings(source.image_hash, strength, source.mask_hash, source.only_masked)
 
 
 def job_to_dict(job: Job) -> dict[str, Any]:
-    """A job's fields as JSON has them; what it begins from is left out."""
+    """A job's fields as JSON has them; a picture or latents that it begins from by their hashes.
+
+    Raises:
+        UsageError: it begins from noise of the caller's, or goes on from a run.
+    """
     data: dict[str, Any] = {}
+    if isinstance(job.source, Picture | Latents):
+        data["source"] = _by_hashes(job.source, job.source.strength)
+    elif job.source != Noise():
+        raise UsageError(
+            f"A job that begins from {type(job.source).__name__} latents cannot become JSON.",
+            "They are numbers, of which JSON holds none.",
+            "Keep the latents, and write the job with source=Noise().",
+        )
     for field in fields(Job):
         value = getattr(job, field.name)
         later = field.name not in _FIRST
@@ -165,6 +181,12 @@ def job_from_dict(
     Raises:
         UsageError: a field that is unknown or of another type, or a picture that is not there.
     """
+    if not isinstance(data, Mapping):
+        raise UsageError(
+            f"The job is of type {type(data).__name__}.",
+            "It is a JSON object, which Python reads as a dict.",
+            "Pass what json.loads gives.",
+        )
     data = dict(data)
     begins = data.pop("source", None)
     try:
@@ -173,7 +195,7 @@ def job_from_dict(
     except ValueError as error:
         raise UsageError(
             "The job cannot be read.",
-            f"In it, {error}.",
+            f"In it, {str(error).removesuffix('.')}.",
             "Use the names of sdcore.Job, with width and height for its size.",
         ) from error
     return job if record is None else replace(job, source=_source_of(record, pictures or {}))
@@ -217,6 +239,8 @@ def _job_of(
     sides = [_read(int | None, data.pop(side, None), side) for side in ("width", "height")]
     values = {known[name]: _read(kinds[known[name]], v, name) for name, v in data.items()}
     width, height = sides
+    if (width is None) != (height is None):
+        raise ValueError("width and height are not both there")
     try:
         size = None if width is None or height is None else Size(width, height)
         return Job(**values, size=size)

@@ -31,7 +31,7 @@ from sdcore.diffusion.steps import visited_times
 from sdcore.errors import UsageError
 from sdcore.image.pictures import to_images
 from sdcore.job.adapters import EmbeddingSettings, LoraSettings
-from sdcore.job.job import Job, check_alike, make_jobs
+from sdcore.job.job import Job, as_jobs, make_jobs
 from sdcore.job.record import ImageSettings, source_settings
 from sdcore.job.sources import Noise
 from sdcore.pipeline.larger import joined, larger_jobs
@@ -201,8 +201,7 @@ class TextToImage(Model):
 
         Whoever stops asking stops the run; nothing is left of it.
         """
-        jobs = [jobs] if isinstance(jobs, Job) else list(jobs)
-        check_alike(jobs)
+        jobs = as_jobs(jobs)
         control = None if control is None else as_run_control(control)
         attention = jobs[0].attention
         model = self if attention == "auto" else self.with_attention(attention)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from sdcore import TextToImage
 from sdcore.checkpoint.model import LoraOnModel
 from sdcore.errors import UsageError
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
-from sdcore.job.job import Job, check_alike, make_jobs
+from sdcore.job.job import Job, as_jobs, check_alike, make_jobs
 from sdcore.job.record import job_from_dict, job_to_dict, source_settings
 from sdcore.job.sources import Handover, Latents, Noise, Picture
 from sdcore.size import Size, SizeConditioning
@@ -65,12 +66,33 @@ FULL = Job(
         ({"source": RED}, "source is of type Image"),
         ({"size": (64, 64)}, "size is of type tuple"),
         ({"hires": HiresSettings(8, 8, 0.5, upscale="magic")}, "magic"),
+        ({"hires": 2}, "hires is of type int"),
+        ({"loras": 2}, "loras is of type int"),
+        ({"loras": ("ink",)}, "loras is of type str"),
+        ({"embeddings": (None,)}, "embeddings is of type NoneType"),
+        ({"size_conditioning": (64, 64)}, "size_conditioning is of type tuple"),
+        ({"tiled": "no"}, "tiled is 'no'"),
     ],
 )
 def test_a_job_checks_itself(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
         Job(**{"prompt": "a fox", **fields})
     assert error.value.why and error.value.hint
+
+
+def test_lists_become_tuples_so_that_a_job_stays_as_it_is_and_can_be_compared() -> None:
+    lists: dict[str, Any] = {"loras": [LoraSettings("ink", 0.5, 0.5)], "guidance_interval": [0, 1]}
+    job = Job("a fox", **lists)
+    assert job == Job("a fox", loras=(LoraSettings("ink", 0.5, 0.5),))
+    assert hash(job) and job.guidance_interval == (0, 1)
+
+
+@pytest.mark.parametrize("jobs", ["a fox", ["a fox"], None, 3])
+def test_what_is_painted_are_jobs(jobs: Any) -> None:
+    with pytest.raises(UsageError, match="no job but of type") as error:
+        as_jobs(jobs)
+    assert 'Job("a fox")' in error.value.hint
+    assert as_jobs(iter([Job("a"), Job("b")])) == [Job("a"), Job("b")]
 
 
 def test_a_job_is_frozen_and_numbers_of_numpy_are_ints() -> None:
@@ -149,9 +171,36 @@ def test_a_picture_is_named_by_its_hash_and_handed_over_beside() -> None:
 
 
 @pytest.mark.parametrize(
+    "source",
+    [Picture(RED), Picture(RED, 0.5, WHITE, 4), Latents(torch.ones(4, 2, 3)), Noise()],
+)
+def test_a_job_and_what_it_begins_from_survive_json(source: Any) -> None:
+    job = Job("a fox", source=source)
+    contents: dict[str, Any] = {}
+    if isinstance(source, Picture):
+        contents = {source.image_hash: RED, source.mask_hash or "": WHITE}
+    elif isinstance(source, Latents):
+        contents = {source.latents_hash: source.latents}
+    assert job_from_dict(json.loads(json.dumps(job_to_dict(job))), contents) == job
+
+
+@pytest.mark.parametrize("source", [Noise(torch.ones(4, 2, 3)), Handover(torch.ones(4, 2, 3), 0.5)])
+def test_what_json_cannot_say_is_not_left_out_silently(source: Any) -> None:
+    with pytest.raises(UsageError, match="cannot become JSON"):
+        job_to_dict(Job("a fox", source=source))
+
+
+@pytest.mark.parametrize("data", ["a fox", None, [1]])
+def test_json_that_is_no_object_is_refused(data: Any) -> None:
+    with pytest.raises(UsageError, match="The job is of type"):
+        job_from_dict(data)
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         ({}, "'prompt' is missing"),
+        ({"prompt": "a", "width": 64}, "width and height are not both there"),
         ({"prompt": "a", "sead": 3}, "'sead' is unknown; the nearest known one is 'seed'"),
         ({"prompt": "a", "seed": "3"}, "seed is '3'"),
         ({"prompt": "a", "width": 64.5, "height": 64}, "width is 64.5"),
