@@ -239,7 +239,7 @@ def call_control(
         return out
     shape = (*q.shape[:-1], v.shape[-1])
     raise UsageError(
-        f"The control {_control_name(control)} gave {_describe(out)} at {site}.",
+        f"The control {_control_name(control)} gave {describe(out)} at {site}.",
         f"The layer goes on with a tensor {shape} of {q.dtype} on {q.device}.",
         "Return what attend(q, k, v) gives, or a tensor like it.",
     )
@@ -295,7 +295,8 @@ def _control_name(control: object) -> str:
     return name.rpartition("<locals>.")[2]
 
 
-def _describe(answer: object) -> str:
+def describe(answer: object) -> str:
+    """What a control answered, for errors."""
     if not isinstance(answer, Tensor):
         return "None" if answer is None else f"an object of type {type(answer).__name__}"
     return f"a tensor {tuple(answer.shape)} of {answer.dtype} on {answer.device}"
@@ -452,7 +453,8 @@ def check_attention(name: str) -> None:
     if reason is not None:
         known = [f"{key} ({unavailable(key) or 'available'})" for key in BACKENDS]
         hint = f"Use one of: {', '.join([*known, 'auto'])}."
-        raise UsageError(f"Attention backend {name!r} cannot be used.", reason, hint)
+        why = f"{reason[0].upper()}{reason[1:]}."
+        raise UsageError(f"Attention backend {name!r} cannot be used.", why, hint)
 
 
 def unavailable(backend: str) -> str | None:
@@ -462,7 +464,7 @@ def unavailable(backend: str) -> str | None:
     if backend == "xformers" and importlib.util.find_spec("xformers") is None:
         return "the package xformers is not installed"
     if backend == "xformers" and not torch.cuda.is_available():
-        return "xformers needs a CUDA device"
+        return "it needs a CUDA device"
     return None
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sdcore.attention import describe
 from sdcore.diffusion.steps import Step, guess_clean, iterate_steps, take_step
-from sdcore.errors import NonFiniteError
+from sdcore.errors import NonFiniteError, UsageError
 from sdcore.sampling.begin import begin_run
 from sdcore.sampling.guidance import (
     Guidance,
@@ -135,19 +136,36 @@ def denoise(
     for step, time in iterate_steps(sampler.times):
         conditioning = plan.at(step)
         look_ahead = partial(predict_alone, time=time, conditioning=conditioning)
-        latents = ready.control.before_step(step, latents, look_ahead)
+        changed = ready.control.before_step(step, latents, look_ahead)
+        latents = _checked(changed, latents, step, "before_step")
         here = guidance.at(1 - step.time / scheduler.config.num_train_timesteps)
         prediction = predict(latents, time, conditioning, here, ready.at(step))
         guess = partial(guess_clean, scheduler, prediction, time, latents)
         ready.control.on_guess(step, guess)
         latents = take_step(scheduler, prediction, time, latents, sampler.generators)
         _check_finite(latents, prediction, step)
-        latents = ready.control.after_step(step, latents)
+        latents = _checked(ready.control.after_step(step, latents), latents, step, "after_step")
         if start.kept is not None:
             following = sampler.times[step.index + 1 : step.index + 2]
             next_time = following[0] if len(following) else None
             latents = start.kept.put_back(latents, sampler, next_time)
         yield step, latents
+
+
+def _checked(changed: object, latents: Tensor, step: Step, hook: str) -> Tensor:
+    """What a control made of latents (B, C, h, w). UsageError where it is nothing like them."""
+    if (
+        isinstance(changed, Tensor)
+        and changed.shape == latents.shape
+        and changed.dtype == latents.dtype
+        and changed.device == latents.device
+    ):
+        return changed
+    raise UsageError(
+        f"A control's {hook} gave {describe(changed)} at step {step.index + 1} of {step.count}.",
+        f"The run goes on with {describe(latents)}.",
+        "Return the latents that it is handed, or a tensor like them.",
+    )
 
 
 def _check_finite(latents: Tensor, prediction: Tensor, step: Step) -> None:

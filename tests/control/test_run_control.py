@@ -305,3 +305,21 @@ def test_tensors_go_to_the_device_and_type_of_a_run_before_its_layers_are_called
         if control is place:  # each grid's masks are made where the grid is first met
             watched.copies.pop(0)
         assert not any(watched.copies.values()), type(control)
+
+
+# --- latents --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", ["before_step", "after_step"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(lambda x: None, "None"), (lambda x: x[:, :1], "(1, 1,"), (lambda x: x.double(), "float64")],
+)
+def test_latents_that_the_run_cannot_go_on_with_are_refused(pipe, hook, change, said):
+    class Changes(RunControl):
+        pass
+
+    setattr(Changes, hook, lambda self, step, latents, *_: change(latents))
+    with pytest.raises(UsageError, match=f"A control's {hook} gave") as error:
+        paint(pipe, Changes())
+    assert said in error.value.what and "at step 1 of 2" in error.value.what
