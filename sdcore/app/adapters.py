@@ -112,7 +112,7 @@ class Adapters:
             where = f"{self.folder} holds no such file"
         raise UsageError(
             f"There is no LoRA {name!r:.80}.",
-            f"The prompt names it; {where}.",
+            f"The prompt or the picture names it; {where}.",
             f"Did you mean {near[0]!r}?" if near else "Give it with --lora, or its --lora-folder.",
         )
 

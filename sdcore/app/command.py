@@ -7,11 +7,28 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn, cast
 
-from sdcore.errors import MemoryLimitError, SdcoreError
+from sdcore.errors import MemoryLimitError, SdcoreError, UsageError
 
 EXIT_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are in three parts, as all others of a command."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"See what `{self.prog} --help` says."
+        known = [*cast("dict[str, Any]", self._option_string_actions)]
+        flags: list[str] = re.findall(r"(?<!\S)--[\w-]+", message)
+        for flag in flags:
+            near = get_close_matches(flag, known, n=1)
+            if near and near[0] != flag:
+                hint = f"Did you mean {near[0]}? `{self.prog} --help` lists all."
+        why = f"{message[:1].upper()}{message[1:]}."
+        error = UsageError("The command line cannot be read.", why, hint)
+        self.exit(error.exit_code, f"error: {error}\n")
 
 
 def run(work: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
@@ -54,6 +71,8 @@ def in_flags(text: str, options: argparse.Namespace) -> str:
     names = [name for name in vars(options) if "_" in name]
     for name in names:
         text = re.sub(rf"(?<![\w-]){name}(=)?", "--" + name.replace("_", "-") + r"\1", text)
+    # A name of one word is also a word of the language: only where the message begins with it.
+    text = re.sub(rf"^({'|'.join(vars(options))})(?= is )", r"--\1", text)
     return re.sub(r"(--[a-z-]+)=", r"\1 ", text)
 
 

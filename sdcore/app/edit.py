@@ -29,7 +29,7 @@ _RANGE = "two numbers from 0 to 1 joined by -, such as 0-0.8"
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog=prog,
         description="Paint a prompt and changed versions of it from one noise, so that only what "
         "the changed words say becomes different.",

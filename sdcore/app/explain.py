@@ -30,7 +30,7 @@ _PAGE = ".html"
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog=prog,
         description="Paint prompts, or look at a picture that is there, and write a page that "
         "shows where, when and in which layers each word is read.",

@@ -21,7 +21,7 @@ PADDING = 32  # the web UI's
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog=prog,
         description="Paint from a picture, or repaint what a mask shows in white, with the "
         "embedded model, or with Stable Diffusion 1.x, 2.x, XL, their inpainting models and XL's "

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 
+from sdcore.app.command import Parser
 from sdcore.errors import exit_on_error
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Tell what a model is, from headers and settings: no weights are read.",
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = command.Parser(
         prog=prog,
         description="Paint prompts with the embedded model, or with Stable Diffusion 1.x, 2.x, XL.",
     )

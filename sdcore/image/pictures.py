@@ -120,7 +120,7 @@ def _upright_8_bit(image: Image.Image, name: str) -> Image.Image:
         raise UsageError(
             f"{name} is of type {type(image).__name__}.",
             "It must be a PIL image.",
-            "Use sdcore.image.pictures.open_picture for a file, PIL.Image.fromarray for an array.",
+            "Use sdcore.open_picture for a file, PIL.Image.fromarray for an array.",
         )
     if image.width * image.height > MAX_PIXELS or 0 in image.size:
         raise UsageError(

@@ -91,7 +91,7 @@ class Encoder:
         most = self.text_encoder.config.num_hidden_layers - self.penultimate
         if as_int(clip_skip, 0, most) is None:
             raise UsageError(
-                f"clip_skip = {clip_skip!r} cannot be used.",
+                f"clip_skip={clip_skip!r} cannot be used.",
                 f"The {self.name} has layers for 0 to {most}.",
                 "Use 0 for none; 1 is usual."
                 if not self.penultimate

@@ -253,7 +253,7 @@ def check_clip_skip(clip_skip: int, layers: int) -> None:
     """UsageError unless a text encoder of so many layers can leave the last `clip_skip` out."""
     if as_int(clip_skip, 0, layers) is None:
         raise UsageError(
-            f"clip_skip = {clip_skip!r} cannot be used.",
+            f"clip_skip={clip_skip!r} cannot be used.",
             f"This text encoder has {layers} layers.",
             f"Choose 0 to {layers}; 1 is the penultimate layer.",
         )

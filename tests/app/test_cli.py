@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from sdcore import __version__
 from sdcore.app import cli
@@ -29,7 +30,21 @@ def test_a_subcommand_takes_the_name_that_was_typed(name, capsys) -> None:
     assert said.startswith(f"usage: sdcore {name} [-h]") and ".py" not in said
     with pytest.raises(SystemExit, match="2"):
         cli.main([name, "--no-such-flag"])
-    assert f"\nsdcore {name}: error:" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and "why: " in err and f"`sdcore {name} --help`" in err
+    assert "--no-such-flag" in err or "are required" in err
+
+
+def test_a_flag_that_is_nearly_one_is_refused_with_it(capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["paint", "a fox", "--stepz", "3"])
+    assert "try: Did you mean --steps?" in capsys.readouterr().err
+
+
+def test_a_message_names_a_flag_of_one_word(capsys, tmp_path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    assert cli.main(["image", str(tmp_path / "a.png"), "a fox", "--strength", "2"]) == 2
+    assert capsys.readouterr().err.startswith("error: --strength is 2.0.")
 
 
 def test_exit_codes_are_those_of_the_subcommand(capsys, tmp_path, monkeypatch) -> None:
@@ -59,3 +74,16 @@ def test_interrupted_while_it_loads(monkeypatch) -> None:
 
     monkeypatch.setitem(sys.modules, "sdcore.app.paint", SimpleNamespace(main=stop))
     assert cli.main(["paint"]) == 130
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--clip-skip", "99"], "error: --clip-skip 99 cannot be used."),
+        (["--attention", "magic"], "why: There is no backend of this name."),
+        (["--lora", "nothere"], "error: --lora nothere is missing."),
+    ],
+)
+def test_messages_are_sentences_with_flags(flags, said, capsys, tmp_path) -> None:
+    assert cli.main(["paint", "a fox", *flags, "--output", str(tmp_path)]) in (2, 3)
+    assert said in capsys.readouterr().err
