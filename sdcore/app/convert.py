@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from sdcore.app.command import show_warning
+from sdcore.app.command import Parser, show_warning
 from sdcore.errors import FileError, MemoryLimitError, UsageError, exit_on_error, warn
 
 WORKER = Path(__file__).with_name("convert_worker.py")
@@ -34,7 +35,7 @@ Turn a model into another form; old pickled files into safetensors.
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog, description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -90,6 +91,12 @@ def convert_pickle(options: argparse.Namespace) -> None:
             f"{new} cannot be written.", "Weights are safetensors.", f"End it in {SAFE}."
         )
     require_file(old)
+    for limit in ("memory", "seconds"):
+        value = getattr(options, limit)
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(
+                f"--{limit} is {value:g}.", "It is a limit.", "Use a number from 0 up."
+            )
     torch_version = tuple(int(part) for part in version("torch").split(".")[:2])
     if torch_version < OLDEST_TORCH:
         why = f"torch {version('torch')} has a hole that such a file can use."
@@ -121,7 +128,7 @@ def convert_pickle(options: argparse.Namespace) -> None:
 def read_apart(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the worker with an empty environment, a limit on memory and time; what it says."""
     size = options.old.stat().st_size
-    memory = int(options.memory * 1e9) if options.memory else 3 * size + (2 << 30)
+    memory = 3 * size + (2 << 30) if options.memory is None else int(options.memory * 1e9)
     arguments = [
         options.old.resolve(),
         folder.resolve(),

@@ -179,3 +179,21 @@ def test_a_folder_becomes_a_single_file(sd_folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         convert.main([str(sd_folder), str(tmp_path / "other")])
     assert "cannot become" in capsys.readouterr().err
+
+
+def test_no_memory_at_all_is_too_little(run):
+    code, new, err = run({"a": torch.ones(2)}, "--memory", "0")
+    assert code in (3, 4) and "memory" in err and not new.exists()
+
+
+@pytest.mark.parametrize("flags", [("--memory", "-1"), ("--memory", "nan"), ("--seconds", "-1")])
+def test_a_limit_that_is_none_is_refused(run, flags):
+    code, new, err = run({"a": torch.ones(2)}, *flags)
+    assert code == 2 and not new.exists() and f"{flags[0]} is" in err
+
+
+@pytest.mark.parametrize("content", [b"hi\n", b""])
+def test_a_file_that_torch_did_not_save_is_said_to_be_one(run, tmp_path, content):
+    (tmp_path / "old.ckpt").write_bytes(content)
+    code, new, err = run(None)
+    assert code == 3 and not new.exists() and "not what torch.save writes" in err
