@@ -47,7 +47,7 @@ def peft_settings(changes: Mapping[Place, Change]) -> dict[str, Any]:
         why = f"It has {len(changes)} layers in {name_some(parts) or 'nothing'}."
         if len(parts) == 1:
             why = "Its layers are of several kinds."
-        raise _refusal("One LoRA", why, "Save each network and kind for itself.")
+        raise _cannot_be_saved("One LoRA", why, "Save each network and kind for itself.")
     for place, change in changes.items():
         _check_form(place, change)
     (kind,), (with_lengths,) = kinds, lengths
@@ -101,10 +101,10 @@ def _check_form(place: Place, change: Change) -> None:
         why = "Its factors have other shapes than PEFT divides such a layer into."
     else:
         return
-    raise _refusal(str(place), why, 'Use spelling="kohya".')
+    raise _cannot_be_saved(str(place), why, 'Use spelling="kohya".')
 
 
-def _refusal(what: str, why: str, hint: str) -> UsageError:
+def _cannot_be_saved(what: str, why: str, hint: str) -> UsageError:
     return UsageError(f"{what} cannot be saved as PEFT's.", why, hint)
 
 
