@@ -7,10 +7,6 @@ part of it. Whatever a prompt says is text: escaped in HTML, and data in the scr
 from __future__ import annotations
 
 import base64
-import hashlib
-import io
-import json
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -21,6 +17,8 @@ import numpy as np
 from PIL import Image
 
 from sdcore.app.explain_record import Explained, Word
+from sdcore.files.html_page import as_script_data, fill_template, source_hash
+from sdcore.image.data_url import data_url, resized
 from sdcore.image.overlay import lay_over
 
 _TEMPLATE = Path(__file__).with_name("explain_page.html")
@@ -30,10 +28,11 @@ _LARGEST_PNG = 256  # larger pictures are JPEGs here
 
 def fill_page(explained: Explained) -> str:
     """The page, as text."""
-    template = _TEMPLATE.read_text("utf-8")
     slots = {
         "title": escape(_shorten(explained.prompt)),
-        "picture": _url(explained.picture, lossless=max(explained.picture.size) <= _LARGEST_PNG),
+        "picture": data_url(
+            explained.picture, lossless=max(explained.picture.size) <= _LARGEST_PNG
+        ),
         "width": str(explained.picture.width),
         "height": str(explained.picture.height),
         "prompt": _running_text(explained, "prompt", explained.prompt),
@@ -46,12 +45,9 @@ def fill_page(explained: Explained) -> str:
             f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
             for name, value in explained.facts.items()
         ),
-        "data": _as_script_data(page_data(explained)),
-        "script_hash": _hash(template, "script"),
-        "style_hash": _hash(template, "style"),
+        "data": as_script_data(page_data(explained)),
     }
-    # One pass, so that nothing that was put in is looked at again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda slot: slots[slot[1]], template)
+    return fill_template(_TEMPLATE, slots)
 
 
 def page_data(explained: Explained) -> dict[str, Any]:
@@ -103,7 +99,7 @@ def fill_index(pages: Sequence[tuple[str, Explained]]) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        f"img-src data:; style-src 'sha256-{_digest(style)}'; base-uri 'none'; "
+        f"img-src data:; style-src 'sha256-{source_hash(style)}'; base-uri 'none'; "
         "form-action 'none'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Explained prompts</title><style>{style}</style>"
@@ -209,11 +205,11 @@ def _course(explained: Explained, column: int) -> str:
 
 def _figure(explained: Explained, column: int) -> str:
     word = explained.words[column]
-    overlay = lay_over(_small_picture(explained.picture), explained.map_of(column))
+    overlay = lay_over(resized(explained.picture, _SMALL), explained.map_of(column))
     note = " (negative prompt)" if word.of == "negative" else ""
     name = escape(word.name)
     return (
-        f'<figure><img src="{_url(overlay)}" alt="Where {name} is read">'
+        f'<figure><img src="{data_url(overlay)}" alt="Where {name} is read">'
         f'<figcaption dir="auto">{name}<small>{note} {100 * word.share:.1f} %</small>'
         "</figcaption></figure>"
     )
@@ -230,37 +226,7 @@ def _film(explained: Explained) -> Iterator[str]:
 
 
 def _small(picture: Image.Image) -> str:
-    return _url(_small_picture(picture))
-
-
-def _small_picture(picture: Image.Image) -> Image.Image:
-    scale = _SMALL / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _url(picture: Image.Image, *, lossless: bool = False) -> str:
-    file = io.BytesIO()
-    kind = "png" if lossless else "jpeg"
-    picture.convert("RGB").save(file, format=kind, quality=88, optimize=True)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _as_script_data(data: dict[str, Any]) -> str:
-    """JSON that no HTML parser takes for an end of the script."""
-    text = json.dumps(data, separators=(",", ":"))  # ASCII alone
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _hash(template: str, tag: str) -> str:
-    """Of the inline script or style, as the Content-Security-Policy wants it."""
-    found = re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
-    assert found is not None, tag
-    return _digest(found[1])
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return data_url(resized(picture, _SMALL))
 
 
 def _shorten(text: str) -> str:

@@ -7,5 +7,6 @@ atomic.py     the one writer: a draft, synced to disk, that then gets its name; 
 layout.py     the names of weight files, variants and shards
 preflight.py  which files a model needs, and which are missing
 folder.py     a folder on disk or a hub name;  hub.py   what is fetched, from where
+html_page.py  pages in one file
 component.py  one network from its folder;  saving.py   and back
 """
