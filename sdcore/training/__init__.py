@@ -5,6 +5,7 @@ objective.py   noise at random times, and the weighted error of what the UNet an
 optimizers.py  AdamW and Muon
 peft_layers.py small trainable layers beside a network's, by PEFT, and what they learned
 facts.py       what a trained file's header says about its training
+report.py      a run as one page;  report_data.py, report_curves.py, report_pictures.py  its parts
 state.py       checkpoints that survive anything, exact resume
 run.py         the loop around a recipe: learning rate, metrics, checkpoints
 """
