@@ -34,6 +34,7 @@ EMBEDDED = ROOT / "sdcore" / "models" / "emoji" / "model_index.json"
 # Pages that open up one room; all others show what `from sdcore import ...` gives.
 INTERNALS = {
     "embedded-model.md": "training: the settings of a recipe",
+    "training_data.md": "training: the scan of a folder, without a run",
     "07_unet.md": "unet: the blocks, called one by one",
     "08_steps_and_guidance.md": "sampling: the formula of guidance, beside its function",
 }

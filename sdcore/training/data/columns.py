@@ -35,7 +35,11 @@ def choose_column(
         return columns[0]
     else:
         what = f"It is not clear which column of {table} is meant by {setting}."
-    why = f"The columns that could be it are {', '.join(columns)}." if columns else "It has none."
+    why = (
+        f"The columns that could be it are {', '.join(columns)}."
+        if columns
+        else "It has none that could."
+    )
     raise UsageError(what, why, f"Set {setting} to one of them.")
 
 

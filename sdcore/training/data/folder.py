@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -82,12 +83,12 @@ def list_folder(folder: Path, extensions: Iterable[str]) -> Listing:
 
 def suffix(name: str) -> str:
     """The ending of a name, in small letters, without its dot."""
-    return Path(name).suffix.lower().lstrip(".")
+    return os.path.splitext(name)[1].lower().lstrip(".")
 
 
 def stem(name: str) -> str:
     """A name without its ending; as macOS and others write accents alike."""
-    return unicodedata.normalize("NFC", Path(name).stem)
+    return unicodedata.normalize("NFC", os.path.splitext(name)[0])
 
 
 def shown(name: str) -> str:

@@ -16,6 +16,7 @@ from sdcore.training.data.tables import cell_bytes, no_names, row_items
 
 HUB = "hub:"
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::([\w\[\]:%+-]+))?")
+_BYTES = ("binary", "large_binary")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def dataset_items(rows: Any, name: str, settings: DataSettings, subset: Subset) 
     """The items of a data set of `datasets`; pictures are not read yet. UsageError as above."""
     datasets = extra("datasets", "data sets on the hub")
     features = dict(rows.features)
-    images = [n for n, f in features.items() if isinstance(f, datasets.Image)]
+    images = [n for n, f in features.items() if _holds_picture(f, datasets)]
     image = choose_column(settings.image_column, images, IMAGE, "data.image_column", name)
     if subset.captions == "name":
         raise no_names(name)
@@ -80,5 +81,14 @@ def dataset_items(rows: Any, name: str, settings: DataSettings, subset: Subset) 
         ]
         text = choose_column(settings.text_column, texts, TEXT, "data.text_column", name)
         captions = list(rows[text])
-    pictures = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    pictures = rows.select_columns([image])
+    if isinstance(features[image], datasets.Image):
+        pictures = pictures.cast_column(image, datasets.Image(decode=False))
     return row_items(captions, subset, name, lambda row: HubBlob(name, row, image, pictures))
+
+
+def _holds_picture(feature: Any, datasets: Any) -> bool:
+    """Whether a column holds pictures, or bytes that could be some."""
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", "") in _BYTES

@@ -12,7 +12,7 @@ from pathlib import Path
 from sdcore.errors import FileError, UsageError, warn
 from sdcore.size import Size
 from sdcore.text.tokenizer import Tokenizer
-from sdcore.training.data.buckets import MOST_ASPECT, Rungs, fit, make_rungs
+from sdcore.training.data.buckets import MOST_ASPECT, Fit, Rungs, fit, make_rungs
 from sdcore.training.data.captions import full_caption
 from sdcore.training.data.content import (
     MOST_BYTES,
@@ -152,6 +152,7 @@ class _Judge:
         self.settings, self.factor, self.contents = settings, factor, contents
         self.tokenizer = tokenizer
         self._rungs: dict[int, Rungs] = {}
+        self._fits: dict[tuple[int | None, Size], Fit | None] = {}
 
     def faults(self, item: Item) -> list[Fault]:
         content = self.contents[item.blob]
@@ -164,7 +165,7 @@ class _Judge:
     def scanned(self, item: Item) -> Scanned:
         content = self.contents[item.blob]
         size = Size(content.width, content.height)
-        fitted = fit(size, self.settings, self._buckets(item))
+        fitted = self._fit(item, size)
         assert fitted is not None  # else it has a fault
         notes = [Note(item.name, kind, text) for kind, text in self._remarks(item, content)]
         return Scanned(item, size, content.digest, content.digest, fitted, tuple(notes))
@@ -181,15 +182,21 @@ class _Judge:
             self._rungs[resolution] = make_rungs(self.settings, resolution, self.factor)
         return self._rungs[resolution]
 
+    def _fit(self, item: Item, size: Size) -> Fit | None:
+        """What a picture of a size becomes; most pictures are of few sizes."""
+        place = (item.look.resolution, size)
+        if place not in self._fits:
+            self._fits[place] = fit(size, self.settings, self._buckets(item))
+        return self._fits[place]
+
     def _shape(self, item: Item, content: Content) -> list[tuple[str, str]]:
         size = Size(content.width, content.height)
         aspect = max(size.width, size.height) / min(size.width, size.height)
         if aspect > MOST_ASPECT:
             reason = f"It is {size}, {aspect:.1f} times as long as wide; cut it to less than 8."
             return [("extreme shape", reason)]
-        rungs = self._buckets(item)
-        if fit(size, self.settings, rungs) is None:
-            least = min(rungs[-1], key=lambda b: b.area)
+        if self._fit(item, size) is None:
+            least = min(self._buckets(item)[-1], key=lambda b: b.area)
             reason = (
                 f"It is {size}; to fill {least} or the like it would be enlarged more than "
                 f"{self.settings.most_enlarged:g} times."

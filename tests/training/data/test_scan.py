@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sdcore.errors import FileError, UsageError
 from sdcore.training.data.content import examine
@@ -18,6 +19,7 @@ from sdcore.training.data.settings import DataSettings
 from sdcore.training.data.sources import read_items
 from tests.training.data.making import (
     FAULTS,
+    SIDE,
     encoded,
     make_folder,
     noise,
@@ -201,3 +203,70 @@ def test_the_summary_says_what_there_is(tmp_path: Path) -> None:
 def test_a_resolution_is_needed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"data\.resolution"):
         scanned(make_folder(tmp_path, 2), resolution=None)
+
+
+def drawing(number: int) -> Image.Image:
+    """A drawing on white, whose uppermost rows are those of all others."""
+    image = Image.new("RGB", (SIDE, SIDE), "white")
+    image.paste(noise(number, (20, 20)), (22, 30))
+    return image
+
+
+def test_pictures_that_begin_alike_are_no_duplicates_unless_they_are(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_text("parameters", "a fox, Steps: 20")
+    (tmp_path / "data").mkdir()
+    saved = {
+        "a.png": encoded(drawing(1), "PNG"),
+        "b.png": encoded(drawing(2), "PNG"),
+        "c.png": encoded(drawing(2), "PNG", compress_level=1, pnginfo=text),
+        "d.png": encoded(drawing(3).convert("RGBA"), "PNG"),
+        "e.webp": encoded(drawing(3), "WEBP", lossless=True),
+        "f.png": encoded(noise(4), "PNG"),
+        "g.png": encoded(noise(4), "PNG", pnginfo=text, compress_level=0),
+        "h.bmp": encoded(noise(4), "BMP"),
+        "i.png": encoded(noise(5).quantize(200), "PNG"),
+        "j.png": encoded(noise(5).quantize(200).convert("RGB"), "PNG"),
+    }
+    for name, data in saved.items():
+        (tmp_path / "data" / name).write_bytes(data)
+        (tmp_path / "data" / name).with_suffix(".txt").write_text(f"a fox {name}")
+    expected = {("c.png", "b.png"), ("e.webp", "d.png"), ("g.png", "f.png"), ("h.bmp", "f.png")}
+    expected |= {("j.png", "i.png")}
+    for threads in (1, 2, 1):
+        settings = settings_of(tmp_path / "data")
+        found = scan(read_items(settings), settings, tmp_path / "cache", threads=threads)
+        same = {(n.name, n.reason.removesuffix(".").split()[-1]) for n in found.notes}
+        assert same == expected
+
+
+def test_held_out_pictures_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    for number in range(8):
+        drawing(number).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"a fox {number}")
+    found = scanned(tmp_path, held_out=2)
+    assert len(found.held_out) == 2 and len(found.pictures) == 6
+
+
+def test_a_png_is_turned_as_its_notes_say(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    noise(1, (96, 64)).save(tmp_path / "a.png", exif=exif)
+    (tmp_path / "a.txt").write_text("a fox")
+    assert scanned(tmp_path).pictures[0].size.width_height == (64, 96)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "AVIF"])
+def test_a_cut_file_is_found_wherever_it_is_cut(format: str) -> None:
+    whole = encoded(noise(3), format)
+    assert not examine(whole).kind
+    for share in range(1, 20):
+        assert examine(whole[: len(whole) * share // 20]).kind, share
+
+
+def test_any_damage_of_a_png_is_found() -> None:
+    whole = encoded(noise(3), "PNG")
+    for place in range(0, len(whole) - 12, 97):
+        data = bytearray(whole)
+        data[place] ^= 0x10
+        assert examine(bytes(data)).kind, place

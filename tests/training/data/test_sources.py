@@ -336,6 +336,19 @@ def test_hub_data_sets(tmp_path: Path) -> None:
         read("hub:foxes")
 
 
+def test_a_hub_data_set_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` takes a folder owner/name where there is one, as it would one of the hub."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "foxes").mkdir(parents=True)
+    write_parquet(tmp_path / "owner" / "foxes" / "train.parquet", 4, struct=True)
+    found = scanned("hub:owner/foxes:train[1:]", image_column="image")
+    assert [p.item.caption for p in found.pictures] == ["fox 1", "fox 2", "fox 3"]
+    with pytest.raises(FileError, match="could not be fetched"):
+        read("hub:owner/foxes:validation")
+
+
 # --- tars ----------------------------------------------------------------------------------------
 
 
