@@ -110,14 +110,19 @@ def fit(size: Size, settings: DataSettings, rungs: Rungs) -> Fit | None:
         None where it would have to be enlarged by more than `settings.most_enlarged`.
     """
     for buckets in rungs:
-        bucket = min(buckets, key=lambda b: (_lost(size, b), b.width_height))
+        bucket = nearest(size, buckets)
         if max(bucket.width / size.width, bucket.height / size.height) <= settings.most_enlarged:
             return _fit_into(size, bucket)
     return None
 
 
+def nearest(size: Size, buckets: tuple[Size, ...]) -> Size:
+    """The bucket whose shape is most like that of a picture."""
+    return min(buckets, key=lambda bucket: (_lost(size, bucket), bucket.width_height))
+
+
 def _lost(size: Size, bucket: Size) -> float:
-    """How far the shapes differ, as a ratio's logarithm, and the share of the area left unused."""
+    """How far the shapes differ, as the logarithm of the ratio of their ratios."""
     return abs(math.log(size.width / size.height) - math.log(bucket.width / bucket.height))
 
 

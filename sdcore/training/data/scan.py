@@ -12,7 +12,7 @@ from pathlib import Path
 from sdcore.errors import FileError, UsageError, warn
 from sdcore.size import Size
 from sdcore.text.tokenizer import Tokenizer
-from sdcore.training.data.buckets import MOST_ASPECT, Fit, Rungs, fit, make_rungs
+from sdcore.training.data.buckets import MOST_ASPECT, Fit, Rungs, fit, make_rungs, nearest
 from sdcore.training.data.captions import full_caption
 from sdcore.training.data.content import (
     MOST_BYTES,
@@ -196,11 +196,9 @@ class _Judge:
             reason = f"It is {size}, {aspect:.1f} times as long as wide; cut it to less than 8."
             return [("extreme shape", reason)]
         if self._fit(item, size) is None:
-            least = min(self._buckets(item)[-1], key=lambda b: b.area)
-            reason = (
-                f"It is {size}; to fill {least} or the like it would be enlarged more than "
-                f"{self.settings.most_enlarged:g} times."
-            )
+            least = nearest(size, self._buckets(item)[-1])
+            most = self.settings.most_enlarged
+            reason = f"It is {size}; to fill {least} it would be enlarged more than {most:g} times."
             return [("too small", reason)]
         return []
 
