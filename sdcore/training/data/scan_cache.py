@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import asdict
+from dataclasses import astuple
 from pathlib import Path
+from typing import Any, cast
 
 import PIL
 
@@ -19,7 +20,7 @@ from sdcore.training.data.checked_json import read_checked, write_checked
 from sdcore.training.data.content import Content
 from sdcore.training.data.items import Stamp
 
-_VERSION = f"1/{PIL.__version__}"  # another Pillow may see other faults
+_VERSION = f"2/{PIL.__version__}"  # another Pillow may see other faults
 _COARSE = 2_000_000_000  # nanoseconds; FAT and some network drives count in two seconds
 
 
@@ -75,15 +76,22 @@ class ScanCache:
         if self.path is None or not (self._changed or self._seen.keys() - places):
             return
         seen = {place: row for place, row in self._seen.items() if place in places}
-        contents = {digest: asdict(content) for digest, content in self._contents.items()}
+        contents = [astuple(content) for content in self._contents.values()]
         write_checked(self.path, {"version": _VERSION, "seen": seen, "contents": contents})
 
     def _read(self, path: Path) -> None:
         kept = read_checked(path)
         if kept is None or kept["version"] != _VERSION:
             return
-        for digest, row in kept["contents"].items():
-            remarks = tuple((kind, text) for kind, text in row.pop("remarks"))
-            self._contents[digest] = Content(**row, remarks=remarks)
+        for row in kept["contents"]:
+            content = Content(*(_as_it_was(value) for value in row))
+            self._contents[content.digest] = content
         for place, (stamp, digest) in kept["seen"].items():
             self._seen[place] = tuple(stamp), digest
+
+
+def _as_it_was(value: Any) -> Any:
+    """A value of a `Content`, in which JSON has made lists of tuples."""
+    if not isinstance(value, list):
+        return value
+    return tuple(_as_it_was(part) for part in cast("list[Any]", value))

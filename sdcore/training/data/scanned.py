@@ -90,7 +90,7 @@ def _lines(scan: Scan, tokenizer: Tokenizer | None) -> Iterator[str]:
 
 def _buckets(scan: Scan) -> Iterator[str]:
     pictures = scan.pictures
-    yield f"buckets    {len(scan.buckets())}, multiples of what the model can take"
+    yield f"buckets    {len(scan.buckets())} sizes, and the pictures in each"
     for bucket, count in scan.buckets().items():
         there = [p for p in pictures if p.fit.bucket == bucket]
         most = max(p.fit.resized.width / p.size.width for p in there)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ def pictures(rows: list[Row]) -> list[Scanned]:
     found: list[Scanned] = []
     for number, (bucket, repeats, prior) in enumerate(rows):
         size = BUCKETS[bucket]
-        item = Item(f"{number}", FileBlob.__new__(FileBlob), repeats=repeats, prior=prior)
+        item = Item(f"{number}", FileBlob(Path(f"{number}.png")), repeats=repeats, prior=prior)
         found.append(Scanned(item, size, f"{number}", f"{number}", Fit(size, size, (0, 0))))
     return found
 
