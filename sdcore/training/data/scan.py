@@ -72,7 +72,8 @@ def scan(
         if not found and item.name not in listed:
             pictures.append(judge.scanned(item))
     pictures = _same_pixels(pictures, contents, known, threads)
-    known.save({blob.place() for blob in contents})
+    digests = {content.digest for content in contents.values()}
+    known.save({blob.place() for blob in contents}, digests)
     notes = [*items.notes, *(n for picture in pictures for n in picture.notes)]
     notes += _duplicates(pictures)
     _refuse(faults, len({*listed, *(i.name for i in items)}), settings)

@@ -71,12 +71,14 @@ class ScanCache:
         self._contents[content.digest] = content
         return content
 
-    def save(self, places: set[str]) -> None:
-        """Write what is known of these places; others are gone from the source."""
+    def save(self, places: set[str], digests: set[str]) -> None:
+        """Write what is known of these places and contents; others are gone from the source."""
         if self.path is None or not (self._changed or self._seen.keys() - places):
             return
         seen = {place: row for place, row in self._seen.items() if place in places}
-        contents = [astuple(content) for content in self._contents.values()]
+        contents = [
+            astuple(content) for content in self._contents.values() if content.digest in digests
+        ]
         write_checked(self.path, {"version": _VERSION, "seen": seen, "contents": contents})
 
     def _read(self, path: Path) -> None:
