@@ -104,8 +104,11 @@ def _refuse(kind: str, **given: object) -> None:
             raise UsageError(what, f"This model is {kind}.", "Leave it out.")
 
 
-def save_folder(model: Model, folder: Path) -> None:
-    """Write a model in diffusers layout; the weights keep their type.
+def save_folder(model: Model, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write a model in diffusers layout.
+
+    Args:
+        dtype: of the weights in the files; None keeps that of each parameter.
 
     Raises:
         NonFiniteError: a weight is NaN or infinite.
@@ -115,7 +118,8 @@ def save_folder(model: Model, folder: Path) -> None:
     index: dict[str, Any] = {"_class_name": kind.pipeline_class}
     for name, part in PARTS.items():
         if (value := model.part(name)) is not None:
-            value.save_pretrained(folder / name)
+            how = {"dtype": dtype} if part.is_network else {}
+            value.save_pretrained(folder / name, **how)
             index[name] = [part.library, _published_class(part, value)]
     if not kind.pooled_text:
         index |= {"requires_safety_checker": False, "safety_checker": [None, None]}

@@ -1,4 +1,11 @@
-"""The optimizers of a run: AdamW, and Muon for the weight matrices of a network.
+"""The optimizers of a run: AdamW and its relatives, and Muon for the weight matrices of a network.
+
+    adamw          decoupled weight decay                Loshchilov & Hutter 2017, arXiv:1711.05101
+    adamw_8bit     its state in 8 bits (bitsandbytes)    Dettmers et al. 2021, arXiv:2110.02861
+    adafactor      second moments as rows and columns    Shazeer & Stern 2018, arXiv:1804.04235
+    prodigy        finds its own rate: use rate 1        Mishchenko & Defazio 2023, arXiv:2306.06101
+    schedule_free  averages instead of falling           Defazio et al. 2024, arXiv:2405.15682
+    muon           see below; AdamW for what is no matrix
 
 Muon moves a matrix by the nearest orthogonal matrix to its momentum, so that every direction of it
 learns at one pace (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/). The update is
@@ -8,46 +15,88 @@ arXiv:2502.16982).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from sdcore.errors import UsageError
 
 # Torch takes five steps; three already level what matters (values from a fiftieth of the largest),
 # and on a CPU every step costs a tenth of a training step of 32 scenes.
 NEWTON_SCHULZ_STEPS = 3
 LEAST_CHANNELS = 32  # of either side; the convolution that reads latents is no such matrix
+_EXTRAS = {  # optimizer -> module, class, the extra that installs it
+    "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit", "8bit"),
+    "prodigy": ("prodigyopt", "Prodigy", "optimizers"),
+    "schedule_free": ("schedulefree", "AdamWScheduleFree", "optimizers"),
+}
 
 
 def make_optimizers(
-    module: nn.Module, *, kind: str, learning_rate: float, weight_decay: float
+    module: nn.Module,
+    *,
+    kind: str,
+    learning_rate: float,
+    weight_decay: float,
+    rates: Mapping[str, float] | None = None,
 ) -> dict[str, torch.optim.Optimizer]:
     """Name in a checkpoint -> optimizer; each trained parameter belongs to one of them.
 
-    Of AdamW's, matrices decay; biases, norms and other vectors do not.
+    Matrices decay; biases, norms and other vectors do not. Each group of parameters has `scale`,
+    by which the learning rate of a step is multiplied.
 
     Args:
-        kind: `adamw` for all, or `muon`, which takes the weight matrices.
+        kind: see the table above.
+        rates: beginnings of parameter names -> `scale`, which is 1 for all others.
+
+    Raises:
+        UsageError: the optimizer is in a package that is not installed.
     """
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     matrices = weight_matrices(module) if kind == "muon" else []
     taken = {id(weight) for weight in matrices}
-    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        if id(parameter) not in taken:
+            scale = 1.0 if kind == "prodigy" else _scale(name, rates or {})  # it takes one rate
+            groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+    listed = [
+        {"params": some, "weight_decay": weight_decay if decays else 0.0, "scale": scale}
+        for (scale, decays), some in sorted(groups.items(), key=lambda group: not group[0][1])
     ]
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "optimizer": torch.optim.AdamW(
-            groups,
-            lr=learning_rate,
-            betas=(0.9, 0.99),
-            fused=True,  # one pass over the weights: a twelfth of a step on two cores
-        )
-    }
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    if listed:
+        optimizers["optimizer"] = _make(kind, listed, learning_rate)
     if matrices:
-        optimizers["muon"] = Muon(matrices, learning_rate, weight_decay)
+        muon = Muon(matrices, learning_rate, weight_decay)
+        muon.param_groups[0]["scale"] = 1.0
+        optimizers["muon"] = muon
     return optimizers
+
+
+def _scale(name: str, rates: Mapping[str, float]) -> float:
+    return next((scale for start, scale in rates.items() if name.startswith(start)), 1.0)
+
+
+def _make(kind: str, groups: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
+    if kind in ("adamw", "muon"):
+        # Fused is one pass over the weights: a twelfth of a step on two cores.
+        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
+    if kind == "adafactor":
+        return torch.optim.Adafactor(groups, lr=rate)
+    module, name, extra = _EXTRAS[kind]
+    try:
+        made = getattr(import_module(module), name)
+    except ImportError as error:
+        raise UsageError(
+            f"The optimizer {kind} is not installed.",
+            f"It is in the package {module.partition('.')[0]}, which cannot be imported.",
+            f'Install it: pip install "sdcore[{extra}]". Or use run.optimizer=adamw.',
+        ) from error
+    return made(groups, lr=rate, betas=(0.9, 0.99))
 
 
 class Muon(torch.optim.Muon):

@@ -58,10 +58,10 @@ class AdapterSettings(Settings):
     """
 
     kind: Literal["lora", "dora", "rslora", "locon", "loha", "lokr"] = "lora"
-    rank: int | None = Field(None, ge=1, le=4096)
-    alpha: float | None = Field(None, gt=0, le=1e4, allow_inf_nan=False)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: list[str] = Field(["attention"], min_length=1)
+    rank: int | None = Field(default=None, ge=1, le=4096)
+    alpha: float | None = Field(default=None, gt=0, le=1e4, allow_inf_nan=False)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: list[str] = Field(default=["attention"], min_length=1)
     text_encoder: bool = False
 
     @field_validator("targets")

@@ -94,7 +94,7 @@ class RunFolder:
                 return missing * seconds / steps
         rate = as_finite(latest.get("images_per_second"))
         batch = as_int(self.settings.get("run.batch_size"), 1)
-        accumulated = as_int(self.settings.get("run.accumulation"), 1) or 1
+        accumulated = as_int(self.settings.get("run.accumulate"), 1) or 1
         return missing * batch * accumulated / rate if rate and batch else None
 
 

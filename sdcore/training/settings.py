@@ -7,9 +7,10 @@ settings in force are written back into every run as `resolved.yaml`, which repe
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,32 +25,56 @@ _SIZE_LIMIT = 16 << 20
 class Settings(BaseModel):
     """Base of all settings: frozen, and no key that is not declared."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    SHORT: ClassVar[Mapping[str, str]] = {}  # group -> the setting in it that its name stands for
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: only true and false are truth values, as in YAML 1.2, so that
+    `precision: no` and a trigger word `on` stay words."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
 def load_settings(
-    model: type[AnySettings], path: str | Path, overrides: Sequence[str] = ()
+    model: type[AnySettings], path: str | Path | None, overrides: Sequence[str] = ()
 ) -> AnySettings:
     """Read `path` as YAML, apply `key.path=value` overrides, and check everything.
+
+    Args:
+        path: None begins with nothing.
 
     Raises:
         FileError: the file is missing or holds no mapping.
         UsageError: a key is unknown or a value does not fit; names the file, the path of the key
             and the nearest known key.
     """
-    values = read_yaml(path)
+    values = {} if path is None else read_yaml(path)
+    for group, name in model.SHORT.items():
+        if isinstance(values.get(group), str):
+            values[group] = {name: values[group]}
     for override in overrides:
-        _set(values, override)
+        _set(values, override, model.SHORT)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise UsageError(
-            f"The settings of {path} do not fit.",
+            "The settings do not fit." if path is None else f"The settings of {path} do not fit.",
             f"{_explain(error, model)}.",
-            "Correct the file, or the key.path=value that stands for it.",
+            "Correct the file, or the key.path=value that stands for it."
+            if path is not None
+            else "Correct the key.path=value that stands for it.",
         ) from error
 
 
@@ -58,7 +83,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     data = read_bytes(path, _SIZE_LIMIT)
     try:
-        values: Any = yaml.safe_load(data.decode("utf-8")) or {}
+        values: Any = yaml.load(data.decode("utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise FileError(
             f"{path} is not valid YAML.", f"{' '.join(str(error).split())}.", "Correct the file."
@@ -89,10 +114,12 @@ def flat(values: Mapping[str, Any], path: str = "") -> dict[str, object]:
     return result
 
 
-def _set(values: dict[str, Any], override: str) -> None:
+def _set(values: dict[str, Any], override: str, short: Mapping[str, str]) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise _no_override(override, "It has no '='.")
+    if key in short:
+        key = f"{key}.{short[key]}"
     *parents, last = key.split(".")
     for parent in parents:
         group: Any = values.setdefault(parent, {})
@@ -100,7 +127,7 @@ def _set(values: dict[str, Any], override: str) -> None:
             raise _no_override(override, f"{parent!r} is one value, not a group of settings.")
         values = cast("dict[str, Any]", group)
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise _no_override(override, f"{' '.join(str(error).split())}.") from error
 

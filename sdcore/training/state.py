@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
@@ -29,6 +30,8 @@ from sdcore.files.weights import tensors_writer
 
 Tensors = Mapping[str, Tensor]
 FILE_BYTES = 14_000_000  # of a file's tensors; one tensor is never divided
+MOST_FILES = 64  # of a part; a large model's files are larger
+_OF_THE_STEP = ("lr", "initial_lr", "scale", "params")  # of a group: not part of its state
 _CHECKPOINT = re.compile(r"step-\d{8}")
 _NUMBER = re.compile(r"-\d{5}-of-\d{5}$")  # as the files of diffusers' large weights are named
 
@@ -39,8 +42,13 @@ def generator(seed: int, purpose: str, step: int, sample: int) -> torch.Generato
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def save_checkpoint(runs: Path, step: int, parts: Mapping[str, Tensors], keep: int = 2) -> Path:
+def save_checkpoint(
+    runs: Path, step: int, parts: Mapping[str, Tensors], keep: int = 2, keep_every: int = 0
+) -> Path:
     """Write `parts` (name -> tensors) as the checkpoint of `step`; keep the newest `keep`.
+
+    Args:
+        keep_every: checkpoints of these steps stay, whatever comes after them; 0 keeps none so.
 
     Raises:
         FileError: the disk is full, or the folder cannot be written; older ones are still there.
@@ -55,7 +63,7 @@ def save_checkpoint(runs: Path, step: int, parts: Mapping[str, Tensors], keep: i
 
     target = runs / _name(step)
     replace_folder(target, write)
-    _prune(runs, target, keep)
+    _prune(runs, target, keep, keep_every)
     return target
 
 
@@ -115,58 +123,99 @@ def load_checkpoint(checkpoint: Path) -> tuple[int, dict[str, dict[str, Tensor]]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors `index.name`; learning rates come from the step."""
-    state = optimizer.state_dict()["state"]
-    return {
+    """The optimizer's state as flat tensors `index.name`, and `group.index.name` for its numbers.
+
+    Learning rates come from the step, and are left out.
+    """
+    state = optimizer.state_dict()
+    found = {
         f"{i}.{name}": torch.as_tensor(value)
-        for i, row in state.items()
+        for i, row in state["state"].items()
         for name, value in row.items()
+        if value is not None
     }
+    for i, group in enumerate(state["param_groups"]):  # Prodigy keeps its estimate of the rate here
+        for name, value in group.items():
+            if name not in _OF_THE_STEP and isinstance(value, int | float | Tensor):
+                wide = torch.float64 if isinstance(value, float) else None
+                found[f"group.{i}.{name}"] = torch.as_tensor(value, dtype=wide)
+    return found
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     """Put back what `optimizer_tensors` gave."""
-    rows: dict[int, dict[str, Tensor]] = {}
+    state = optimizer.state_dict()
+    rows: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        rows.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": rows})
+        if key.startswith("group."):
+            _, index, name = key.split(".", 2)
+            group = state["param_groups"][int(index)]
+            plain = not isinstance(group.get(name), Tensor) and value.ndim == 0
+            group[name] = value.item() if plain else value
+        else:
+            index, name = key.split(".", 1)
+            rows.setdefault(int(index), {})[name] = value
+    _plain_numbers(optimizer, rows)
+    optimizer.load_state_dict(state | {"state": rows})
+
+
+def _plain_numbers(optimizer: torch.optim.Optimizer, rows: dict[int, dict[str, Any]]) -> None:
+    """What an optimizer keeps as a Python number becomes one again: Prodigy's step, for example.
+
+    Torch's own optimizers keep `step` as a tensor, and ask for one.
+    """
+    if type(optimizer).__module__.startswith("torch."):
+        return
+    for row in rows.values():
+        for name, value in row.items():
+            if name in ("step", "k") and value.ndim == 0:
+                row[name] = value.item()
 
 
 class Average:
-    """Exponential moving average of a module's parameters (Polyak averaging), in float32."""
+    """Exponential moving average of what is trained of a module (Polyak averaging), in float32."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.tensors = {name: p.detach().clone().float() for name, p in module.named_parameters()}
+        self.tensors = {name: p.detach().clone().float() for name, p in trained(module)}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards `module`; early steps use a shorter memory, so the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         # By name: a loaded checkpoint has the tensors in another order than the module.
-        ours = [self.tensors[name] for name, _ in module.named_parameters()]
-        theirs = [p.detach().float() for p in module.parameters()]
+        ours = [self.tensors[name] for name, _ in trained(module)]
+        theirs = [p.detach().float() for _, p in trained(module)]
         torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore
+
+
+def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that a run changes, by their names: those that take a gradient."""
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
 
 
 def _files(name: str, tensors: Tensors) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """(stem, tensors) of each file of a part: `model`, or `model-00001-of-00002` and so on."""
     files: list[dict[str, Tensor]] = [{}]
-    free = FILE_BYTES
+    most = max(FILE_BYTES, sum(tensor.nbytes for tensor in tensors.values()) // MOST_FILES)
+    free = most
     for key, tensor in tensors.items():
         if tensor.nbytes > free and files[-1]:
             files.append({})
-            free = FILE_BYTES
+            free = most
         files[-1][key] = tensor.detach().contiguous()
         free -= tensor.nbytes
     for number, some in enumerate(files, start=1):
         yield name if len(files) == 1 else f"{name}-{number:05d}-of-{len(files):05d}", some
 
 
-def _prune(runs: Path, newest: Path, keep: int) -> None:
+def _prune(runs: Path, newest: Path, keep: int, keep_every: int) -> None:
     """Remove all but `newest`, which was just written, and the `keep - 1` good ones before it."""
-    older = [path for path in _checkpoints(runs) if path != newest]
+    older = [
+        path
+        for path in _checkpoints(runs)
+        if path != newest and not (keep_every and int(path.name[5:]) % keep_every == 0)
+    ]
     kept = older
     if len(older) >= keep:  # else none has to go; to verify is to read every byte of it
         kept = list(islice((path for path in older if fault(path) is None), keep - 1))

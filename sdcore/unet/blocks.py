@@ -6,11 +6,12 @@ Shapes: B batch, C channels, h w grid, T text tokens, D text width, E time width
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from sdcore.attention import Control, Site
 from sdcore.unet.config import Level, UNetConfig
@@ -25,12 +26,26 @@ def time_width(config: UNetConfig) -> int:
 
 
 class Conditions(NamedTuple):
-    """What every block receives beside the picture, unchanged."""
+    """What every block receives besides the picture, unchanged."""
 
     time: Tensor  # (B, E)
     text: Tensor  # (B, T, D)
     text_mask: Tensor | None  # (B, 1, 1, T)
     control: Control | None
+    recompute: bool = False  # for the backward pass, instead of keeping what layers computed
+
+    def residual(self, block: nn.Module, x: Tensor) -> Tensor:
+        """What a residual block makes of x (B, C, h, w)."""
+        return self._run(block, x, self.time)
+
+    def attend(self, transformer: nn.Module, x: Tensor) -> Tensor:
+        """What a spatial Transformer makes of x (B, C, h, w)."""
+        return self._run(transformer, x, self.text, self.text_mask, self.control)
+
+    def _run(self, layer: nn.Module, *inputs: object) -> Tensor:
+        if self.recompute:  # Chen et al. 2016, arXiv:1604.06174
+            return cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False))
+        return layer(*inputs)
 
 
 class TimeEmbedding(nn.Module):
@@ -108,9 +123,9 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, list[Tensor]]:
         kept: list[Tensor] = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, conditions.time)
+            x = conditions.residual(resnet, x)
             if self.attentions is not None:
-                x = self.attentions[i](x, conditions.text, conditions.text_mask, conditions.control)
+                x = conditions.attend(self.attentions[i], x)
             kept.append(x)
         if self.downsamplers is not None:
             x = self.downsamplers[0](x)
@@ -131,9 +146,9 @@ class MidBlock(nn.Module):
 
     def forward(self, x: Tensor, conditions: Conditions) -> Tensor:
         assert self.attentions is not None
-        x = self.resnets[0](x, conditions.time)
-        x = self.attentions[0](x, conditions.text, conditions.text_mask, conditions.control)
-        return self.resnets[1](x, conditions.time)
+        x = conditions.residual(self.resnets[0], x)
+        x = conditions.attend(self.attentions[0], x)
+        return conditions.residual(self.resnets[1], x)
 
 
 class UpBlock(nn.Module):
@@ -158,9 +173,9 @@ class UpBlock(nn.Module):
         self, x: Tensor, kept: list[Tensor], size: tuple[int, int] | None, conditions: Conditions
     ) -> Tensor:
         for i, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, kept[i]], dim=1), conditions.time)
+            x = conditions.residual(resnet, torch.cat([x, kept[i]], dim=1))
             if self.attentions is not None:
-                x = self.attentions[i](x, conditions.text, conditions.text_mask, conditions.control)
+                x = conditions.attend(self.attentions[i], x)
         if self.upsamplers is not None:
             x = self.upsamplers[0](x, size)
         return x

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sdcore.training.command import main
-from sdcore.training.run import RunSettings
+from sdcore.training.run_settings import RunSettings
 from sdcore.training.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdcore.diffusion.noise import alphas_cumprod_from_config
-from sdcore.training.objective import Objective, draw_noise, draw_times
+from sdcore.training.objective import NoiseSettings, Objective, draw_noise, draw_times
 
 SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 LATENTS = torch.randn(6, 4, 3, 5, generator=torch.Generator().manual_seed(1))
@@ -35,7 +35,7 @@ def test_times_are_spread_evenly_over_a_batch(power):
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("weighting", ["plain", "min_snr"])
 def test_the_loss_is_the_weighted_error_of_the_answer(kind, weighting):
-    objective = Objective(SCHEDULER | {"prediction_type": kind}, weighting=weighting)
+    objective = Objective(SCHEDULER | {"prediction_type": kind}, NoiseSettings(weighting=weighting))
     noised = objective.draw(LATENTS, seed=3, step=7)
     assert torch.is_tensor(noised.times)
     alpha = alphas_cumprod_from_config(SCHEDULER)[noised.times]

@@ -15,7 +15,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from sdcore.errors import FileError, NonFiniteError, UsageError
-from sdcore.training.run import Run, RunSettings, learning_rate
+from sdcore.training.run import Run
+from sdcore.training.run_settings import RunSettings, learning_rate
 from sdcore.training.settings import Settings, load_settings
 from sdcore.training.state import generator, optimizer_tensors
 
@@ -70,7 +71,7 @@ def train(settings: Recipe, until: int | None = None) -> End:
             generator(settings.run.seed, "data", step, i) for i in range(settings.run.batch_size)
         ]
         data = torch.stack([torch.randn(4, generator=draw) for draw in draws])
-        with run.accelerator.autocast():
+        with run.autocast():
             output = run.module(data)
         loss = (output.float() - data[:, :2].sin()).square().mean()
         if step == until:
@@ -177,7 +178,7 @@ def test_another_network_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "resolved.yaml").read_text("utf-8") == before
 
 
-@pytest.mark.parametrize("change", [{"seed": 9}, {"batch_size": 4}, {"learning_rate": 0.1}])
+@pytest.mark.parametrize("change", [{"seed": 9}, {"batch_size": 4}, {"weight_decay": 0.1}])
 def test_other_settings_do_not_go_on_with_the_run(tmp_path: Path, change: dict) -> None:
     train(recipe(tmp_path), until=5)
     with pytest.raises(UsageError, match=f"run.{next(iter(change))} was") as e:

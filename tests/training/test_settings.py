@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdcore.errors import FileError, UsageError
-from sdcore.training.run import RunSettings
+from sdcore.training.run_settings import RunSettings
 from sdcore.training.settings import Settings, load_settings, save_settings
 from train.emoji.data.settings import DataSettings
 from train.emoji.pretrain_autoencoder import AutoencoderSettings

@@ -22,7 +22,8 @@ from sdcore.text.config import CLIPTextConfig
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
 from sdcore.training.command import main
-from sdcore.training.run import Run, RunSettings
+from sdcore.training.run import Run
+from sdcore.training.run_settings import RunSettings
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 
@@ -45,7 +46,7 @@ def imitate(settings: ImitationSettings) -> None:
     tokenizer = Tokenizer.from_pretrained(source / "tokenizer")
     teacher = CLIPTextEncoder.from_pretrained(source / "text_encoder").eval()
     run = Run(settings, settings.run, fresh_text_encoder(settings.network, teacher.config))
-    device, size, scenes = run.accelerator.device, settings.run.batch_size, Scenes(data)
+    device, size, scenes = run.device, settings.run.batch_size, Scenes(data)
     teacher.to(device)
 
     def ids(seed: int, indices: range) -> Tensor:
@@ -59,7 +60,7 @@ def imitate(settings: ImitationSettings) -> None:
         return (given - wanted).square().mean() / wanted.var(dim=(0, 1)).mean()
 
     for step in run.steps():
-        with run.accelerator.autocast():
+        with run.autocast():
             loss = left(ids(settings.run.seed, range(step * size, (step + 1) * size)))
         norm = run.update(loss)
         run.log(left=loss, grad_norm=norm)

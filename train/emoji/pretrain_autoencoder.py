@@ -22,7 +22,8 @@ from torch import Tensor
 
 from sdcore.files.atomic import replace_file
 from sdcore.training.command import main
-from sdcore.training.run import Run, RunSettings
+from sdcore.training.run import Run
+from sdcore.training.run_settings import RunSettings
 from sdcore.training.state import generator
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
@@ -116,15 +117,15 @@ def train(settings: AutoencoderSettings) -> None:
     run = Run(settings, settings.run, model)
     factor = 2 ** (len(model.config["block_out_channels"]) - 1)
     shape = (model.config["latent_channels"], *[data.image_size // factor] * 2)
-    check = images(unseen, seed=1, step=0, count=128).to(run.accelerator.device)
+    check = images(unseen, seed=1, step=0, count=128).to(run.device)
 
     for step in run.steps():
         image = images(scenes, settings.run.seed, step, settings.run.batch_size)
-        image = image.to(run.accelerator.device, memory_format=torch.channels_last)
+        image = image.to(run.device, memory_format=torch.channels_last)
         draws = [generator(settings.run.seed, "latent", step, i) for i in range(len(image))]
         noise = torch.stack([torch.randn(shape, generator=draw) for draw in draws])
         turns, moved = step % 4, None
-        with run.accelerator.autocast():
+        with run.autocast():
             latents, kl = draw_latents(model, image, noise.to(image.device))
             output = decode(model, latents)
             if settings.equivariance_weight:
@@ -165,7 +166,7 @@ def evaluate(run: Run, model: AutoencoderKL, image: Tensor) -> None:
 @torch.no_grad()
 def set_scale(run: Run, model: AutoencoderKL, scenes: Scenes) -> None:
     """Note the scale that gives latents unit variance."""
-    image = images(scenes, seed=2, step=0, count=512).to(run.accelerator.device)
+    image = images(scenes, seed=2, step=0, count=512).to(run.device)
     latents = torch.cat([encode(model, part).mean for part in image.split(64)])
     model.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
     spread = latents.std(dim=(0, 2, 3)).mul(model.config["scaling_factor"]).tolist()

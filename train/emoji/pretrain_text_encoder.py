@@ -21,7 +21,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from sdcore.text.encoder import CLIPTextConfig, CLIPTextEncoder
 from sdcore.text.tokenizer import END, START, Tokenizer
 from sdcore.training.command import main
-from sdcore.training.run import Run, RunSettings
+from sdcore.training.run import Run
+from sdcore.training.run_settings import RunSettings
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 from train.emoji.data.vocabulary import learn_vocabulary
@@ -126,13 +127,13 @@ def train(settings: TextSettings) -> None:
     tokenizer, text_encoder = begin(settings, scenes)
     model = Contrast(text_encoder, settings, data.image_size)
     run = Run(settings, settings.run, model)
-    size, device = settings.run.batch_size, run.accelerator.device
+    size, device = settings.run.batch_size, run.device
 
     for step in run.steps():
         stage = None if step % settings.shared_stage_every else step
         indices = range(step * size, (step + 1) * size)
         ids, image = batch(scenes, tokenizer, settings.run.seed, indices, stage)
-        with run.accelerator.autocast():
+        with run.autocast():
             loss, found = model.loss(ids.to(device), image.to(device))
         norm = run.update(loss)
         run.log(loss=loss, found=found, grad_norm=norm, shared=stage is not None)
@@ -154,12 +155,12 @@ def evaluate(
 ) -> None:
     """Share of one-object scenes whose concept is found among all from the picture alone."""
     model.eval()
-    ids = tokenizer([f"a {concept}" for concept in concepts]).ids.to(run.accelerator.device)
+    ids = tokenizer([f"a {concept}" for concept in concepts]).ids.to(run.device)
     words = model.embed_text(ids)
     row: dict[str, float] = {"step": run.step + 1}
     for name, scenes in (("concept_seen", seen), ("concept_held_out", unseen)):
         chosen = [scene for scene in (scenes.scene(1, i) for i in range(600)) if not scene.relation]
-        image = scenes.images(chosen).to(run.accelerator.device)
+        image = scenes.images(chosen).to(run.device)
         answer = torch.cat([model.embed_image(part) for part in image.split(64)]) @ words.T
         truth = torch.tensor([concepts.index(scene.objects[0].concept) for scene in chosen])
         row[name] = float((answer.argmax(-1).cpu() == truth).float().mean())

@@ -32,8 +32,9 @@ from sdcore.sequence.recurrent import RecurrentTextEncoder, load_text_encoder
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer, Tokens
 from sdcore.training.command import main
-from sdcore.training.objective import Objective, draw_noise
-from sdcore.training.run import Run, RunSettings
+from sdcore.training.objective import NoiseSettings, Objective, draw_noise
+from sdcore.training.run import Run
+from sdcore.training.run_settings import RunSettings
 from sdcore.unet.unet import UNet, UNetConfig
 from train.emoji.data.captions import PLACE_WORDS, Drawn
 from train.emoji.data.scenes import PLACES, Scene, Scenes
@@ -185,22 +186,21 @@ def train(settings: UNetSettings) -> None:
     network = build(settings, source.autoencoder)
     run = Run(settings, settings.run, network)
     use_attention(network, "auto")  # chosen for the device that the run took
-    device = run.accelerator.device
+    device = run.device
     source.to(device)
     objective = Objective(
         scheduler_config(settings),
-        weighting=settings.weighting,
-        time_power=settings.time_power,
+        NoiseSettings(weighting=settings.weighting, time_power=settings.time_power),
         device=device,
     )
     check = Check(source, objective)
 
     for step in run.steps():
-        with run.accelerator.autocast():
+        with run.autocast():
             batch = source.batch(step, settings.run.batch_size)
         noised = objective.draw(batch.latents, settings.run.seed, step)
         grounding = source.grounding(batch) if settings.grounding else None
-        with run.accelerator.autocast():
+        with run.autocast():
             ids = batch.tokens.ids.to(device)
             answer = network(noised.latents, noised.times, ids, grounding)
         loss = objective.loss(answer, noised)
@@ -285,7 +285,7 @@ class Check:
             noised = self.objective.add_noise(self.latents, self.noise, time)
             losses = {}
             for name, ids in self.ids.items():
-                with run.accelerator.autocast():
+                with run.autocast():
                     answer = run.module(noised.latents, time, ids)
                 losses[name] = float((answer.float() - noised.target).square().mean())
             row[f"right_{time}"] = round(losses["right"], 5)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
 from sdcore.training.command import main
-from sdcore.training.run import Run, RunSettings
+from sdcore.training.run import Run
+from sdcore.training.run_settings import RunSettings
 from train.emoji.data.scenes import PLACES, RELATIONS, SIZES, Scene, Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 from train.emoji.grounding import object_marks
@@ -106,7 +107,7 @@ def train(settings: ReadingSettings) -> None:
     text_encoder = CLIPTextEncoder.from_pretrained(source / "text_encoder")
     probes = Probes(text_encoder, len(concepts), [len(some) for some in possible.values()])
     run = Run(settings, settings.run, probes)
-    size, device = settings.run.batch_size, run.accelerator.device
+    size, device = settings.run.batch_size, run.device
 
     def batch(indices: range) -> tuple[Tensor, ...]:
         """ids, marks, concepts and truth, as `Probes.loss` takes them."""
@@ -123,7 +124,7 @@ def train(settings: ReadingSettings) -> None:
         return tokens.ids.to(device), marks.to(device), which.to(device), truth.to(device)
 
     for step in run.steps():
-        with run.accelerator.autocast():
+        with run.autocast():
             loss, right = probes.loss(*batch(range(step * size, (step + 1) * size)))
         norm = run.update(loss)
         names = ("concept", *possible)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,18 @@ class ExampleBatch:
     weights: Tensor
     sizes: tuple[SizeConditioning, ...]
     names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> ExampleBatch:
+        """The same with its tensors on a device."""
+        names = ("latents", "pixels", "masks", "weights")
+        there = {name: getattr(self, name) for name in names}
+        return replace(self, **{n: t.to(device) for n, t in there.items() if t is not None})
+
+    @property
+    def time_ids(self) -> Tensor:
+        """What SDXL's UNet reads about sizes: (B, 6)."""
+        numbers = [size.numbers for size in self.sizes]
+        return torch.tensor(numbers, dtype=torch.float32, device=self.weights.device)
 
 
 class Examples:

@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from sdcore import Autoencoder, CLIPTextEncoder, Tokenizer
-from sdcore.training.run import RunSettings
+from sdcore.training.run_settings import RunSettings
 from tests.train.emoji.tiny_recipe import write_drawings, write_networks
 from train.emoji import pretrain_autoencoder, pretrain_text_encoder
 from train.emoji.data.settings import DataSettings

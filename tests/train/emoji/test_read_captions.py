@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
-from sdcore.training.run import RunSettings
+from sdcore.training.run_settings import RunSettings
 from tests.train.emoji.tiny_recipe import write_drawings, write_networks
 from train.emoji.data.scenes import Drawn, Scene
 from train.emoji.data.settings import DataSettings, Words

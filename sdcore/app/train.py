@@ -1,0 +1,117 @@
+"""Teach a model your own pictures: a LoRA, a word, or all of it.
+
+sdcore train data=my_pictures
+sdcore train --dry-run data=my_pictures model=sd15.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from sdcore.app import command
+
+if TYPE_CHECKING:
+    from sdcore.training.finetune_settings import FinetuneSettings
+
+_DESCRIPTION = """\
+Teach a model your own pictures. `data` is all that is needed; what is not said is chosen for the
+model and the number of pictures, and printed. The same command goes on where a run was stopped.
+
+  a LoRA, beside the model's layers, for a style or a subject:
+    sdcore train data=my_pictures
+    sdcore train data=my_pictures model=sd15.safetensors data.trigger=mystyle lora.rank=16
+  DreamBooth, a subject that keeps its class from being forgotten:
+    sdcore train data=my_dog data.trigger=sks data.prior.source=dogs \\
+        "data.prior.prompt=a photo of a dog"
+  a new word, and nothing else of the model:
+    sdcore train method=textual_inversion data=my_toy "inversion.token=<toy>" \\
+        inversion.begin_from=toy
+  all weights, or the attention to the text alone:
+    sdcore train method=full data=my_pictures
+    sdcore train method=full full.layers=cross data=my_pictures
+
+Settings are key.path=value, as they stand in the files of configs/train; a file is used with
+--config. Several GPUs: accelerate launch -m sdcore.app.train data=my_pictures"""
+
+_EPILOG = """\
+often used:
+  model=embedded | FOLDER | FILE | OWNER/NAME    run.folder=runs/mine    run.steps=500
+  run.batch_size=4  run.accumulate=2  run.learning_rate=1e-4  run.schedule=cosine
+  run.optimizer=adamw | adamw_8bit | adafactor | prodigy | schedule_free | muon
+  run.precision=no | bf16 | fp16      gradient_checkpointing=true      run.ema_decay=0.999
+  lora.kind=lora | dora | rslora | locon | loha | lokr      lora.targets=[cross]
+  lora.text_encoder=true    data.captions=file | name | none    data.resolution=512
+  data.held_out=2           validation.patience=3               validation.prompts=["a red fox"]
+  noise.weighting=min_snr   noise.offset=0.05                   data.masks=alpha"""
+
+
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    parser = command.Parser(
+        prog=prog,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("settings", nargs="*", metavar="key.path=value", help="settings that differ")
+    add("--config", metavar="FILE", help="a settings file, such as configs/train/style_lora.yaml")
+    text = "say what would be trained, on what, and what it would cost; train nothing"
+    add("--dry-run", action="store_true", help=text)
+    text = "prove on these settings and data that a stopped run goes on to the bit; train nothing"
+    add("--verify-resume", action="store_true", help=text)
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
+    """Run the command; returns the exit code, which is 130 or 143 where a signal stopped it."""
+    options = make_parser(prog).parse_intermixed_args(arguments)
+    stopped: list[int] = []
+    code = command.run(lambda options: _work(options, stopped), options)
+    return stopped[0] if stopped else code
+
+
+def _work(options: argparse.Namespace, stopped: list[int]) -> None:
+    from sdcore.training.finetune import train
+    from sdcore.training.prepare import prepare
+    from sdcore.training.run import Interrupted
+
+    settings = load(options)
+    if options.verify_resume:
+        from sdcore.training.verify import verify_resume
+
+        print(verify_resume(settings))
+        return
+    ready = prepare(settings, cache=not options.dry_run)
+    if ready.is_main:
+        print(ready.summary(), flush=True)
+    if options.dry_run:
+        return
+    try:
+        paths = train(ready)
+    except Interrupted as stop:
+        stopped.append(128 + stop.signal)
+        print(
+            f"stopped after step {stop.step}, which is saved in {ready.settings.run.folder}; the "
+            "same command goes on",
+            file=sys.stderr,
+        )
+        return
+    for path in paths:
+        print(path)
+    if paths:
+        print(f"paint with it: {ready.command_to_paint(paths[0])}")
+
+
+def load(options: argparse.Namespace) -> FinetuneSettings:
+    """The settings that a command line names."""
+    from sdcore.training.finetune_settings import FinetuneSettings
+    from sdcore.training.settings import load_settings
+
+    return load_settings(FinetuneSettings, options.config, options.settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""What a fine-tuning takes where its settings do not say, and why.
+
+A run that goes on keeps what it chose: `resolved.yaml` is asked first.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdcore.checkpoint.model import Model
+from sdcore.errors import FileError
+from sdcore.training.finetune_settings import FinetuneSettings
+from sdcore.training.settings import read_yaml
+
+_SMALL = 100_000_000  # parameters of a UNet that is trained on a CPU in minutes
+_SEEN = 100  # times that each picture is seen, at least
+_FEWEST, _MOST = 200, 4000  # steps
+_RATES = {  # method -> of a small model, of Stable Diffusion
+    "lora": (1e-3, 1e-4),
+    "full": (1e-4, 1e-5),
+    "textual_inversion": (2e-2, 5e-3),
+}
+_RANKS = (8, 16)
+# Pixels of a batch for each GB of a GPU, without gradient checkpointing.
+_PIXELS_PER_GB = 512 * 512 / 6
+
+
+def choose_folder(settings: FinetuneSettings) -> FinetuneSettings:
+    """The settings with a folder of the run: named after data and method where none is named."""
+    if settings.run.folder:
+        return settings
+    name = Path(settings.data.source.removeprefix("hub:")).stem or "pictures"
+    return _with(settings, {"folder": f"runs/{name}-{settings.method.replace('_', '-')}"})
+
+
+def choose(
+    settings: FinetuneSettings, model: Model, pictures: int, device: torch.device
+) -> tuple[FinetuneSettings, list[str]]:
+    """Complete settings, and a line for each thing that was chosen.
+
+    Args:
+        pictures: samples of an epoch.
+    """
+    before = _before(Path(settings.run.folder))
+    small = sum(p.numel() for p in model.unet.parameters()) < _SMALL
+    family = "a small model" if small else model.kind.family
+    run, chosen, why = settings.run, dict[str, Any](), dict[str, str]()
+
+    def take(name: str, value: Any, reason: str) -> Any:
+        value = before.get(name, value)
+        chosen[name] = value
+        why[name] = f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        why[name] += f" ({'as the run began' if name in before else reason})"
+        return value
+
+    batch, rate = run.batch_size, _RATES[settings.method][0 if small else 1]
+    if run.optimizer == "prodigy":
+        rate = 1.0
+    if run.precision == "auto":
+        take("precision", _precision(device), f"for {device.type}, measured")
+    if not batch:
+        batch = take("batch_size", _batch(settings, small, pictures, device), f"for {family}")
+    if not run.learning_rate:
+        take("learning_rate", rate, f"{settings.method} on {family}, {run.optimizer}")
+    steps = run.steps
+    if not steps:
+        together = batch * run.accumulate
+        steps = min(_MOST, max(_FEWEST, -(-_SEEN * pictures // together)))
+        steps = take("steps", steps, f"{pictures} pictures, each about {_SEEN} times")
+    if run.warmup_steps < 0:
+        take("warmup_steps", min(100, steps // 10), "a tenth of the steps, at most 100")
+    if not run.checkpoint_every:
+        take("checkpoint_every", max(1, min(500, steps // 4)), "four in the run")
+    if not run.sample_every:
+        take("sample_every", max(1, steps // 4), "four in the run")
+    lines = list(why.values())
+    settings = _with(settings, chosen)
+    if settings.method == "lora" and settings.lora.rank is None:
+        rank = before.get("rank", _RANKS[0 if small else 1])
+        settings = settings.model_copy(
+            update={"lora": settings.lora.model_copy(update={"rank": rank})}
+        )
+        lines.append(f"rank {rank} (for {family})")
+    return settings, lines
+
+
+def _with(settings: FinetuneSettings, changes: dict[str, Any]) -> FinetuneSettings:
+    return settings.model_copy(update={"run": settings.run.model_copy(update=changes)})
+
+
+def _before(folder: Path) -> dict[str, Any]:
+    """What a run in this folder had; nothing where there is none or its settings are torn."""
+    path = folder / "resolved.yaml"
+    if not path.exists():
+        return {}
+    try:
+        values = read_yaml(path)
+        return {**values["run"], "rank": values["lora"]["rank"]}
+    except (FileError, KeyError, TypeError):
+        return {}
+
+
+def _batch(settings: FinetuneSettings, small: bool, pictures: int, device: torch.device) -> int:
+    if small:
+        return max(1, min(8, pictures))
+    if device.type != "cuda":
+        return 1
+    free, _ = torch.cuda.mem_get_info(device)
+    side = settings.data.resolution or 512
+    return int(max(1, min(8, pictures, free / 1e9 * _PIXELS_PER_GB / side**2)))
+
+
+def _precision(device: torch.device) -> str:
+    """The type in which this device multiplies fastest, of those that train well."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if device.type != "cpu":
+        return "no"
+    seconds = {dtype: _multiply(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    # bfloat16 rounds, and casts cost: it has to be well ahead
+    return "bf16" if seconds[torch.bfloat16] < 0.7 * seconds[torch.float32] else "no"
+
+
+def _multiply(dtype: torch.dtype) -> float:
+    matrix = torch.ones(512, 512, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        for _ in range(4):
+            torch.mm(matrix, matrix)
+        best = min(best, time.perf_counter() - start)
+    return best

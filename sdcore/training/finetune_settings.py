@@ -1,0 +1,98 @@
+"""The settings of a fine-tuning. All but `data` may be left out: see choices.py for what is taken.
+
+sdcore train data=my_pictures
+sdcore train method=full model=sd15.safetensors data=my_pictures run.steps=2000
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from sdcore.training.data.settings import DataSettings
+from sdcore.training.objective import NoiseSettings
+from sdcore.training.peft_layers import AdapterSettings
+from sdcore.training.run_settings import RunSettings
+from sdcore.training.settings import Settings
+
+Method = Literal["lora", "full", "textual_inversion"]
+
+
+class FullSettings(Settings):
+    """What of the networks is trained by the method full."""
+
+    layers: Literal["all", "cross"] = "all"  # cross: the attention to the text alone
+    text_encoder: bool = False
+
+
+class InversionSettings(Settings):
+    """The word that is learned by the method textual_inversion (Gal et al. 2022, arXiv:2208.01618).
+
+    token: it stands for the vectors in a prompt; empty: `data.trigger`.
+    begin_from: words whose vectors it begins as.
+    """
+
+    token: str = ""
+    vectors: int = Field(default=4, ge=1, le=75)
+    begin_from: str = "picture"
+
+
+class ValidationSettings(Settings):
+    """What is looked at now and then: see validation.py. Pictures come at `run.sample_every`."""
+
+    prompts: list[str] = []  # empty: captions of the data, and the trigger word
+    other_prompts: list[str] = ["a cat", "a house"]  # of other things, which should not change
+    images: int = Field(default=4, ge=0, le=64)  # prompts that are painted at most; 0: none
+    steps: int = Field(default=20, ge=1, le=200)
+    guidance_scale: float | None = Field(default=None, ge=0, le=100)  # None: the model's
+    seed: int = Field(default=1, ge=0)
+    word: str = ""  # whose heatmap is drawn; empty: the trigger word or the learned one
+    patience: int = Field(
+        default=0, ge=0
+    )  # stop after so many looks without a better loss; 0: never
+
+
+class FinetuneRunSettings(RunSettings):
+    """As of every run; 0 for what choices.py chooses."""
+
+    folder: str = ""
+    steps: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=0, ge=0)
+    learning_rate: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    warmup_steps: int = Field(default=-1, ge=-1)  # -1: chosen
+    schedule: Literal[
+        "warmup_stable_decay", "constant", "linear", "cosine", "cosine_restarts", "polynomial"
+    ] = "cosine"
+    precision: Literal["no", "bf16", "fp16", "auto"] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    log_every: int = Field(default=10, ge=1)
+    checkpoint_every: int = Field(default=0, ge=0)
+    sample_every: int = Field(default=0, ge=0)
+
+
+class OutputSettings(Settings):
+    """What is written at the end, into `run.folder`."""
+
+    name: str = ""  # of the files; empty: the run's folder
+    formats: list[Literal["kohya", "diffusers", "peft", "folder", "single_file"]] = []
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+
+
+class FinetuneSettings(Settings):
+    """All of a fine-tuning."""
+
+    SHORT: ClassVar[Mapping[str, str]] = {"data": "source"}  # data=FOLDER
+    method: Method = "lora"
+    model: str = "embedded"  # that, a folder, a single file, or a hub name
+    prediction_type: Literal["", "epsilon", "v_prediction"] = ""  # of a single file that is silent
+    data: DataSettings
+    lora: AdapterSettings = AdapterSettings()
+    full: FullSettings = FullSettings()
+    inversion: InversionSettings = InversionSettings()
+    text_encoder_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # None: half
+    noise: NoiseSettings = NoiseSettings()
+    gradient_checkpointing: bool = False
+    validation: ValidationSettings = ValidationSettings()
+    output: OutputSettings = OutputSettings()
+    run: FinetuneRunSettings = FinetuneRunSettings()
