@@ -17,6 +17,7 @@ DATA = "configs/train/emoji_data.yaml"
 _MODEL = "(default: the model's)"
 _FLAGS: dict[str, dict[str, Any]] = {
     "model": {"metavar": "FOLDER", "help": "in diffusers layout (default: the embedded model)"},
+    "lora": {"metavar": "FILE", "help": "applied to the model (default: none)"},
     "data": {"metavar": "FILE", "help": "settings of the scenes"},
     "prompts": {"type": int, "metavar": "N", "help": "how many"},
     "scenes": {"type": int, "metavar": "N", "help": "how many"},
@@ -59,13 +60,15 @@ def main(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], N
         work(arguments)
 
 
-def load_model(folder: str | None, device: str = "cpu") -> TextToImage:
-    """The model of `--model`."""
-    from sdcore import TextToImage
+def load_model(folder: str | None, device: str = "cpu", lora: str | None = None) -> TextToImage:
+    """The model of `--model`, with `--lora` merged."""
+    from sdcore import TextToImage, apply_loras, read_lora
 
     if folder is None:
-        return TextToImage.embedded(device=device)
-    return TextToImage.from_pretrained(folder, device=device)
+        pipe = TextToImage.embedded(device=device)
+    else:
+        pipe = TextToImage.from_pretrained(folder, device=device)
+    return pipe if lora is None else apply_loras(pipe, [(read_lora(lora), 1.0)], merge=True)
 
 
 def plain(arguments: argparse.Namespace) -> dict[str, Any]:

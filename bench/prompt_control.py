@@ -193,7 +193,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = load_settings(DataSettings, arguments.data)
     judge = Judge(load(settings), settings.backgrounds, settings.image_size)
     prompts = compose(settings, arguments.prompts, arguments.seed)
-    pipe = load_model(arguments.model, arguments.device)
+    pipe = load_model(arguments.model, arguments.device, arguments.lora)
     batch = arguments.batch_size
     choices = {key: getattr(arguments, key) for key in ("steps", "guidance_scale", "scheduler")}
     real = PerfectPainter(settings, arguments.seed)

@@ -104,6 +104,8 @@ if TYPE_CHECKING:
     from sdcore.text.config import CLIPTextConfig as CLIPTextConfig
     from sdcore.text.encoder import CLIPTextEncoder as CLIPTextEncoder
     from sdcore.text.tokenizer import Tokenizer as Tokenizer
+    from sdcore.training.finetune import finetune as finetune
+    from sdcore.training.finetune_settings import FinetuneSettings as FinetuneSettings
     from sdcore.unet.config import UNetConfig as UNetConfig
     from sdcore.unet.spatial_transformer import SpatialTransformer as SpatialTransformer
     from sdcore.unet.unet import UNet as UNet
@@ -157,6 +159,8 @@ _HOMES = {
     "text.config": "CLIPTextConfig",
     "text.encoder": "CLIPTextEncoder",
     "text.tokenizer": "Tokenizer",
+    "training.finetune": "finetune",
+    "training.finetune_settings": "FinetuneSettings",
     "unet.config": "UNetConfig",
     "unet.spatial_transformer": "SpatialTransformer",
     "unet.unet": "UNet",

@@ -4,7 +4,7 @@ cli.py           the command `sdcore`;  command.py   how every command ends: err
 flags.py         flags, and the model, adapters and jobs that they stand for
 model_choice.py  which model, and where it runs;  adapters.py   LoRAs and learned words by name
 session.py       a loaded model that paints jobs;  output.py   the files that are written
-paint.py, image.py, edit.py, inspect.py    commands
+paint.py, image.py, edit.py, inspect.py, train.py    commands
 from_picture.py  --from: a job from what a picture says
 unknown_words.py a warning for words that the model was never taught
 convert.py, convert_worker.py              old checkpoints, read in a closed process

@@ -31,13 +31,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(error.exit_code, f"error: {error}\n")
 
 
-def run(work: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Do it; the exit code: 0 ok, 2 usage, 3 bad file, 4 out of memory, 5 non-finite numbers."""
+def run(
+    work: Callable[[argparse.Namespace], None],
+    options: argparse.Namespace,
+    *,
+    stopped: str = "stopped; what was painted before is saved",
+) -> int:
+    """Do it; the exit code: 0 ok, 2 usage, 3 bad file, 4 out of memory, 5 non-finite numbers.
+
+    Args:
+        stopped: what is said where Ctrl-C stopped it.
+    """
     warnings.showwarning = show_warning
     try:
         work(options)
     except KeyboardInterrupt:
-        print("\nstopped; what was painted before is saved", file=sys.stderr)
+        print(f"\n{stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         if options.debug:

@@ -69,7 +69,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns the exit code, which is 130 or 143 where a signal stopped it."""
     options = make_parser(prog).parse_intermixed_args(arguments)
     stopped: list[int] = []
-    code = command.run(lambda options: _work(options, stopped), options)
+    text = "stopped at once; the same command goes on from the newest checkpoint"
+    code = command.run(lambda options: _work(options, stopped), options, stopped=text)
     return stopped[0] if stopped else code
 
 

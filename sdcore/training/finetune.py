@@ -42,7 +42,7 @@ def train(ready: Prepared) -> list[Path]:
         device, seed = run.device, settings.run.seed
         examples, autoencoder = ready.examples, ready.method.pipe.autoencoder
         objective = Objective(ready.scheduler, settings.noise, device=device)
-        read = CaptionReader(ready.method.pipe, network)
+        read = CaptionReader(ready.method.pipe, network, ready.texts)
         validation = ready.validation(run, objective, read)
         ready.record(run)
         processes, mine = run.processes.count, run.processes.index
@@ -85,6 +85,7 @@ def train(ready: Prepared) -> list[Path]:
         return _export(ready, run) if run.is_main else []
     finally:
         run.close()
+        ready.examples.close()
         if run.is_main:
             write_report(run.folder, running=False)
 

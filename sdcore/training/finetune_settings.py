@@ -43,7 +43,7 @@ class ValidationSettings(Settings):
     """What is looked at now and then: see validation.py. Pictures come at `run.sample_every`."""
 
     prompts: list[str] = []  # empty: captions of the data, and the trigger word
-    other_prompts: list[str] = ["a cat", "a house"]  # of other things, which should not change
+    other_prompts: list[str] = []  # of other things, which should not change; empty: two
     images: int = Field(default=4, ge=0, le=64)  # prompts that are painted at most; 0: none
     steps: int = Field(default=20, ge=1, le=200)
     guidance_scale: float | None = Field(default=None, ge=0, le=100)  # None: the model's

@@ -16,6 +16,7 @@ from sdcore.checkpoint.kind import ModelKind
 from sdcore.checkpoint.model import Model
 from sdcore.errors import warning_filter
 from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.training.data.cache import TextCache
 from sdcore.unet.unet import AddedConditions, UNet
 
 _KEPT = 4096  # captions whose states are in memory
@@ -90,35 +91,45 @@ class Network(nn.Module):
 class CaptionReader:
     """Captions to what `Network` takes: ids, or states where no text encoder is trained.
 
-    States of the newest captions stay in memory. Captions longer than a text encoder reads are cut;
-    the scan of the data has said so.
+    States of the newest captions stay in memory, those of all in a cache on disk. Each caption is
+    read alone, so that no other one changes its bits. One that is longer than a text encoder reads
+    is cut; the scan of the data has said so.
 
     Args:
         model: the tokenizers.
         network: the text encoders.
+        cache: of their states.
     """
 
-    def __init__(self, model: Model, network: Network) -> None:
+    def __init__(self, model: Model, network: Network, cache: TextCache | None = None) -> None:
         self.tokenizers = [tokenizer for tokenizer, _ in model.readers]
-        self.network, self.keeps = network, not network.trains_text
+        self.network, self.keeps, self.cache = network, not network.trains_text, cache
         self._known: dict[str, Text] = {}
 
     def __call__(self, captions: Sequence[str], device: torch.device) -> Text | list[Tensor]:
         if not self.keeps:
             return self.ids(captions, device)
-        fresh = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
-        if fresh:
-            with torch.no_grad():
-                read = self.network.read(self.ids(fresh, device))
-            for row, caption in enumerate(fresh):
-                one = slice(row, row + 1)
-                pooled = None if read.pooled is None else read.pooled[one].clone()
-                self._known[caption] = Text(read.states[one].clone(), pooled)
+        for caption in captions:
+            if caption not in self._known:
+                self._known[caption] = self._read(caption, device)
         rows = [self._known[caption] for caption in captions]
         while len(self._known) > _KEPT:
             del self._known[next(iter(self._known))]
         pooled = [row.pooled for row in rows if row.pooled is not None]
         return Text(torch.cat([row.states for row in rows]), torch.cat(pooled) if pooled else None)
+
+    def _read(self, caption: str, device: torch.device) -> Text:
+        """What the UNet reads of one caption, out of the cache or computed."""
+        ids = self.ids([caption], device)
+
+        def make() -> dict[str, Tensor]:
+            with torch.no_grad():
+                read = self.network.read(ids)._asdict()
+            return {name: tensor for name, tensor in read.items() if tensor is not None}
+
+        made = make() if self.cache is None else self.cache.states([i[0] for i in ids], make)
+        kept = {name: tensor.to(device) for name, tensor in made.items()}
+        return Text(kept["states"], kept.get("pooled"))
 
     def ids(self, captions: Sequence[str], device: torch.device) -> list[Tensor]:
         """Token ids (B, T) for each text encoder."""

@@ -15,12 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import peft
 import torch
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -32,6 +29,9 @@ from sdcore.text.encoder import CLIPTextMLP
 from sdcore.training.settings import Settings
 from sdcore.training.state import generator
 from sdcore.unet.spatial_transformer import FeedForward
+
+if TYPE_CHECKING:  # to import PEFT takes seconds
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 PLACES = {"down": "down_blocks.", "mid": "mid_block.", "up": "up_blocks."}
 KINDS_OF_LAYER = ("cross", "self", "attention", "mlp", "conv", "all")
@@ -144,12 +144,14 @@ def add_adapters(
     Raises:
         UsageError: the network has adapters already, or no names are there.
     """
-    if not names or any(isinstance(module, BaseTunerLayer) for module in network.modules()):
+    if not names or any(True for _ in _adapted(network)):
         raise UsageError(
             "The adapters cannot be added.",
             "The network has some already." if names else "No layer is named.",
             "Load the model anew, and name at least one layer.",
         )
+    import peft
+
     state = torch.get_rng_state()  # PEFT draws from it numbers that are not used here
     peft.inject_adapter_in_model(_config(names, settings), network)
     torch.set_rng_state(state)
@@ -233,6 +235,8 @@ def _modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _config(names: Sequence[str], settings: AdapterSettings) -> Any:
+    import peft
+
     rank, alpha = settings.rank_or_default, settings.alpha_or_rank
     shared: dict[str, Any] = {"r": rank, "target_modules": list(names)}
     if settings.kind in ("loha", "lokr"):
@@ -249,6 +253,8 @@ def _config(names: Sequence[str], settings: AdapterSettings) -> Any:
 
 
 def _adapted(network: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, module in _modules(network):
         if isinstance(module, BaseTunerLayer):
             yield name, module
@@ -290,6 +296,8 @@ _WORDS_OF_LORA = {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "ma
 
 
 def _change(layer: BaseTunerLayer) -> Change:
+    from peft.tuners.lora import LoraLayer
+
     scaling: float = cast(Any, layer).scaling[_NAME]
     tensors: dict[str, Tensor] = {
         word: parameter.detach().to("cpu", torch.float32, copy=True)

@@ -21,19 +21,20 @@ from sdcore.files.jsonfile import read_json
 from sdcore.image.pictures import to_images
 from sdcore.pipeline.text_to_image import EMBEDDED, TextToImage
 from sdcore.training.choices import choose, choose_folder
-from sdcore.training.data.cache import LatentCache
+from sdcore.training.data.cache import LatentCache, TextCache
 from sdcore.training.data.captions import full_caption
 from sdcore.training.data.examples import ExampleBatch, Examples
 from sdcore.training.data.order import Order
 from sdcore.training.data.pictures import mask_pixels, pixels
 from sdcore.training.data.scan import Scan, Scanned, scan
-from sdcore.training.data.sources import read_items
+from sdcore.training.data.sources import prior_missing, read_items
 from sdcore.training.estimate import Estimate, estimate_step
 from sdcore.training.facts import facts, model_facts, tag_frequency
 from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.methods import Method, prepare_method
 from sdcore.training.network import CaptionReader
 from sdcore.training.objective import Objective
+from sdcore.training.prior import paint_prior
 from sdcore.training.processes import Processes
 from sdcore.training.run import Run
 from sdcore.training.validation import Validation
@@ -49,6 +50,7 @@ class Prepared:
 
     Attributes:
         settings: complete.
+        texts: cache of what text encoders that are not trained make of captions.
         chosen: a line for each thing that the settings left open.
         scheduler: the noise process of the model, as in a scheduler_config.json.
         base: what tells the model that is trained from others.
@@ -59,6 +61,7 @@ class Prepared:
     scan: Scan
     order: Order
     examples: Examples
+    texts: TextCache
     chosen: list[str]
     scheduler: dict[str, Any]
     processes: Processes
@@ -269,17 +272,24 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
     """
     settings = choose_folder(settings)
     folder, processes = Path(settings.run.folder), Processes()
-    device = processes.device
-    found = read_items(settings.data)
+    device, data = processes.device, settings.data
+    kept = Path(data.cache) if data.cache else folder / "cache"
+    notes: list[str] = []
+    if data.prior is not None and (missing := prior_missing(data.prior)):
+        notes.append(f"{missing} class pictures of {data.prior.prompt!r} are painted first")
+        if cache:
+            with processes.first():
+                paint_prior(_open(settings, device), data.prior)
+        elif missing == data.prior.count:
+            data = data.model_copy(update={"prior": None})
+    make_folder(kept)
+    found = read_items(data, kept)
     pipe = _open(settings, device)
-    data = settings.data
     if data.resolution is None:
         data = data.model_copy(update={"resolution": min(pipe.native_size.width_height)})
     if pipe.kind.reads_mask:
         data = data.model_copy(update={"cache_latents": False})
     settings = settings.model_copy(update={"data": data})
-    kept = Path(data.cache) if data.cache else folder / "cache"
-    make_folder(kept)
     scanned = scan(
         found,
         data,
@@ -291,10 +301,10 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
     samples = Order(scanned.pictures, 1, 0).samples_per_epoch
     base = _fingerprint(pipe)
     settings, chosen = choose(settings, pipe, samples, device)
-    settings = settings.model_copy(update={"data": data})
+    chosen = [*notes, *chosen]
     method = prepare_method(settings, pipe)
     run = settings.run
-    _lower(method, _TYPES[run.precision])
+    prepare_networks(method, run.precision)
     order = Order(scanned.pictures, run.batch_size, run.seed)
     latents = _latents(pipe, kept) if data.cache_latents else None
     examples = Examples(scanned, order, run.seed, latents, data.workers)
@@ -304,6 +314,7 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
         scanned,
         order,
         examples,
+        TextCache(kept, _key(*(encoder for _, encoder in pipe.readers))),
         chosen,
         dict(pipe.scheduler.config),
         processes,
@@ -322,8 +333,14 @@ def _open(settings: FinetuneSettings, device: torch.device) -> TextToImage:
     )
 
 
-def _lower(method: Method, dtype: torch.dtype) -> None:
-    """What is not trained takes the type that is computed in: half the memory, and no casts."""
+def prepare_networks(method: Method, precision: str) -> None:
+    """Weights as they are computed with fastest, in place.
+
+    What is not trained takes the type that is computed in: half the memory, and no casts. The UNet
+    is laid out with channels last, as convolutions take it.
+    """
+    method.pipe.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    dtype = _TYPES[precision]
     if dtype == torch.float32:
         return
     for parameter in method.network.parameters():
@@ -337,8 +354,13 @@ def _latents(pipe: TextToImage, folder: Path) -> LatentCache:
     def encode(image: Tensor) -> Tensor:
         return autoencoder.encode(image.to(next(autoencoder.parameters()).device))
 
-    key = f"{_hash(autoencoder, None)} {next(autoencoder.parameters()).dtype} {torch.__version__}"
-    return LatentCache(folder, key, encode)
+    return LatentCache(folder, _key(autoencoder), encode)
+
+
+def _key(*networks: nn.Module) -> str:
+    """All that what networks compute depends on, but for what they are called with."""
+    hashes = (f"{_hash(each, None)} {next(each.parameters()).dtype}" for each in networks)
+    return f"{' '.join(hashes)} {torch.__version__}"
 
 
 def _fingerprint(pipe: TextToImage) -> str:

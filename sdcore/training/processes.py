@@ -6,7 +6,8 @@ place in the data are ours, so that a resumed run is exact.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -44,6 +45,12 @@ class Processes:
         To join them after each batch of a step would be as right, and cost a message for each.
         """
         return nullcontext() if self.count == 1 else self._accelerator.no_sync(module)
+
+    @contextmanager
+    def first(self) -> Generator[None]:
+        """Context that the main process goes through before all others."""
+        with self._accelerator.main_process_first():
+            yield
 
     def wait(self) -> None:
         """Go on when all have come here."""

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sdcore.checkpoint.kind import FAMILIES
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.errors import UsageError
 from sdcore.files.atomic import json_writer, replace_files
@@ -39,6 +40,13 @@ if TYPE_CHECKING:
 
 TIMES = (50, 200, 400, 600, 800)  # of 1000, at which the held-out loss is computed
 _HEAT_TIMES = (300, 500)
+_OTHERS = {  # whether the model is of a family that knows everything
+    True: ["a photo of a cat", "a photo of a house"],
+    False: [
+        "a cat in flat style on a light blue background",
+        "a house in flat style on a white background",
+    ],
+}
 
 
 class Validation:
@@ -69,6 +77,7 @@ class Validation:
     ) -> None:
         self.run, self.pipe, self.objective, self.read = run, pipe, objective, read
         self.settings, self.word = settings, word
+        self.others = settings.other_prompts or _OTHERS[pipe.kind.family in FAMILIES.values()]
         self.prompts, self.held_out, self.masked = list(prompts), held_out, masked
         self.latents = latents
         self.folder = run.folder / "samples"
@@ -139,14 +148,13 @@ class Validation:
     # --- pictures --------------------------------------------------------------------------------
 
     def _paint(self, step: int) -> dict[str, float]:
-        how = self.settings
         pictures: list[Image.Image] = []
         heats: list[Image.Image] = []
         for prompt in self.prompts:
             picture, heat = self._paint_one(prompt)
             pictures.append(picture)
             heats.append(heat or picture)
-        others = [self._paint_one(prompt)[0] for prompt in how.other_prompts]
+        others = [self._paint_one(prompt)[0] for prompt in self.others]
         files = {f"step-{step:06d}.png": _row(pictures).save}
         if self.word:
             files[f"heat-{step:06d}.png"] = _row(heats).save

@@ -29,7 +29,7 @@ from sdcore.image.pictures import (
     to_rgb,
 )
 from sdcore.pipeline.second_pass import enlarge, first_size, refine
-from sdcore.size import Size
+from sdcore.size import Size, SizeConditioning
 from tests.painting import paint
 
 FAST = {"steps": 3, "guidance_scale": 3.0}
@@ -330,7 +330,8 @@ LATENTS = torch.zeros(1, 4, 8, 8)
         ({"image": IMAGE, "width": 60}, "width is 60"),
         ({"latents": torch.zeros(1, 3, 8, 8)}, "latents have the shape"),
         ({"control": "x"}, "control is of type str"),
-        ({"size_conditioning": object()}, "reads nothing about sizes"),
+        ({"size_conditioning": SizeConditioning.of(Size(64, 64))}, "reads nothing about sizes"),
+        ({"size_conditioning": object()}, "size_conditioning is of type object"),
     ],
 )
 def test_bad_arguments_are_refused_in_three_parts(pipe, arguments, message) -> None:
