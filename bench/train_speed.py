@@ -127,6 +127,7 @@ def measure(way: str, method: str, folder: Path, arguments: argparse.Namespace) 
     make = {"sdcore": _sdcore, "diffusers": _diffusers}[way]
     step, device = make(method, folder, batch, arguments)
     losses: list[float] = []
+    began = 0.0
     for number in range(_WARM + arguments.steps):
         if number == _WARM:
             began = time.perf_counter()
@@ -201,7 +202,8 @@ def _shape(
 
 def _diffusers(method: str, folder: Path, batch: int, arguments: argparse.Namespace) -> Any:
     import torch
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from peft import LoraConfig
     from transformers import CLIPTextModel, CLIPTokenizer
 

@@ -3,7 +3,8 @@
 Needs the extra `train`.
 
 finetune.py     the loop, for every method;  finetune_settings.py  all that can be said
-prepare.py      from settings to what the loop needs;  choices.py  what is left open;  data/  pictures
+prepare.py      from settings to what the loop needs;  choices.py  what is left open
+data/           people's pictures
 methods.py      what is trained and what is written: lora, full, textual_inversion
 network.py      a model's networks as one module;  peft_layers.py  layers of LoRAs, by PEFT
 objective.py    noise at random times, and the weighted error of what the UNet answers

@@ -14,17 +14,18 @@ import torch
 from sdcore.checkpoint.model import Model
 from sdcore.errors import FileError
 from sdcore.training.finetune_settings import FinetuneSettings
+from sdcore.training.peft_layers import AdapterSettings
 from sdcore.training.settings import read_yaml
 
 _SMALL = 100_000_000  # parameters of a UNet that is trained on a CPU in minutes
 _SEEN = 100  # times that each picture is seen, at least
 _FEWEST, _MOST = 200, 4000  # steps
 _RATES = {  # method -> of a small model, of Stable Diffusion
-    "lora": (1e-3, 1e-4),
+    "lora": (2e-3, 1e-4),
     "full": (1e-4, 1e-5),
     "textual_inversion": (2e-2, 5e-3),
 }
-_RANKS = (8, 16)
+_RANK = 16
 # Pixels of a batch for each GB of a GPU, without gradient checkpointing.
 _PIXELS_PER_GB = 512 * 512 / 6
 
@@ -79,13 +80,22 @@ def choose(
         take("sample_every", max(1, steps // 4), "four in the run")
     lines = list(why.values())
     settings = _with(settings, chosen)
-    if settings.method == "lora" and settings.lora.rank is None:
-        rank = before.get("rank", _RANKS[0 if small else 1])
-        settings = settings.model_copy(
-            update={"lora": settings.lora.model_copy(update={"rank": rank})}
-        )
-        lines.append(f"rank {rank} (for {family})")
+    if settings.method == "lora":
+        changes = _layers(settings.lora, small)
+        lora = settings.lora.model_copy(update=changes)
+        settings = settings.model_copy(update={"lora": lora})
+        lines += [f"lora.{name} {value} (for {family})" for name, value in changes.items()]
     return settings, lines
+
+
+def _layers(lora: AdapterSettings, small: bool) -> dict[str, Any]:
+    """Rank and layers: a small model needs changes of all its layers to learn a style."""
+    changes: dict[str, Any] = {}
+    if small and not {"kind", "targets"} & lora.model_fields_set:
+        changes |= {"kind": "locon", "targets": ["all"]}
+    if lora.rank is None:
+        changes["rank"] = _RANK
+    return changes
 
 
 def _with(settings: FinetuneSettings, changes: dict[str, Any]) -> FinetuneSettings:
@@ -99,7 +109,7 @@ def _before(folder: Path) -> dict[str, Any]:
         return {}
     try:
         values = read_yaml(path)
-        return {**values["run"], "rank": values["lora"]["rank"]}
+        return dict(values["run"])
     except (FileError, KeyError, TypeError):
         return {}
 

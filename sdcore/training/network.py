@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sdcore.attention import Control
 from sdcore.checkpoint.kind import ModelKind
 from sdcore.checkpoint.model import Model
-from sdcore.errors import warning_filter
+from sdcore.errors import NonFiniteError, warning_filter
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.training.data.cache import TextCache
 from sdcore.unet.unet import AddedConditions, UNet
@@ -124,10 +124,17 @@ class CaptionReader:
 
         def make() -> dict[str, Tensor]:
             with torch.no_grad():
-                read = self.network.read(ids)._asdict()
-            return {name: tensor for name, tensor in read.items() if tensor is not None}
+                read = self.network.read(ids)
+            if not torch.isfinite(read.states).all():
+                raise NonFiniteError(
+                    "The text encoder gave NaN or infinity.",
+                    f"It happened for the caption {caption!r:.80}.",
+                    "Use run.precision=no, or check the model's file.",
+                )
+            return {name: tensor for name, tensor in read._asdict().items() if tensor is not None}
 
-        made = make() if self.cache is None else self.cache.states([i[0] for i in ids], make)
+        rows: list[list[int]] = [each[0].tolist() for each in ids]  # pyright: ignore[reportUnknownMemberType]
+        made = make() if self.cache is None else self.cache.states(rows, make)
         kept = {name: tensor.to(device) for name, tensor in made.items()}
         return Text(kept["states"], kept.get("pooled"))
 

@@ -389,7 +389,8 @@ class Run:
         for name, optimizer in self.optimizers.items():
             restore_optimizer(optimizer, parts[name])
         if self.average:
-            self.average.tensors = {k: v.to(self.device) for k, v in parts["average"].items()}
+            for name, tensor in self.average.tensors.items():
+                tensor.copy_(parts["average"][name])
         if self._scaler.is_enabled():
             numbers = {k: v.item() for k, v in parts["scaler"].items()}
             self._scaler.load_state_dict(numbers)

@@ -156,7 +156,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> Non
             index, name = key.split(".", 1)
             rows.setdefault(int(index), {})[name] = value
     _plain_numbers(optimizer, rows)
+    _laid_out(optimizer, rows)
     optimizer.load_state_dict(state | {"state": rows})
+
+
+def _laid_out(optimizer: torch.optim.Optimizer, rows: dict[int, dict[str, Any]]) -> None:
+    """State lies in memory as its parameters do: other strides would be rounded otherwise."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, row in rows.items():
+        for name, value in row.items():
+            if isinstance(value, Tensor) and value.shape == parameters[index].shape:
+                row[name] = torch.empty_like(parameters[index], dtype=value.dtype).copy_(value)
 
 
 def _plain_numbers(optimizer: torch.optim.Optimizer, rows: dict[int, dict[str, Any]]) -> None:
