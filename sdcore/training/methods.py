@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -233,14 +233,19 @@ def _export_full(
     dtype: torch.dtype,
     facts: Mapping[str, str],
 ) -> Path:
+    pipe = method.pipe
+    if settings.noise.zero_terminal_snr:  # what was trained down to pure noise is painted from it
+        kind = cast(Any, type(pipe.scheduler))
+        changed = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        pipe = pipe.replace(scheduler=kind.from_config({**pipe.scheduler.config, **changed}))
     if form == "single_file":
         path = folder / f"{name}.safetensors"
-        save_single_file(method.pipe, path, dtype=dtype)
+        save_single_file(pipe, path, dtype=dtype)
         return path
     if form != "folder":
         raise _no_format(form, settings.method, "folder or single_file")
     source = Path(EMBEDDED if settings.model == "embedded" else settings.model)
-    save_folder(method.pipe, folder / name, dtype=dtype)
+    save_folder(pipe, folder / name, dtype=dtype)
     for said in (SAMPLING, WORDS):  # how the model is best run, and the words that it knows
         if (source / said).is_file():
             replace_file(folder / name / said, partial(shutil.copyfile, source / said))

@@ -6,17 +6,28 @@ place in the data are ours, so that a resumed run is exact.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor, nn
 
+from sdcore.errors import UsageError
+
 
 class Processes:
     """All processes of a training.
+
+    Args:
+        tracker: a service that gets a run's metrics: tensorboard, wandb or trackio; "" is none.
+        folder: where it keeps what it keeps.
+
+    Raises:
+        UsageError: the tracker is not installed.
 
     Attributes:
         count: how many there are.
@@ -24,8 +35,15 @@ class Processes:
         device: that this one computes on.
     """
 
-    def __init__(self) -> None:
-        self._accelerator: Any = Accelerator()
+    def __init__(self, tracker: str = "", folder: Path | None = None) -> None:
+        if tracker and find_spec(tracker) is None:
+            raise UsageError(
+                f"The tracker {tracker} is not installed.",
+                "Its package cannot be imported.",
+                f"Install it: pip install {tracker}. Or leave run.tracker out.",
+            )
+        self.tracker = tracker
+        self._accelerator: Any = Accelerator(log_with=tracker or None, project_dir=folder)
         self.count: int = self._accelerator.num_processes
         self.index: int = self._accelerator.process_index
         self.device: torch.device = self._accelerator.device
@@ -45,6 +63,23 @@ class Processes:
         To join them after each batch of a step would be as right, and cost a message for each.
         """
         return nullcontext() if self.count == 1 else self._accelerator.no_sync(module)
+
+    def start_tracking(self, name: str, settings: Mapping[str, object]) -> None:
+        """Tell the tracker of a run and its settings."""
+        if self.tracker:
+            plain = (int, float, str)
+            config = {k: v if isinstance(v, plain) else str(v) for k, v in settings.items()}
+            self._accelerator.init_trackers(name, config=config)
+
+    def track(self, row: Mapping[str, float], step: int) -> None:
+        """Numbers of a step for the tracker."""
+        if self.tracker:
+            self._accelerator.log(dict(row), step=step)
+
+    def end_tracking(self) -> None:
+        """Nothing more follows."""
+        if self.tracker:
+            self._accelerator.end_training()
 
     @contextmanager
     def first(self) -> Generator[None]:

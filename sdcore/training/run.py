@@ -104,7 +104,7 @@ class Run:
         self.loop, self.folder = loop, Path(loop.folder)
         if loop.threads:
             torch.set_num_threads(loop.threads)
-        self.processes = Processes()
+        self.processes = Processes(loop.tracker, self.folder)
         if self.processes.count > 1 and not parallel:
             raise UsageError(
                 f"The run has {self.processes.count} processes.",
@@ -130,6 +130,7 @@ class Run:
             if self.is_main:
                 self._check_room()
                 save_settings(settings, self.folder / "resolved.yaml")
+            self.processes.start_tracking(self.folder.name, flat(settings.model_dump(mode="json")))
         except BaseException:
             self.close()
             raise
@@ -144,6 +145,7 @@ class Run:
 
     def close(self) -> None:
         """Give the folder back to others."""
+        self.processes.end_tracking()
         if self._lock is not None:
             self._lock.release()
 
@@ -295,6 +297,7 @@ class Run:
         if not self.is_main:
             return
         append_line(self.folder / name, json.dumps(dict(row)))
+        self.processes.track({k: v for k, v in row.items() if k != "step"}, int(row["step"]))
         text = " ".join(f"{key} {value:.6g}" for key, value in row.items())
         if self._bar is not None and not self._bar.disable:
             shown = {key: row[key] for key in ("loss", "lr", "images_per_second") if key in row}

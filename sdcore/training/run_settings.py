@@ -47,6 +47,7 @@ class RunSettings(Settings):
     sample_every: int = Field(default=1000, ge=1)
     keep: int = Field(default=2, ge=1)  # so many of the newest checkpoints
     keep_every: int = Field(default=0, ge=0)  # checkpoints of these steps stay; 0: none
+    tracker: Literal["", "tensorboard", "wandb", "trackio"] = ""  # that gets the metrics, too
 
 
 # A run may be prolonged, moved, watched and paced otherwise without becoming another run.
@@ -54,7 +55,7 @@ MAY_CHANGE = {
     f"run.{name}"
     for name in (
         *("folder", "steps", "decay_share", "keep", "keep_every", "threads", "learning_rate"),
-        *("log_every", "checkpoint_every", "sample_every", "on_non_finite"),
+        *("log_every", "checkpoint_every", "sample_every", "on_non_finite", "tracker"),
     )
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ import torch
 from sdcore import TextToImage, apply_embeddings, apply_loras, read_embedding, read_lora
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from sdcore.training.finetune import train
+from sdcore.training.inpainting import draw_mask
 from sdcore.training.prepare import prepare
 from sdcore.training.run import Interrupted, Run
-from sdcore.training.state import trained
+from sdcore.training.state import generator, trained
+from tests import tiny
 from tests.training.fine_tuning import (
     assert_same_state,
     losses_of,
@@ -204,6 +207,35 @@ def test_every_family_trains(method, family, request, pictures: Path, tmp_path: 
     _, paths = run(make_settings(folder, pictures, tmp_path, **how))
     assert all(map(torch.isfinite, map(torch.tensor, losses_of(tmp_path).values())))
     assert all(path.exists() for path in paths)
+
+
+def test_an_inpainting_model_trains_on_masks_drawn_at_random(
+    sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    model = tmp_path / "inpainting"
+    shutil.copytree(sd_folder, model)
+    shutil.rmtree(model / "unet")
+    tiny.make_unet(in_channels=9).save_pretrained(model / "unet")
+    ready, _ = run(make_settings(model, pictures, tmp_path / "straight"))
+    assert ready.method.pipe.kind.reads_mask
+    for steps in (2, 4):
+        run(make_settings(model, pictures, tmp_path / "resumed", run__steps=steps))
+    assert_same_state(tmp_path / "straight", tmp_path / "resumed")
+
+
+def test_masks_differ_and_hide_some_or_all():
+    masks = [draw_mask(64, 48, generator(0, "mask", 0, row)) for row in range(40)]
+    assert all(mask.shape == (1, 48, 64) and 0 < mask.mean() <= 1 for mask in masks)
+    assert len({float(mask.mean()) for mask in masks}) > 20
+    assert 0 < sum(bool(mask.all()) for mask in masks) < 20
+
+
+def test_zero_snr_is_said_by_the_model_that_comes_out(
+    sd2_folder: Path, pictures: Path, tmp_path: Path
+):
+    how = {"method": "full", "noise__zero_terminal_snr": True, "run__steps": 1}
+    _, (folder,) = run(make_settings(sd2_folder, pictures, tmp_path, **how))
+    assert TextToImage.from_pretrained(folder).scheduler.config["rescale_betas_zero_snr"]
 
 
 def test_the_refiner_is_refused(refiner_folder: Path, pictures: Path, tmp_path: Path):

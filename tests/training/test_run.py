@@ -340,3 +340,28 @@ def test_half_a_line_of_metrics_does_not_stay(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')
     assert list(train(recipe(tmp_path)).logged) == [0, 1, 2, 3, 4, *range(5, STEPS)]
+
+
+def test_a_tracker_gets_settings_and_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, object]] = []
+    monkeypatch.setattr("sdcore.training.processes.find_spec", lambda name: True)
+    monkeypatch.setattr(
+        Accelerator, "init_trackers", lambda self, name, config: told.append((name, config))
+    )
+    monkeypatch.setattr(Accelerator, "log", lambda self, row, step: told.append((step, row)))
+    monkeypatch.setattr(Accelerator, "end_training", lambda self: told.append(("end", None)))
+    settings = recipe(tmp_path, tracker="tensorboard", steps=2, log_every=1)
+    run = Run(settings, settings.run, network(settings.width))
+    for _ in run.steps():
+        run.log(loss=1.5, grad_norm=run.update(run.module(torch.ones(1, 4)).sum()))
+    run.close()
+    assert told[0] == (tmp_path.name, {**told[0][1], "run.steps": 2})
+    assert [step for step, _ in told[1:]] == [0, 1, "end"] and told[1][1]["loss"] == 1.5
+
+
+def test_a_tracker_that_is_not_there_is_named(tmp_path: Path) -> None:
+    settings = recipe(tmp_path, tracker="trackio")
+    with pytest.raises(UsageError, match="tracker trackio is not installed"):
+        Run(settings, settings.run, network(settings.width))

@@ -315,3 +315,25 @@ def test_inputs_of_a_wrong_shape_are_named():
         sdxl(latents, time, text)
     with pytest.raises(UsageError, match="time_ids"):
         sdxl(latents, time, text, added=AddedConditions(torch.randn(2, 5), torch.zeros(2, 5)))
+
+
+def test_checkpointed_gradients_are_the_same_and_less_is_kept():
+    kept: dict[bool, int] = {}
+    gradients: dict[bool, list[torch.Tensor]] = {}
+    for recompute in (False, True):
+        unet = tiny().train()
+        unet.gradient_checkpointing = recompute
+        latents, time, text = inputs()
+        sizes: dict[int, int] = {}
+
+        def keep(tensor, sizes=sizes):
+            sizes[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            answer = unet(latents, time, text)
+        kept[recompute] = sum(sizes.values())
+        answer.square().mean().backward()
+        gradients[recompute] = [parameter.grad for parameter in unet.parameters()]
+    assert kept[True] < 0.6 * kept[False]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients.values(), strict=True))
