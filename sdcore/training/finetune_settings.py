@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sdcore.training.data.settings import DataSettings
 from sdcore.training.objective import NoiseSettings
@@ -83,6 +83,17 @@ class FinetuneSettings(Settings):
     """All of a fine-tuning."""
 
     SHORT: ClassVar[Mapping[str, str]] = {"data": "source"}  # data=FOLDER
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _dreambooth(cls, method: object) -> object:
+        if isinstance(method, str) and method.lower() == "dreambooth":
+            raise ValueError(
+                "DreamBooth is a setting of the data: method=lora or full, with data.trigger, "
+                "data.prior.source and data.prior.prompt"
+            )
+        return method.lower() if isinstance(method, str) else method
+
     method: Method = "lora"
     model: str = "embedded"  # that, a folder, a single file, or a hub name
     prediction_type: Literal["", "epsilon", "v_prediction"] = ""  # of a single file that is silent

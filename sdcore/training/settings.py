@@ -10,10 +10,10 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sdcore.errors import FileError, UsageError
 from sdcore.files.atomic import replace_file, text_writer
@@ -28,6 +28,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     SHORT: ClassVar[Mapping[str, str]] = {}  # group -> the setting in it that its name stands for
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list(cls, values: object) -> object:
+        """A text where a list is asked for is a list of one: lora.targets=cross."""
+        if not isinstance(values, dict):
+            return values
+        values = cast("dict[str, Any]", values)
+        lists = {n for n, field in cls.model_fields.items() if get_origin(field.annotation) is list}
+        return {n: [v] if n in lists and isinstance(v, str) else v for n, v in values.items()}
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -71,7 +81,7 @@ def load_settings(
     except ValidationError as error:
         raise UsageError(
             "The settings do not fit." if path is None else f"The settings of {path} do not fit.",
-            f"{_explain(error, model)}.",
+            _explain(error, model),
             "Correct the file, or the key.path=value that stands for it."
             if path is not None
             else "Correct the key.path=value that stands for it.",
@@ -127,7 +137,7 @@ def _set(values: dict[str, Any], override: str, short: Mapping[str, str]) -> Non
             raise _no_override(override, f"{parent!r} is one value, not a group of settings.")
         values = cast("dict[str, Any]", group)
     try:
-        values[last] = yaml.load(text, _Loader)
+        values[last] = yaml.load(text, _Loader) if text.strip() else ""
     except yaml.YAMLError as error:
         raise _no_override(override, f"{' '.join(str(error).split())}.") from error
 
@@ -141,20 +151,52 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     lines: list[str] = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"]
+        text = problem["msg"].removeprefix("Value error, ").removesuffix(".")
         if problem["type"] == "extra_forbidden":
-            known = _known_keys(model, problem["loc"][:-1])
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
-            text = "unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known: {known}")
+            text = f"unknown key; {_nearest(problem['loc'], model)}"
+        elif problem["type"] in ("model_type", "model_attributes_type"):
+            known = _known_keys(model, problem["loc"])
+            text = f"it is a group of settings: {', '.join(known)}"
         lines.append(f"{where}: {text}")
-    return "; ".join(lines)
+    text = "; ".join(lines)
+    return text if text.endswith("?") else f"{text}."
+
+
+def _nearest(place: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """The key that was meant: one beside it, or one of this name in a group; else all there are."""
+    name, known = str(place[-1]), _known_keys(model, place[:-1])
+    elsewhere = sorted(path for path in _paths(model) if path.rpartition(".")[2] == name)
+    if len(place) == 1 and elsewhere:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+
+
+def _paths(model: type[BaseModel], before: str = "") -> list[str]:
+    """The paths of all settings in groups."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = _group(field.annotation)
+        if inner is not None:
+            found += _paths(inner, f"{before}{name}.")
+        elif before:
+            found.append(f"{before}{name}")
+    return found
 
 
 def _known_keys(model: type[BaseModel], parents: tuple[int | str, ...]) -> list[str]:
     for parent in parents:
         field = model.model_fields.get(str(parent))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        inner = _group(field.annotation) if field else None
+        if inner is None:
             return []
         model = inner
     return sorted(model.model_fields)
+
+
+def _group(annotation: Any) -> type[BaseModel] | None:
+    """The group of settings that a field holds, also where it may be None."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None

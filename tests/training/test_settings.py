@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdcore.errors import FileError, UsageError
+from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.run_settings import RunSettings
 from sdcore.training.settings import Settings, load_settings, save_settings
 from train.emoji.data.settings import DataSettings
@@ -57,7 +58,7 @@ def test_unknown_key_names_file_key_path_and_nearest(
 
 
 def test_unknown_key_with_nothing_near_lists_what_is_known(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"zzz: unknown key; known: \['run', 'width', 'widths'\]"):
+    with pytest.raises(UsageError, match=r"zzz: unknown key; known: run, width, widths"):
         load_settings(Recipe, write(tmp_path, "zzz: 1\n" + MINIMAL))
 
 
@@ -147,3 +148,33 @@ def test_every_recipe_s_settings_load_and_repeat(
     settings = load_settings(model, CONFIGS / name)
     save_settings(settings, tmp_path / name)
     assert load_settings(model, tmp_path / name) == settings
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("steps=5", "did you mean run.steps or validation.steps?"),
+        ("rank=4", "did you mean lora.rank?"),
+        ("method=dreambooth", "DreamBooth is a setting of the data"),
+        ("lora=8", "lora: it is a group of settings: alpha, dropout, kind, rank"),
+        ("lora.rank=", "lora.rank"),
+        ("data=", "data.source"),
+        ("data.prior.promt=x", "did you mean 'prompt'?"),
+        ("lora.targets=[foo]", "*.attn2.to_k."),
+    ],
+)
+def test_a_fine_tuning_says_which_setting_was_meant(override: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(FinetuneSettings, None, ["data=pics", override])
+    text = str(caught.value)
+    assert said in text and ".." not in text and "Settings" not in text and "['" not in text
+
+
+def test_one_text_is_a_list_and_nothing_is_an_empty_text() -> None:
+    texts = ["data=pics", "data.trigger=", "lora.targets=cross", "output.formats=peft"]
+    settings = load_settings(
+        FinetuneSettings, None, [*texts, "method=LoRA", "data.resolution=null"]
+    )
+    assert settings.data.trigger == "" and settings.data.resolution is None
+    assert settings.lora.targets == ["cross"] and settings.output.formats == ["peft"]
+    assert settings.method == "lora"
