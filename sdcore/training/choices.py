@@ -38,6 +38,16 @@ def choose_folder(settings: FinetuneSettings) -> FinetuneSettings:
     return _with(settings, {"folder": f"runs/{name}-{settings.method.replace('_', '-')}"})
 
 
+def choose_word(settings: FinetuneSettings) -> FinetuneSettings:
+    """The settings with one word to learn, which captions say: each is the other's default."""
+    if settings.method != "textual_inversion":
+        return settings
+    token, trigger = settings.inversion.token, settings.data.trigger
+    inversion = settings.inversion.model_copy(update={"token": token or trigger})
+    data = settings.data.model_copy(update={"trigger": trigger or token})
+    return settings.model_copy(update={"inversion": inversion, "data": data})
+
+
 def choose(
     settings: FinetuneSettings, model: Model, pictures: int, device: torch.device
 ) -> tuple[FinetuneSettings, list[str]]:

@@ -127,10 +127,10 @@ def _full(settings: FinetuneSettings, pipe: TextToImage) -> Method:
 
 def _inversion(settings: FinetuneSettings, pipe: TextToImage) -> Method:
     how = settings.inversion
-    token = how.token or settings.data.trigger
-    if not token:
+    token = how.token
+    if not token or len(token.split()) > 1:
         raise UsageError(
-            "There is no word to learn.",
+            f"{token!r} is not one word to learn." if token else "There is no word to learn.",
             "Textual inversion learns vectors for a word that is new to the model.",
             'Name it: inversion.token="<mine>".',
         )
@@ -169,11 +169,34 @@ def _vectors(tokenizer: Any, encoder: Any, words: str, count: int) -> Tensor:
 
 # --- what is left behind -------------------------------------------------------------------------
 
-DEFAULT_FORMATS = {
-    "lora": ("kohya",),
-    "full": ("folder",),
-    "textual_inversion": ("kohya",),
+FORMATS = {  # the first is written where none is named
+    "lora": ("kohya", "diffusers", "peft"),
+    "full": ("folder", "single_file"),
+    "textual_inversion": ("kohya", "diffusers"),
 }
+
+
+def check_output(settings: FinetuneSettings) -> None:
+    """Refuse what could not be written at the end, before the first step.
+
+    Raises:
+        UsageError: a format that the method does not have, or a name that is a path.
+    """
+    known = FORMATS[settings.method]
+    for form in settings.output.formats:
+        if form not in known:
+            raise UsageError(
+                f"The format {form} is not one of {settings.method}.",
+                f"It is written as {' or '.join(known)}.",
+                "Change output.formats, or leave it out.",
+            )
+    name = settings.output.name
+    if name and (name != Path(name).name or name.startswith(".")):
+        raise UsageError(
+            f"The setting output.name cannot be {name!r}.",
+            "It names files in run.folder, without their endings.",
+            "Use a word without / that begins with no dot.",
+        )
 
 
 def export(
@@ -186,10 +209,9 @@ def export(
         facts: strings for the header.
 
     Raises:
-        UsageError: a format that this method does not have.
         FileError: the disk is full, or the folder cannot be written.
     """
-    formats = settings.output.formats or DEFAULT_FORMATS[settings.method]
+    formats = settings.output.formats or FORMATS[settings.method][:1]
     dtype: torch.dtype = getattr(torch, settings.output.dtype)
     writers = {"lora": _export_lora, "full": _export_full, "textual_inversion": _export_word}
     export_one = writers[settings.method]
@@ -205,8 +227,6 @@ def _export_lora(
     dtype: torch.dtype,
     facts: Mapping[str, str],
 ) -> Path:
-    if form not in ("kohya", "diffusers", "peft"):
-        raise _no_format(form, settings.method, "kohya, diffusers or peft")
     changes = {
         place: change.at(torch.device("cpu"), dtype)
         for part in method.adapted
@@ -242,8 +262,6 @@ def _export_full(
         path = folder / f"{name}.safetensors"
         save_single_file(pipe, path, dtype=dtype)
         return path
-    if form != "folder":
-        raise _no_format(form, settings.method, "folder or single_file")
     source = Path(EMBEDDED if settings.model == "embedded" else settings.model)
     save_folder(pipe, folder / name, dtype=dtype)
     for said in (SAMPLING, WORDS):  # how the model is best run, and the words that it knows
@@ -261,9 +279,7 @@ def _export_word(
     dtype: torch.dtype,
     facts: Mapping[str, str],
 ) -> Path:
-    if form not in ("kohya", "diffusers"):
-        raise _no_format(form, settings.method, "kohya (the web UI's) or diffusers")
-    token = settings.inversion.token or settings.data.trigger
+    token = settings.inversion.token
     vectors = {
         part: _rows(method.pipe.part(part)).detach().cpu().to(dtype)
         for part in method.pipe.kind.text_encoders
@@ -271,11 +287,3 @@ def _export_word(
     path = folder / f"{name}{'' if form == 'kohya' else f'.{form}'}.safetensors"
     spelling = "web_ui" if form == "kohya" else form
     return save_embedding(path, token, vectors, spelling=spelling, metadata=facts)[0]
-
-
-def _no_format(form: str, method: str, known: str) -> UsageError:
-    return UsageError(
-        f"The format {form} is not one of {method}.",
-        f"It is written as {known}.",
-        "Change output.formats.",
-    )

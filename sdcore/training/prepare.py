@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from sdcore.files.atomic import json_writer, make_folder, replace_file
 from sdcore.files.jsonfile import read_json
 from sdcore.image.pictures import to_images
 from sdcore.pipeline.text_to_image import EMBEDDED, TextToImage
-from sdcore.training.choices import choose, choose_folder
+from sdcore.training.choices import choose, choose_folder, choose_word
 from sdcore.training.data.cache import LatentCache, TextCache
 from sdcore.training.data.captions import full_caption
 from sdcore.training.data.examples import ExampleBatch, Examples
@@ -31,12 +32,13 @@ from sdcore.training.data.sources import prior_missing, read_items
 from sdcore.training.estimate import Estimate, estimate_step
 from sdcore.training.facts import facts, model_facts, tag_frequency
 from sdcore.training.finetune_settings import FinetuneSettings
-from sdcore.training.methods import Method, prepare_method
+from sdcore.training.methods import Method, check_output, prepare_method
 from sdcore.training.network import CaptionReader
 from sdcore.training.objective import Objective
 from sdcore.training.prior import paint_prior
 from sdcore.training.processes import Processes
 from sdcore.training.run import Run
+from sdcore.training.state import trained
 from sdcore.training.validation import Validation
 
 _TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -122,23 +124,29 @@ class Prepared:
     def command_to_paint(self, path: Path) -> str:
         """The command that paints with what was written."""
         settings = self.settings
-        model = "" if settings.model == "embedded" else f" --model {settings.model}"
-        prompt = self.prompts()[0] if self.prompts() else "a picture"
+        quoted = _quoted(str(path))
+        model = "" if settings.model == "embedded" else f" --model {_quoted(settings.model)}"
+        known = [*self.settings.validation.prompts, *self._captions(), self.word, "a picture"]
+        prompt = _quoted(next(filter(None, known)))
         if settings.method == "full":
-            return f'sdcore paint "{prompt}" --model {path}'
+            return f"sdcore paint {prompt} --model {quoted}"
         kind = "--embedding" if settings.method == "textual_inversion" else "--lora"
-        return f'sdcore paint "{prompt}"{model} {kind} {path}'
+        return f"sdcore paint {prompt}{model} {kind} {quoted}"
 
     # --- what the loop takes ---------------------------------------------------------------------
 
     def prompts(self) -> list[str]:
         """What is painted now and then: the settings' prompts, or captions of the data."""
         how = self.settings.validation
-        captions = [full_caption(p.item) for p in self.scan.pictures if not p.item.prior]
-        listed = how.prompts or list(dict.fromkeys(filter(None, captions)))
+        listed = how.prompts or self._captions()
         if self.word and not how.prompts:
             listed = [*[text for text in listed if self.word in text], self.word]
         return list(dict.fromkeys(listed))[: how.images]
+
+    def _captions(self) -> list[str]:
+        """What is said of one's own pictures, each once."""
+        texts = [full_caption(p.item) for p in self.scan.pictures if not p.item.prior]
+        return list(dict.fromkeys(filter(None, texts)))
 
     def validation(self, run: Run, objective: Objective, read: CaptionReader) -> Validation:
         """What looks at the run now and then."""
@@ -270,7 +278,8 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
     Raises:
         UsageError, FileError: settings, model or data that cannot be used.
     """
-    settings = choose_folder(settings)
+    settings = choose_word(choose_folder(settings))
+    check_output(settings)
     folder, processes = Path(settings.run.folder), Processes()
     device, data = processes.device, settings.data
     kept = Path(data.cache) if data.cache else folder / "cache"
@@ -282,9 +291,9 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
                 paint_prior(_open(settings, device), data.prior)
         elif missing == data.prior.count:
             data = data.model_copy(update={"prior": None})
-    make_folder(kept)
     found = read_items(data, kept)
     pipe = _open(settings, device)
+    make_folder(kept)
     if data.resolution is None:
         data = data.model_copy(update={"resolution": min(pipe.native_size.width_height)})
     if pipe.kind.reads_mask:
@@ -298,6 +307,7 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
         factor=pipe.autoencoder.factor,
         progress=_bar("pictures are read"),
     )
+    _check_word_is_read(settings, scanned)
     samples = Order(scanned.pictures, 1, 0).samples_per_epoch
     base = _fingerprint(pipe)
     settings, chosen = choose(settings, pipe, samples, device)
@@ -326,6 +336,20 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
     return ready
 
 
+def _check_word_is_read(settings: FinetuneSettings, scanned: Scan) -> None:
+    """Refuse to learn a word that no caption says: its vectors would stay as they are."""
+    token = settings.inversion.token
+    if settings.method != "textual_inversion":
+        return
+    own = [picture.item for picture in scanned.pictures if not picture.item.prior]
+    if not any(token in full_caption(item) for item in own):
+        raise UsageError(
+            f"No caption holds the word {token!r}.",
+            f"It is what is learned, and data.trigger is {settings.data.trigger!r}.",
+            f"Leave data.trigger out, or write {token} in the captions.",
+        )
+
+
 def _open(settings: FinetuneSettings, device: torch.device) -> TextToImage:
     name = EMBEDDED if settings.model == "embedded" else settings.model
     return TextToImage.from_pretrained(
@@ -340,6 +364,10 @@ def prepare_networks(method: Method, precision: str) -> None:
     is laid out with channels last, as convolutions take it.
     """
     method.pipe.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    parameters = trained(method.pipe.unet)
+    if any(".lora_magnitude_vector." in name for name, _ in parameters):
+        for _, parameter in parameters:  # PEFT's DoRA takes them as matrices, by views
+            parameter.data = parameter.data.contiguous()
     dtype = _TYPES[precision]
     if dtype == torch.float32:
         return
@@ -402,6 +430,12 @@ def _bar(text: str) -> Any:
             bar.pop().close()
 
     return progress
+
+
+def _quoted(text: str) -> str:
+    """A text for a shell; in double quotes where they are enough, which every shell reads."""
+    quoted = shlex.quote(text)
+    return quoted if quoted == text or set(text) & set('"\\$`!%') else f'"{text}"'
 
 
 def _duration(seconds: float) -> str:

@@ -317,9 +317,9 @@ class Run:
         """Keep the weights that the module holds now in `best/`, in place of those there."""
 
         def write(folder: Path) -> None:
-            tensors_writer({name: p.detach() for name, p in trained(self.module)})(
-                folder / "model.safetensors"
-            )
+            # channels last is a way to lie in memory that files do not have
+            tensors = {name: p.detach().contiguous() for name, p in trained(self.module)}
+            tensors_writer(tensors)(folder / "model.safetensors")
 
         replace_folder(self.folder / "best", write)
 
@@ -395,7 +395,9 @@ class Run:
             for name, tensor in self.average.tensors.items():
                 tensor.copy_(parts["average"][name])
         if self._scaler.is_enabled():
-            numbers = {k: v.item() for k, v in parts["scaler"].items()}
+            # As they were: torch takes its count of steps only as a whole number.
+            now = self._scaler.state_dict()
+            numbers = {k: type(now[k])(v.item()) for k, v in parts["scaler"].items()}
             self._scaler.load_state_dict(numbers)
         self._forget_rows(step)
         if self.is_main:

@@ -52,11 +52,11 @@ class RunSettings(Settings):
 
 # A run may be prolonged, moved, watched and paced otherwise without becoming another run.
 MAY_CHANGE = {
-    f"run.{name}"
-    for name in (
-        *("folder", "steps", "decay_share", "keep", "keep_every", "threads", "learning_rate"),
-        *("log_every", "checkpoint_every", "sample_every", "on_non_finite", "tracker"),
-    )
+    *(f"run.{name}" for name in ("folder", "steps", "decay_share", "learning_rate", "threads")),
+    *(f"run.{name}" for name in ("keep", "keep_every", "log_every", "checkpoint_every")),
+    *(f"run.{name}" for name in ("sample_every", "on_non_finite", "tracker")),
+    *(f"data.{name}" for name in ("workers", "cache", "cache_latents")),
+    *(f"output.{name}" for name in ("name", "formats", "dtype")),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -88,6 +89,31 @@ def test_resumed_is_straight_to_the_bit(case, sd_folder: Path, pictures: Path, t
     assert len(losses_of(tmp_path / "straight")) == 4
 
 
+HARD = {  # what resumes in a way of its own
+    "fp16": {"run__precision": "fp16"},
+    "bf16": {"run__precision": "bf16"},
+    "dora of convolutions": {"lora__kind": "dora", "lora__targets": ["all"]},
+    "loha": {"lora__kind": "loha", "lora__targets": ["all"]},
+    "prodigy": {"run__optimizer": "prodigy", "lora__text_encoder": True},
+    "schedule_free": {"run__optimizer": "schedule_free"},
+    "adafactor": {"run__optimizer": "adafactor", "method": "full"},
+    "held out": {"data__held_out": 1, "run__sample_every": 1, "lora__targets": ["all"]},
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_precisions_kinds_and_optimizers_resume_to_the_bit(
+    name, sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    how = {**HARD[name], "run__steps": 3}
+    run(make_settings(sd_folder, pictures, tmp_path / "straight", **how))
+    for steps in (1, 3):
+        run(make_settings(sd_folder, pictures, tmp_path / "resumed", **how | {"run__steps": steps}))
+    assert_same_state(tmp_path / "straight", tmp_path / "resumed")
+    rows = [json.loads(row) for row in (tmp_path / "straight/metrics.jsonl").open()]
+    assert all(row["grad_norm"] > 0 for row in rows)
+
+
 def test_workers_and_caches_change_nothing(sd_folder: Path, pictures: Path, tmp_path: Path):
     for name, how in (("plain", {}), ("other", {"data__workers": 2, "data__cache_latents": False})):
         run(make_settings(sd_folder, pictures, tmp_path / name, **how))
@@ -147,6 +173,56 @@ def test_only_what_the_method_names_is_trained(
         assert any(same.values()) != (method == "full") and (method == "full" or all(same.values()))
     moved = [name for name, p in trained(ready.method.network) if p.requires_grad]
     assert moved
+
+
+def test_a_word_is_learned_from_captions_that_do_not_say_it(
+    sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    settings = make_settings(sd_folder, pictures, tmp_path, **METHODS["textual_inversion"])
+    ready, _ = run(settings)
+    assert "zork, a " in ready.command_to_paint(tmp_path)
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").open()]
+    assert all(row["grad_norm"] > 0 for row in rows), "nothing was learned"
+
+
+def test_a_word_that_no_caption_says_is_refused(sd_folder: Path, pictures: Path, tmp_path: Path):
+    how = {**METHODS["textual_inversion"], "data__trigger": "blork"}
+    with pytest.raises(UsageError, match="No caption holds the word 'zork'"):
+        prepare(make_settings(sd_folder, pictures, tmp_path, **how))
+    how["inversion__token"] = "two words"
+    how["data__trigger"] = ""
+    with pytest.raises(UsageError, match="is not one word"):
+        prepare(make_settings(sd_folder, pictures, tmp_path, **how))
+
+
+@pytest.mark.parametrize(
+    "output",
+    [{"formats": ["folder"]}, {"formats": ["kohya", "single_file"]}, {"name": "../a"}],
+)
+def test_what_could_not_be_written_at_the_end_is_refused_at_the_start(
+    output, sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    with pytest.raises(UsageError, match=r"output\.") as caught:
+        prepare(make_settings(sd_folder, pictures, tmp_path / "run", output=output))
+    assert "Change output.formats" in str(caught.value) or "without /" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_written_again_in_another_format(
+    sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    run(make_settings(sd_folder, pictures, tmp_path, run__steps=1))
+    how = {"output__formats": ["diffusers"], "data__workers": 1, "data__cache_latents": False}
+    _, (path,) = run(make_settings(sd_folder, pictures, tmp_path, run__steps=1, **how))
+    assert path.name.endswith(".diffusers.safetensors") and path.exists()
+
+
+def test_the_command_that_paints_is_quoted_for_a_shell(
+    sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    ready = prepare(make_settings(sd_folder, pictures, tmp_path, validation__prompts="a $5 apple"))
+    said = shlex.split(ready.command_to_paint(tmp_path / "my first" / "my first.safetensors"))
+    assert said[2] == "a $5 apple" and said[-1] == str(tmp_path / "my first/my first.safetensors")
 
 
 def test_a_learned_word_leaves_every_other_row_to_the_bit(
