@@ -164,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     return make_parser(
         __doc__,
         model=None,
+        lora=None,
         data=DATA,
         prompts=600,
         seed=0,

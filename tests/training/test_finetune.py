@@ -492,12 +492,18 @@ def test_two_processes_are_one_with_accumulation(sd_folder: Path, pictures: Path
     values |= {"run.batch_size": 1, "run.learning_rate": 1e-3, "run.schedule": "constant"}
     values |= {"run.warmup_steps": 0, "run.log_every": 1, "run.precision": "no"}
     values |= {"validation.images": 0, "run.checkpoint_every": 100, "run.sample_every": 100}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     texts = [f"{name}={value}" for name, value in values.items()]
-    done = subprocess.run(
-        [*launch, str(ROOT / "train" / "finetune.py"), *texts], capture_output=True, text=True
-    )
+    command = [*launch, str(ROOT / "train" / "finetune.py"), *texts]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert settings.run.folder == str(together)
     ours, theirs = state_of(together)["model"], state_of(alone)["model"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -178,3 +179,24 @@ def test_one_text_is_a_list_and_nothing_is_an_empty_text() -> None:
     assert settings.data.trigger == "" and settings.data.resolution is None
     assert settings.lora.targets == ["cross"] and settings.output.formats == ["peft"]
     assert settings.method == "lora"
+
+
+class _Group(Settings):
+    source: str = ""
+    trigger: str = "x"
+
+
+class _Short(Settings):
+    SHORT: ClassVar[dict[str, str]] = {"data": "source"}
+    data: _Group
+
+
+def test_words_of_yaml_1_1_are_words_and_a_group_has_a_short_name(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("data: folder\n", "utf-8")
+    assert load_settings(_Short, path, ["data.trigger=no"]).data == _Group(
+        source="folder", trigger="no"
+    )
+    assert load_settings(_Short, None, ["data=2024", "data.trigger="]).data == _Group(
+        source="2024", trigger=""
+    )
