@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sdcore.errors import UsageError
+from sdcore.errors import FileError, UsageError
 from sdcore.files.atomic import json_writer, make_folder, replace_file
 from sdcore.files.jsonfile import read_json
 from sdcore.image.pictures import to_images
@@ -192,7 +192,14 @@ class Prepared:
         path = run.folder / "data.json"
         now = {"pictures": _of_pictures(self.scan), "model": self.base}
         if run.step > 0 and path.exists():
-            before = read_json(path)
+            try:
+                before = read_json(path)
+            except FileError as error:
+                raise FileError(
+                    f"{path} is damaged.",
+                    f"It says what the run is of. {error.why}",
+                    "Where pictures, captions and model are as before, remove it and start again.",
+                ) from error
             changed = [name for name, value in now.items() if before.get(name) != value]
             if changed:
                 raise UsageError(

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -339,7 +340,15 @@ class Run:
 
     @property
     def has_best(self) -> bool:
-        return (self.folder / "best" / "model.safetensors").exists()
+        path = self.folder / "best" / "model.safetensors"
+        if not path.exists():
+            return False
+        try:
+            load_file(path)
+        except (SafetensorError, OSError) as error:
+            warn(f"{path} is damaged and is left out: {error}")
+            return False
+        return True
 
     @property
     def device(self) -> torch.device:
@@ -402,6 +411,11 @@ class Run:
         self._forget_rows(step)
         if self.is_main:
             print(f"resumed {checkpoint}")
+            if step >= self.loop.steps:
+                print(
+                    f"{step} steps are done, and run.steps is {self.loop.steps}: nothing is left "
+                    "to train; a larger run.steps goes on"
+                )
         return step
 
     def _forget_rows(self, step: int) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +23,9 @@ from PIL import Image
 from torch import Tensor
 
 from sdcore.checkpoint.kind import FAMILIES
+from sdcore.checks import as_finite
 from sdcore.control.heatmaps import WordHeatmaps
-from sdcore.errors import UsageError
+from sdcore.errors import UsageError, warn
 from sdcore.files.atomic import json_writer, replace_files
 from sdcore.image.grid import labelled_grid
 from sdcore.job.job import make_jobs
@@ -187,10 +189,10 @@ class Validation:
 
     def _drift(self, step: int) -> float | None:
         """How far pictures of other prompts have moved: mean difference, 0 to 1."""
-        files = [self.folder / f"other-{number:06d}.png" for number in (0, step)]
-        if not all(path.exists() for path in files):
+        first, last = (_opened(self.folder / f"other-{number:06d}.png") for number in (0, step))
+        if first is None or last is None or first.size != last.size:
             return None
-        before, now = (np.asarray(Image.open(path), dtype=np.float32) for path in files)
+        before, now = (np.asarray(sheet, dtype=np.float32) for sheet in (first, last))
         return float(np.abs(before - now).mean()) / 255
 
     def _write_grid(self, size: tuple[int, int]) -> None:
@@ -198,7 +200,12 @@ class Validation:
         rows: list[dict[str, object]] = []
         pictures: list[list[Image.Image]] = []
         for path in sorted(self.folder.glob("step-*.png")):
-            step = int(path.stem.removeprefix("step-"))
+            if not (number := path.stem.removeprefix("step-")).isdecimal():
+                continue  # somebody's own
+            sheet = _opened(path)
+            if sheet is None:
+                continue
+            step = int(number)
             heat = path.with_name(path.name.replace("step-", "heat-"))
             row: dict[str, object] = {
                 "step": step,
@@ -206,8 +213,7 @@ class Validation:
                 "heatmap": heat.name if heat.exists() else "",
             }
             rows.append(row)
-            with Image.open(path) as sheet:
-                pictures.append(_cut(sheet.convert("RGB"), size))
+            pictures.append(_cut(sheet, size))
         names = ["before" if not row["step"] else f"step {row['step']}" for row in rows]
         grid = labelled_grid(pictures, self.prompts, names, side=96)
         listed = {"rows": rows, "prompts": self.prompts, "word": self.word}
@@ -229,11 +235,31 @@ class Validation:
         path = self.run.folder / "evaluation.jsonl"
         best, since = math.inf, 0
         if path.exists():
-            for line in path.read_text("utf-8").splitlines():
-                loss = json.loads(line).get("validation_loss")
+            for line in path.read_text("utf-8", errors="replace").splitlines():
+                loss = _loss_of(line)
                 if loss is not None:
                     best, since = (loss, 0) if loss < best else (best, since + 1)
         return best, since
+
+
+def _opened(path: Path) -> Image.Image | None:
+    """A sheet of pictures; None where it is gone or torn: a run does not stop for it."""
+    if not path.exists():
+        return None
+    try:
+        with Image.open(path) as sheet:
+            return sheet.convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow's word for a PNG that is none
+        warn(f"{path} is damaged and is left out: {error}")
+        return None
+
+
+def _loss_of(line: str) -> float | None:
+    """The held-out loss of a row; None where it has none or is damaged."""
+    try:
+        return as_finite(json.loads(line)["validation_loss"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _row(pictures: Sequence[Image.Image]) -> Image.Image:

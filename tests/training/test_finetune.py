@@ -208,6 +208,32 @@ def test_what_could_not_be_written_at_the_end_is_refused_at_the_start(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_only_looked_at_may_be_damaged(
+    sd_folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    how = {"validation__images": 1, "validation__steps": 1, "data__held_out": 1}
+    how |= {"run__sample_every": 1}
+    run(make_settings(sd_folder, pictures, tmp_path, run__steps=2, **how))
+    (tmp_path / "evaluation.jsonl").write_bytes(b'{"step": 1, "validation_loss": "x"}\n\xff{')
+    samples = tmp_path / "samples"
+    (samples / "step-final.png").write_bytes((samples / "grid.png").read_bytes())
+    for name in ("step-000001.png", "other-000000.png"):
+        (samples / name).write_bytes((samples / name).read_bytes()[:99])
+    (tmp_path / "best/model.safetensors").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match=r"step-000001\.png is damaged and is left out"):
+        run(make_settings(sd_folder, pictures, tmp_path, run__steps=3, **how))
+    rows = json.loads((samples / "samples.json").read_text("utf-8"))["rows"]
+    assert [row["step"] for row in rows] == [0, 2, 3]
+    (tmp_path / "best/model.safetensors").write_bytes(b"torn")
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match=r"model\.safetensors is damaged and is left out"):
+        run(make_settings(sd_folder, pictures, tmp_path, run__steps=3, **how))
+    assert "3 steps are done" in capsys.readouterr().out
+    (tmp_path / "data.json").write_text("{")
+    with pytest.raises(FileError, match=r"remove it and start again"):
+        run(make_settings(sd_folder, pictures, tmp_path, run__steps=4, **how))
+
+
 def test_a_finished_run_is_written_again_in_another_format(
     sd_folder: Path, pictures: Path, tmp_path: Path
 ):
