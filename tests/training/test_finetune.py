@@ -19,6 +19,7 @@ import torch
 from sdcore import TextToImage, apply_embeddings, apply_loras, read_embedding, read_lora
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from sdcore.training.finetune import train
+from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.inpainting import draw_mask
 from sdcore.training.prepare import prepare
 from sdcore.training.run import Interrupted, Run
@@ -183,6 +184,13 @@ def test_a_word_is_learned_from_captions_that_do_not_say_it(
     assert "zork, a " in ready.command_to_paint(tmp_path)
     rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").open()]
     assert all(row["grad_norm"] > 0 for row in rows), "nothing was learned"
+
+
+def test_the_ready_settings_of_a_word_take_another_word(pictures: Path, tmp_path: Path):
+    texts = [f"data={pictures}", "inversion.token=<other>", f"run.folder={tmp_path}"]
+    file = ROOT / "configs" / "train" / "textual_inversion.yaml"
+    ready = prepare(load_settings(FinetuneSettings, file, texts), cache=False)
+    assert ready.word == "<other>" and "a photo of <other>" in ready.command_to_paint(tmp_path)
 
 
 def test_a_word_that_no_caption_says_is_refused(sd_folder: Path, pictures: Path, tmp_path: Path):
