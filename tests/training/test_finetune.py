@@ -23,6 +23,7 @@ from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.inpainting import draw_mask
 from sdcore.training.prepare import prepare
 from sdcore.training.run import Interrupted, Run
+from sdcore.training.settings import load_settings
 from sdcore.training.state import generator, trained
 from tests import tiny
 from tests.training.fine_tuning import (
