@@ -90,10 +90,14 @@ class Prepared:
         together = run.batch_size * run.accumulate * processes
         epochs = run.steps * run.accumulate * processes / self.order.per_epoch
         once = self.order.per_epoch / (run.accumulate * processes)
+        each = (
+            ""
+            if together == run.batch_size
+            else (f" ({run.batch_size} at once x {run.accumulate} batches x {processes} processes)")
+        )
         steps = (
-            f"steps      {run.steps} of {run.batch_size} pictures x {run.accumulate} batches x "
-            f"{processes} processes = {together}; an epoch is {once:.4g} steps, so {epochs:.3g} "
-            "epochs"
+            f"steps      {run.steps}, each of {together} pictures{each}; all pictures are seen in "
+            f"{once:.3g} steps, so {epochs:.3g} times"
         )
         trains = f"trains     {self.method.what}: {self.method.numbers:,} numbers"
         cost = self._cost()
@@ -367,10 +371,8 @@ def _open(settings: FinetuneSettings, device: torch.device) -> TextToImage:
 def prepare_networks(method: Method, precision: str) -> None:
     """Weights as they are computed with fastest, in place.
 
-    What is not trained takes the type that is computed in: half the memory, and no casts. The UNet
-    is laid out with channels last, as convolutions take it.
+    What is not trained takes the type that is computed in: half the memory, and no casts.
     """
-    method.pipe.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     parameters = trained(method.pipe.unet)
     if any(".lora_magnitude_vector." in name for name, _ in parameters):
         for _, parameter in parameters:  # PEFT's DoRA takes them as matrices, by views
