@@ -559,7 +559,7 @@ def test_a_dry_run_says_everything_and_trains_nothing(
     for said in (
         "4 found, 4 used, 0 skipped",
         "a | blue | apple",
-        "4 of 2 pictures",
+        "4, each of 2 pictures",
         "GB of memory",
     ):
         assert said in text, said
