@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from sdcore.training.finetune_settings import FinetuneSettings
-from sdcore.training.inpainting import mask_channels
 from sdcore.training.methods import export, rates
 from sdcore.training.network import CaptionReader
 from sdcore.training.objective import Objective
@@ -36,11 +35,10 @@ def finetune(settings: FinetuneSettings) -> list[Path]:
 
 def train(ready: Prepared) -> list[Path]:
     """The loop."""
-    settings, network, kind = ready.settings, ready.method.network, ready.method.pipe.kind
+    settings, network, examples = ready.settings, ready.method.network, ready.examples
     run = Run(settings, settings.run, network, rates=rates(settings), parallel=True)
     try:
         device, seed = run.device, settings.run.seed
-        examples, autoencoder = ready.examples, ready.method.pipe.autoencoder
         objective = Objective(ready.scheduler, settings.noise, device=device)
         read = CaptionReader(ready.method.pipe, network, ready.texts)
         validation = ready.validation(run, objective, read)
@@ -63,11 +61,7 @@ def train(ready: Prepared) -> list[Path]:
                 with run.joining(last=number + processes > numbers[-1]), _draws(seed, number):
                     latents = ready.latents(batch)
                     noised = objective.draw(latents, seed, number)
-                    seen = noised.latents
-                    if kind.reads_mask:
-                        assert batch.pixels is not None, "such a model's latents are not cached"
-                        more = mask_channels(autoencoder, batch.pixels, seed, number)
-                        seen = torch.cat([seen, more], dim=1)
+                    seen = ready.seen(batch, noised.latents, seed, number)
                     with run.autocast():
                         text = read(batch.captions, device)
                         answer = run.network(seen, noised.times, text, batch.time_ids)

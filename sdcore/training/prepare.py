@@ -32,6 +32,7 @@ from sdcore.training.data.sources import prior_missing, read_items
 from sdcore.training.estimate import Estimate, estimate_step
 from sdcore.training.facts import facts, model_facts, tag_frequency
 from sdcore.training.finetune_settings import FinetuneSettings
+from sdcore.training.inpainting import mask_channels
 from sdcore.training.methods import Method, check_output, prepare_method
 from sdcore.training.network import CaptionReader
 from sdcore.training.objective import Objective
@@ -142,6 +143,8 @@ class Prepared:
     def prompts(self) -> list[str]:
         """What is painted now and then: the settings' prompts, or captions of the data."""
         how = self.settings.validation
+        if self.method.pipe.kind.reads_mask:
+            return []  # such a model paints into pictures, not from prompts alone
         listed = how.prompts or self._captions()
         if self.word and not how.prompts:
             listed = [*[text for text in listed if self.word in text], self.word]
@@ -164,13 +167,15 @@ class Prepared:
             word=self.word,
             held_out=self.examples.held_out(),
             latents=self.latents,
+            seen=self.seen,
             masked=list(self._masked()),
         )
 
     def _masked(self) -> Iterable[tuple[Any, str, Tensor]]:
         """Pictures whose subject's mask is known and whose caption says the word."""
         found = 0
-        for picture in self.scan.pictures:
+        readable = not self.method.pipe.kind.reads_mask  # heatmaps_of_image has no mask to hand on
+        for picture in self.scan.pictures if readable else ():
             masked = picture.item.mask is not None or picture.item.look.alpha_mask
             caption = full_caption(picture.item)
             if masked and self.word and self.word in caption and found < _MASKED:
@@ -186,6 +191,14 @@ class Prepared:
         encode = self.method.pipe.autoencoder.encode
         with torch.no_grad():  # one at a time, as for the cache: a batch rounds otherwise
             return torch.cat([encode(image[None]) for image in batch.pixels])
+
+    def seen(self, batch: ExampleBatch, noisy: Tensor, seed: int, number: int) -> Tensor:
+        """What the UNet reads: noisy latents, and of a model that fills holes a mask drawn anew."""
+        if not self.method.pipe.kind.reads_mask:
+            return noisy
+        assert batch.pixels is not None, "the latents of such a model's pictures are not cached"
+        more = mask_channels(self.method.pipe.autoencoder, batch.pixels, seed, number)
+        return torch.cat([noisy, more], dim=1)
 
     def record(self, run: Run) -> None:
         """Write what the run is of; refuse to go on with other data or another model.

@@ -58,7 +58,8 @@ class Validation:
         run, pipe: what is trained, and what paints with it.
         prompts: that are painted.
         word: whose heatmap is drawn where a prompt says it; "" for none.
-        held_out: batches that are never trained on; latents: theirs (B, C, h, w).
+        held_out: batches that are never trained on; latents: theirs (B, C, h, w);
+            seen: what the UNet reads of noisy ones.
         masked: pictures with their captions and subjects' masks (1, H, W), for the share of the
             word's attention inside.
     """
@@ -75,13 +76,14 @@ class Validation:
         word: str,
         held_out: Sequence[ExampleBatch],
         latents: Callable[[ExampleBatch], Tensor],
+        seen: Callable[[ExampleBatch, Tensor, int, int], Tensor],
         masked: Sequence[tuple[Image.Image, str, Tensor]],
     ) -> None:
         self.run, self.pipe, self.objective, self.read = run, pipe, objective, read
         self.settings, self.word = settings, word
         self.others = settings.other_prompts or _OTHERS[pipe.kind.family in FAMILIES.values()]
         self.prompts, self.held_out, self.masked = list(prompts), held_out, masked
-        self.latents = latents
+        self.latents, self.seen = latents, seen
         self.folder = run.folder / "samples"
         self.best, self.without_better = self._remembered()
 
@@ -132,8 +134,9 @@ class Validation:
             noise = draw_noise(latents.shape, self.settings.seed, number).to(latents.device)
             for time in (t * last // 1000 for t in TIMES):
                 noised = self.objective.add_noise(latents, noise, time)
+                seen = self.seen(batch, noised.latents, self.settings.seed, number)
                 with self.run.autocast():
-                    answer = self.run.module(noised.latents, time, text, batch.time_ids)
+                    answer = self.run.module(seen, time, text, batch.time_ids)
                 total += float(self.objective.errors(answer, noised).sum())
                 count += len(latents)
         return total / count

@@ -327,10 +327,13 @@ def test_an_inpainting_model_trains_on_masks_drawn_at_random(
     shutil.copytree(sd_folder, model)
     shutil.rmtree(model / "unet")
     tiny.make_unet(in_channels=9).save_pretrained(model / "unet")
-    ready, _ = run(make_settings(model, pictures, tmp_path / "straight"))
+    # Looked at as by default: it cannot paint from a prompt, but has a held-out loss.
+    how = {"data__held_out": 1, "validation__images": 2, "data__trigger": "zork"}
+    ready, _ = run(make_settings(model, pictures, tmp_path / "straight", **how))
     assert ready.method.pipe.kind.reads_mask
+    assert "validation_loss" in (tmp_path / "straight" / "evaluation.jsonl").read_text()
     for steps in (2, 4):
-        run(make_settings(model, pictures, tmp_path / "resumed", run__steps=steps))
+        run(make_settings(model, pictures, tmp_path / "resumed", **how, run__steps=steps))
     assert_same_state(tmp_path / "straight", tmp_path / "resumed")
 
 
