@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from sdcore.pipeline.second_pass import first_size as first_size
     from sdcore.pipeline.second_pass import refine as refine
     from sdcore.pipeline.text_to_image import TextToImage as TextToImage
+    from sdcore.pipeline.trace import trace as trace
     from sdcore.positions import LearnedPositions as LearnedPositions
     from sdcore.positions import SinusoidalPositions as SinusoidalPositions
     from sdcore.positions import sinusoid as sinusoid
@@ -148,6 +149,7 @@ _HOMES = {
     "pipeline.result": "Moment TextToImageResult",
     "pipeline.second_pass": "enlarge first_size refine",
     "pipeline.text_to_image": "TextToImage",
+    "pipeline.trace": "trace",
     "positions": "LearnedPositions SinusoidalPositions sinusoid",
     "prompt.explain": "explain_prompt",
     "prompt.tokens": "read_tokens",

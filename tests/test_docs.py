@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from diffusers import StableDiffusionPipeline
 
 from sdcore import Job, TextToImage
 from sdcore.app.cli import COMMANDS
@@ -62,6 +63,10 @@ def test_python_blocks_run(
         TextToImage,
         "from_pretrained",
         lambda folder, **how: real(sd_folder if str(folder) == "a/folder" else folder, **how),
+    )
+    of_diffusers = StableDiffusionPipeline.from_pretrained
+    monkeypatch.setattr(
+        StableDiffusionPipeline, "from_pretrained", lambda folder: of_diffusers(sd_folder)
     )
     monkeypatch.chdir(tmp_path)  # what a block writes
     names: dict[str, object] = {"__name__": "page"}

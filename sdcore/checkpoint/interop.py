@@ -4,28 +4,60 @@
     pipe.unet = as_diffusers_unet(UNet.from_pretrained(folder, subfolder="unet"))
     pipe.text_encoder = as_transformers_text_encoder(CLIPTextEncoder.from_pretrained(...))
 
-The adapters hold our modules and share their weights; they translate arguments and answers only.
+The adapters hold our modules and share their weights; they translate arguments and answers only. A
+pipeline that has them is saved as one of diffusers: `pipe.save_pretrained` writes our networks
+under the names of its classes, and anybody's diffusers opens the folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.configuration_utils import FrozenDict
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
+from sdcore.attention import use_attention
 from sdcore.errors import UsageError
+from sdcore.files.component import Component
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.unet.unet import AddedConditions, UNet
 
+_TRACE = "Keep diffusers' own UNet in the pipeline, and see and steer it with sdcore.trace(pipe)."
+_LORA = (
+    "Apply it before: as_diffusers_unet(sdcore.apply_loras(model, ['style.safetensors']).unet), "
+    "with as_transformers_text_encoder of its text encoder."
+)
+# What diffusers' pipelines ask of a UNet and ours does in another way.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("attn_processors", "set_attn_processor", "set_default_attn_processor"), _TRACE
+    ),
+    **dict.fromkeys(("enable_freeu", "disable_freeu", "fuse_qkv_projections"), _TRACE),
+    **dict.fromkeys(("load_lora_adapter", "load_attn_procs", "add_adapter", "set_adapters"), _LORA),
+}
 
-class _Adapter(nn.Module):
+
+class NotHereError(UsageError, AttributeError):
+    """What diffusers' own module has and ours has not, so that `hasattr` says no."""
+
+
+class _Adapter(ModelMixin):
+    """What diffusers asks of every module of a pipeline.
+
+    Attributes:
+        network: ours.
+    """
+
+    network: ClassVar[str]
+
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
@@ -34,9 +66,47 @@ class _Adapter(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        **_: Any,
+    ) -> None:
+        """Write our network's folder, which diffusers or transformers open."""
+        if not safe_serialization:
+            raise UsageError(
+                "safe_serialization is False.",
+                "sdcore writes no pickles.",
+                "Leave it out, for safetensors.",
+            )
+        network = cast(Component, getattr(self, self.network))
+        network.save_pretrained(save_directory, variant=variant)
+
+    def set_use_memory_efficient_attention_xformers(
+        self, valid: bool, attention_op: Any = None
+    ) -> None:
+        """For `pipe.enable_xformers_memory_efficient_attention()`."""
+        use_attention(self, "xformers" if valid else "auto")
+
+    def set_attention_slice(self, slice_size: Any) -> None:
+        """For `pipe.enable_attention_slicing()`: attention in little memory."""
+        use_attention(self, "auto" if slice_size is None else "chunked")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ELSEWHERE:
+            raise NotHereError(
+                f"sdcore's model has no {name}.",
+                "It is not diffusers' own module, and computes the same in another way.",
+                _ELSEWHERE[name],
+            )
+        return super().__getattr__(name)
+
 
 class DiffusersUNet(_Adapter):
     """Called as diffusers calls its UNet2DConditionModel."""
+
+    network = "unet"
 
     def __init__(self, unet: UNet) -> None:
         super().__init__()
@@ -81,6 +151,8 @@ class DiffusersUNet(_Adapter):
 class TransformersTextEncoder(_Adapter):
     """Called as diffusers calls transformers' CLIPTextModel or CLIPTextModelWithProjection."""
 
+    network = "text_encoder"
+
     def __init__(self, text_encoder: CLIPTextEncoder) -> None:
         super().__init__()
         self.text_encoder = text_encoder
@@ -117,6 +189,20 @@ class TransformersTextEncoder(_Adapter):
         return cast(Any, out) if return_dict else cast(Any, out).to_tuple()
 
 
+class _WithProjection(TransformersTextEncoder):
+    """The same, under the other name."""
+
+
+def _named(adapter: type[_Adapter], module: str, name: str) -> None:
+    """diffusers writes a pipeline's model_index.json by the module and the name of a class."""
+    adapter.__module__, adapter.__name__ = module, name
+
+
+_named(DiffusersUNet, "diffusers", "UNet2DConditionModel")
+_named(TransformersTextEncoder, "transformers", "CLIPTextModel")
+_named(_WithProjection, "transformers", "CLIPTextModelWithProjection")
+
+
 def as_diffusers_unet(unet: UNet) -> DiffusersUNet:
     """A module for the `unet` of a diffusers pipeline."""
     return DiffusersUNet(unet)
@@ -124,14 +210,22 @@ def as_diffusers_unet(unet: UNet) -> DiffusersUNet:
 
 def as_transformers_text_encoder(text_encoder: CLIPTextEncoder) -> TransformersTextEncoder:
     """A module for the `text_encoder` or `text_encoder_2` of a diffusers pipeline."""
-    return TransformersTextEncoder(text_encoder)
+    cls = _WithProjection if text_encoder.config.with_projection else TransformersTextEncoder
+    return cls(text_encoder)
+
+
+_NO_EFFECT: tuple[dict[str, float], ...] = ({}, {"scale": 1.0})
 
 
 def _refuse(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
+        if name == "cross_attention_kwargs" and value in _NO_EFFECT:
+            continue
         if value is not None and value is not False:
             raise UsageError(
                 f"The argument {name!r} is not supported by sdcore's model.",
                 "diffusers' pipeline gave it, and without it the picture would be another one.",
-                "Leave out what needs it (IP-Adapter, ControlNet, attention processors).",
+                _LORA
+                if name == "cross_attention_kwargs" and "scale" in value
+                else f"Leave out what needs it (IP-Adapter, ControlNet, processors). {_TRACE}",
             )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from sdcore.diffusion.steps import Step
 
-_BREAK = " BREAK "
+BREAK = " BREAK "
 _FINE = 4  # masks are softened on a grid this many times as fine as the latents
 _OVERLAP = 1.02  # two regions that only touch share cells of the grid, whose parts sum to 1
 
@@ -126,12 +126,12 @@ class Regions(RunControl):
     @property
     def prompt(self) -> str:
         """What to paint: the prompts of the picture and of each region."""
-        return _BREAK.join(self.texts)
+        return BREAK.join(self.texts)
 
     @property
     def negative_prompt(self) -> str:
         """What to keep away from: the general one, and one for each region if any has its own."""
-        return self._negatives[0] if self._negative is None else _BREAK.join(self._negatives)
+        return self._negatives[0] if self._negative is None else BREAK.join(self._negatives)
 
     @property
     def negative(self) -> RunControl | None:
@@ -210,7 +210,7 @@ def _text_slices(run: Run, texts: Sequence[str]) -> list[slice]:
     chunk = _chunk_length(run.tokens)
     starts, letters = [0], 0
     for text in texts[:-1]:
-        letters += len(text) + len(_BREAK)
+        letters += len(text) + len(BREAK)
         first = [s.positions for s in run.tokens.spans[0] if s.start >= letters and s.positions]
         starts.append(first[0][0] // chunk * chunk if first else starts[-1])
     if len(set(starts)) < len(texts) or run.tokens.ids.shape[1] != run.text_tokens:

@@ -54,14 +54,6 @@ def begin_run(
     """
     if control is None:
         return ReadyControl(RunControl(), (), None)
-    ready = as_run_control(control)
-    sites = attention_sites(unet)
-    if not any(site.kind == "cross" for site in sites):
-        raise UsageError(
-            f"{type(control).__name__} cannot control this model.",
-            f"{type(unet).__name__} has no cross-attention: no word can reach the picture.",
-            "Use a UNet with cross-attention, or leave the control out.",
-        )
     first, weight = plan.steps[0], next(unet.parameters())
     lengths = tuple(part.conditioning.text.shape[1] for part in first.parts)
     run = Run(
@@ -69,22 +61,39 @@ def begin_run(
         text_tokens=lengths[0],
         parts=lengths,
         grid=(latents.shape[2], latents.shape[3]),
-        sites=sites,
+        sites=attention_sites(unet),
         device=weight.device,
         dtype=weight.dtype,
         tokens=plan.tokens,
     )
+    negative = first.unconditional
+    return begin_control(control, run, None if negative is None else negative.text.shape[1])
+
+
+def begin_control(control: ControlLike, run: Run, negative_tokens: int | None) -> ReadyControl:
+    """The same for a run that is known.
+
+    Args:
+        negative_tokens: T of the negative prompts; None where they are not read.
+    """
+    ready = as_run_control(control)
+    if not any(site.kind == "cross" for site in run.sites):
+        raise UsageError(
+            f"{type(control).__name__} cannot control this model.",
+            "Its UNet has no cross-attention: no word can reach the picture.",
+            "Use a UNet with cross-attention, or leave the control out.",
+        )
     ready.begin(run)
-    parts = [ready.part(number) for number in range(len(lengths))]
+    parts = [ready.part(number) for number in range(len(run.parts))]
     negative = _optional(ready.negative)
     if negative is not None:
-        if first.unconditional is None:
+        if negative_tokens is None:
             raise UsageError(
                 "There is a control for the negative prompt, which is not read.",
                 "At a guidance scale of 1 or less there are no rows of it.",
                 "Raise the guidance scale, or leave that control out.",
             )
-        negative.begin(run.of_negative(first.unconditional.text.shape[1]))
+        negative.begin(run.of_negative(negative_tokens))
     return ReadyControl(ready, tuple(_optional(part) for part in parts), negative)
 
 

@@ -19,8 +19,8 @@ from sdcore.control.run_control import RunControl, as_run_control, attention_sit
 from sdcore.diffusion.steps import Step
 from sdcore.errors import UsageError
 from sdcore.prompt.tokens import read_tokens
-from sdcore.sampling.begin import begin_run
-from tests.control.runs import STEP
+from sdcore.sampling.begin import begin_control
+from tests.control.runs import STEP, make_run
 from tests.explicit_map import edited_map, heat, make_attend, region_map
 from tests.painting import paint
 
@@ -261,11 +261,8 @@ def test_a_control_can_change_the_latents_and_look_ahead(pipe):
 
 
 def test_a_model_without_cross_attention_is_refused_before_the_first_step():
-    class Plan:
-        pass
-
     with pytest.raises(UsageError, match="no cross-attention"):
-        begin_run(Times(1.0), nn.Linear(2, 2), torch.zeros(1, 4, 8, 8), Plan())
+        begin_control(Times(1.0), make_run(sites=attention_sites(nn.Linear(2, 2))), None)
 
 
 def test_every_layer_of_a_unet_has_its_own_site(pipe):

@@ -12,9 +12,10 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    UNet2DConditionModel,
 )
 
-from sdcore import CLIPTextEncoder, UNet
+from sdcore import CLIPTextEncoder, UNet, trace
 from sdcore.checkpoint.interop import as_diffusers_unet, as_transformers_text_encoder
 from sdcore.errors import UsageError
 
@@ -81,3 +82,46 @@ def test_what_our_unet_does_not_do_is_refused(sd_folder: Path) -> None:
         unet(latents, 5, text, mid_block_additional_residual=latents)
     with pytest.raises(UsageError, match="image_embeds"):
         unet(latents, 5, text, added_cond_kwargs={"image_embeds": text})
+
+
+@pytest.mark.parametrize("layout", PIPELINES)
+def test_a_pipeline_with_our_modules_is_saved_as_one_of_diffusers(
+    layout: str, request: Any, tmp_path: Path
+) -> None:
+    folder: Path = request.getfixturevalue(layout)
+    pipe: Any = PIPELINES[layout].from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    expected = paint(pipe)
+    replace_modules(pipe, folder)
+    pipe.save_pretrained(tmp_path)
+    again: Any = PIPELINES[layout].from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert isinstance(again.unet, UNet2DConditionModel)
+    assert np.abs(paint(again) - expected).max() <= 1
+
+
+def test_what_is_done_in_another_way_is_said(sd_folder: Path) -> None:
+    pipe: Any = StableDiffusionPipeline.from_pretrained(sd_folder)
+    pipe.set_progress_bar_config(disable=True)
+    replace_modules(pipe, sd_folder)
+    expected = paint(pipe)
+    assert (paint(pipe, cross_attention_kwargs={"scale": 1.0}) == expected).all()
+    with pytest.raises(UsageError, match="apply_loras"):
+        paint(pipe, cross_attention_kwargs={"scale": 0.5})
+    with pytest.raises(UsageError, match=r"sdcore\.trace"):
+        _ = pipe.unet.attn_processors
+    with pytest.raises(UsageError, match=r"sdcore\.trace"):
+        pipe.enable_freeu(0.9, 0.2, 1.2, 1.4)
+    lora = {
+        f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.lora_{side}.weight": value
+        for side, value in {"A": torch.ones(2, 32), "B": torch.ones(64, 2)}.items()
+    }
+    with pytest.raises(UsageError, match="apply_loras"):
+        pipe.load_lora_weights(lora)
+    with pytest.raises(UsageError, match="is one of sdcore's"), trace(pipe):
+        pass
+    pipe.enable_attention_slicing()
+    assert np.abs(paint(pipe) - expected).max() <= 1
+    assert {layer.backend for layer in pipe.unet.unet.modules() if hasattr(layer, "backend")} == {
+        "chunked"
+    }
