@@ -65,7 +65,7 @@ def open_in_diffusers(lora: Path, picture: Path) -> None:
 
     from sdcore.pipeline.text_to_image import EMBEDDED
 
-    pipe: Any = StableDiffusionPipeline.from_pretrained(EMBEDDED)
+    pipe: Any = StableDiffusionPipeline.from_pretrained(EMBEDDED, torch_dtype=torch.float32)
     pipe.load_lora_weights(str(lora))
     draw = torch.Generator().manual_seed(1)
     image = pipe(PROMPT, num_inference_steps=12, guidance_scale=2.0, generator=draw).images[0]

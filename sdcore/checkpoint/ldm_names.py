@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sdcore.image.autoencoder_config import AutoencoderConfig
 from sdcore.text.config import CLIPTextConfig
 from sdcore.unet.config import UNetConfig
 
@@ -180,7 +181,7 @@ def _entries(part: str, model: Any, models: Mapping[str, nn.Module]) -> list[Ent
     if part == "unet":
         prefix, modules = UNET_PREFIX, _unet_modules(model.config)
     elif part == "vae":
-        prefix, modules = VAE_PREFIX, _vae_modules(model.kl.config)
+        prefix, modules = VAE_PREFIX, _vae_modules(model.config)
     else:
         prefix, modules = text_prefix(part, models), _text_modules(model.config)
     grouped: dict[str, list[str]] = {}
@@ -243,10 +244,10 @@ def _unet_modules(config: UNetConfig) -> dict[str, str]:
     return modules
 
 
-def _vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
+def _vae_modules(config: AutoencoderConfig) -> dict[str, str]:
     """Ours -> theirs: LDM counts the decoder's levels from the finest, ours from the coarsest."""
     modules = dict(_VAE)
-    levels, layers = len(config["block_out_channels"]), config["layers_per_block"]
+    levels, layers = len(config.block_out_channels), config.layers_per_block
     for level in range(levels):
         ours, theirs = f"encoder.down_blocks.{level}", f"encoder.down.{level}"
         for i in range(layers):

@@ -1,84 +1,47 @@
-"""Between pictures and latents: diffusers' AutoencoderKL, with the scaling that UNets expect.
+"""Between pictures and latents: Stable Diffusion's AutoencoderKL, with the scaling of UNets.
 
-The only network here that is not our own. Rombach et al. 2022 (arXiv 2112.10752).
+Rombach et al. 2022 (arXiv:2112.10752). Parameters have diffusers' names; the numbers are its own to
+the bit.
 
 Shapes: B batch, C latent channels, H W pixels, h w latent grid (H = factor · h).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdcore.errors import NonFiniteError, UsageError, warn
 from sdcore.files.component import Component
+from sdcore.image.autoencoder_config import AutoencoderConfig
+from sdcore.image.autoencoder_layers import Decoder, Encoder
+from sdcore.image.tiles import in_tiles
 from sdcore.views import view
-
-_SETTINGS = tuple(inspect.signature(AutoencoderKL.__init__).parameters)[1:]
 
 # Attention layers of checkpoints written before 2023 (every Stable Diffusion 1.x folder).
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """The settings of diffusers' AutoencoderKL, under its own names; unknown ones are refused."""
-
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    def __post_init__(self) -> None:
-        for name in self.settings:
-            if name not in _SETTINGS:
-                near = get_close_matches(name, _SETTINGS, n=1)
-                raise UsageError(
-                    f"Unknown autoencoder setting {name!r}.",
-                    "diffusers' AutoencoderKL of the installed version does not have it.",
-                    f"Did you mean {near[0]!r}?" if near else "Use a Stable Diffusion VAE.",
-                )
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> AutoencoderConfig:
-        """From a diffusers config.json."""
-        name = settings.get("_class_name", "AutoencoderKL")
-        if name != "AutoencoderKL":
-            raise UsageError(
-                f"The autoencoder is a {name!r}, which is not supported.",
-                "Stable Diffusion 1.x, 2.x and XL use AutoencoderKL.",
-                "Use a folder with an AutoencoderKL.",
-            )
-        return cls({k: v for k, v in settings.items() if not k.startswith("_")})
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"_class_name": "AutoencoderKL", **self.settings}
-
-
 class Autoencoder(Component):
-    """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w) and back.
-
-    `kl` is the same weights as diffusers' own module, for use in diffusers' pipelines.
-    """
+    """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, h, w) and back."""
 
     Config = AutoencoderConfig
     WEIGHTS_NAME: ClassVar[str] = "diffusion_pytorch_model"
     PUBLISHED_CLASSES = ("AutoencoderKL",)
 
-    kl: AutoencoderKL
+    config: AutoencoderConfig
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        kl = AutoencoderKL(**config.settings)
-        self.__dict__["kl"] = kl  # not a child: parameters keep diffusers' names, without a prefix
-        self.encoder, self.decoder = kl.encoder, kl.decoder
-        self.quant_conv, self.post_quant_conv = kl.quant_conv, kl.post_quant_conv
+        own, both = config.latent_channels, 2 * config.latent_channels  # of a mean, and a variance
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.quant_conv = nn.Conv2d(both, both, 1) if config.use_quant_conv else None
+        self.post_quant_conv = nn.Conv2d(own, own, 1) if config.use_post_quant_conv else None
 
     @staticmethod
     def published_name(key: str) -> str:
@@ -92,11 +55,11 @@ class Autoencoder(Component):
     @property
     def factor(self) -> int:
         """How many pixels a latent position is wide and high."""
-        return 2 ** (len(self.kl.config["block_out_channels"]) - 1)
+        return self.config.factor
 
     @property
     def latent_channels(self) -> int:
-        return self.kl.config["latent_channels"]
+        return self.config.latent_channels
 
     def encode(
         self,
@@ -115,7 +78,7 @@ class Autoencoder(Component):
         odd = image.ndim == 4 and any(size % self.factor for size in image.shape[2:])
         if image.ndim != 4 or image.shape[1] != 3 or odd:
             raise _bad_shape("pictures", image, f"(B, 3, H, W), H and W multiples of {self.factor}")
-        moments = self._run(_encode_tiles if tiled else _encode_whole, image, "encoder")
+        moments = self._run(_encode, image, "encoder", tiled)
         mean, log_variance = moments.float().chunk(2, dim=1)
         if generators is not None:
             assert len(generators) % len(image) == 0, "as many generators for each picture"
@@ -137,24 +100,28 @@ class Autoencoder(Component):
             raise _bad_shape("latents", latents, f"(B, {self.latent_channels}, h, w)")
         shift, scale = self._statistics(latents)
         latents = latents / scale + shift
-        return self._run(_decode_tiles if tiled else _decode_whole, latents, "decoder").float()
+        return self._run(_decode, latents, "decoder", tiled).float()
 
     def _run(
-        self, call: Callable[[AutoencoderKL, Tensor], Tensor], x: Tensor, stage: str
+        self,
+        call: Callable[[Autoencoder, Tensor, bool], Tensor],
+        x: Tensor,
+        stage: str,
+        tiled: bool,
     ) -> Tensor:
         """`call` in the weights' type, and in float32 where half precision overflows."""
         dtype = next(self.parameters()).dtype
-        if dtype == torch.float16 and self.config.settings.get("force_upcast"):
+        if dtype == torch.float16 and self.config.force_upcast:
             dtype = torch.float32  # the config says that float16 overflows
-            out = call(self._in_float32(), x.float())
+            out = call(self._in_float32(), x.float(), tiled)
         else:
-            out = call(self.kl, x.to(dtype))
+            out = call(self, x.to(dtype), tiled)
         if torch.isfinite(out).all():
             return out
         if dtype in (torch.float16, torch.bfloat16) and torch.isfinite(x).all():
             warn(f"The autoencoder's {stage} overflows in {dtype}; it is run again in float32.")
             dtype = torch.float32
-            out = call(self._in_float32(), x.float())
+            out = call(self._in_float32(), x.float(), tiled)
             if torch.isfinite(out).all():
                 return out
         cause = "given to it" if not torch.isfinite(x).all() else "that it computed"
@@ -164,38 +131,42 @@ class Autoencoder(Component):
             "Check the latents or the picture, and the VAE's file.",
         )
 
-    def _in_float32(self) -> AutoencoderKL:
+    def _in_float32(self) -> Autoencoder:
         """The same with weights of another type, for one call: this network keeps its own."""
-        tensors = dict([*self.kl.named_parameters(), *self.kl.named_buffers()])
-        return view(self.kl, {name: tensor.float() for name, tensor in tensors.items()})
+        return view(self, {name: tensor.float() for name, tensor in self.named_parameters()})
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and scale from the VAE's latents to the UNet's, (1, C or 1, 1, 1)."""
-        config = self.kl.config
+        config = self.config
         numbers = partial(torch.tensor, dtype=torch.float32, device=like.device)
-        scale, shift = numbers(config["scaling_factor"]), numbers(config["shift_factor"] or 0.0)
-        if config["latents_mean"] is not None and config["latents_std"] is not None:
-            shift = numbers(config["latents_mean"])
-            scale = scale / numbers(config["latents_std"])
+        scale, shift = numbers(config.scaling_factor), numbers(config.shift_factor or 0.0)
+        if config.latents_mean is not None and config.latents_std is not None:
+            shift = numbers(config.latents_mean)
+            scale = scale / numbers(config.latents_std)
         return shift.reshape(1, -1, 1, 1).to(like), scale.reshape(1, -1, 1, 1).to(like)
 
 
-def _encode_whole(kl: AutoencoderKL, image: Tensor) -> Tensor:
-    return kl._encode(image)  # pyright: ignore[reportPrivateUsage]
+def _encode(model: Autoencoder, image: Tensor, tiled: bool) -> Tensor:
+    """Mean and log variance (B, 2 C, h, w) of pictures (B, 3, H, W)."""
+
+    def whole(image: Tensor) -> Tensor:
+        moments = model.encoder(image)
+        return moments if model.quant_conv is None else model.quant_conv(moments)
+
+    side = model.config.tile
+    return in_tiles(whole, image, side, side // model.factor) if tiled else whole(image)
 
 
-def _encode_tiles(kl: AutoencoderKL, image: Tensor) -> Tensor:
-    return kl._tiled_encode(image)  # pyright: ignore[reportPrivateUsage]
+def _decode(model: Autoencoder, latents: Tensor, tiled: bool) -> Tensor:
+    """Pictures (B, 3, H, W) of latents (B, C, h, w) that are not scaled."""
 
+    def whole(latents: Tensor) -> Tensor:
+        if model.post_quant_conv is not None:
+            latents = model.post_quant_conv(latents)
+        return model.decoder(latents)
 
-def _decode_whole(kl: AutoencoderKL, latents: Tensor) -> Tensor:
-    if kl.post_quant_conv is not None:
-        latents = kl.post_quant_conv(latents)
-    return kl.decoder(latents)
-
-
-def _decode_tiles(kl: AutoencoderKL, latents: Tensor) -> Tensor:
-    return kl.tiled_decode(latents, return_dict=False)[0]  # pyright: ignore[reportIndexIssue]
+    side = model.config.tile
+    return in_tiles(whole, latents, side // model.factor, side) if tiled else whole(latents)
 
 
 def _draw(shape: torch.Size, generator: torch.Generator) -> Tensor:

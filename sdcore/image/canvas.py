@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch import Tensor
 
@@ -19,9 +18,6 @@ from sdcore.image.pictures import to_mask, to_rgb
 from sdcore.size import Size
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, as in Pillow
-
-
-_processor = VaeImageProcessor(do_resize=False)  # Lanczos, as in diffusers' pipelines
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,10 @@ class Canvas:
 def _resize(image: Image.Image, size: Size, mode: str) -> Image.Image:
     if image.size == size.width_height:
         return image
-    resized = _processor.resize(image, size.height, size.width, resize_mode=mode)
+    from diffusers.image_processor import VaeImageProcessor  # seconds, which most runs do not need
+
+    processor = VaeImageProcessor(do_resize=False)  # Lanczos, as in diffusers' pipelines
+    resized = processor.resize(image, size.height, size.width, resize_mode=mode)
     assert isinstance(resized, Image.Image)
     return resized
 
@@ -130,6 +129,8 @@ def masked_box(mask: Image.Image, size: Size, padding: int) -> Box:
     The rule of Stable Diffusion web UI's "only masked": it moves inwards at the picture's edges and
     is as large as the picture allows.
     """
+    from diffusers.image_processor import VaeImageProcessor
+
     return VaeImageProcessor.get_crop_region(mask, *size.width_height, pad=padding)
 
 

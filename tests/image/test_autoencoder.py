@@ -1,6 +1,8 @@
 """The autoencoder against diffusers' own, its scaling, old files, and what it does on overflow."""
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from sdcore.errors import FileError, NonFiniteError, UsageError
-from sdcore.image.autoencoder import Autoencoder, AutoencoderConfig
+from sdcore.image.autoencoder import Autoencoder
+from sdcore.image.autoencoder_config import AutoencoderConfig
 from tests import tiny
 
 
@@ -67,7 +70,7 @@ def test_shift_and_statistics_are_undone(changes, mean, std) -> None:
     torch.manual_seed(0)
     kl = tiny.make_autoencoder().eval()
     settings = {k: v for k, v in kl.config.items() if not k.startswith("_")}
-    ours = Autoencoder(AutoencoderConfig({**settings, **changes}))
+    ours = Autoencoder(AutoencoderConfig.from_dict({**settings, **changes}))
     ours.load_state_dict(kl.state_dict())
     shift, spread = (torch.tensor(value).reshape(1, -1, 1, 1) for value in (mean, std))
     picture, latents = torch.rand(1, 3, 32, 32), torch.randn(1, 4, 4, 4)
@@ -122,7 +125,7 @@ def test_what_overflows_in_half_precision_is_computed_in_float32(
     ours.decoder.conv_in.weight.mul_(3e4)  # the sums pass float16's 65504, the weights do not
     ours.encoder.conv_in.weight.mul_(3e5)
     half = ours.half()
-    half.config = AutoencoderConfig({**half.config.settings, "force_upcast": force_upcast})
+    half.config = replace(half.config, force_upcast=force_upcast)
     whole = copy.deepcopy(half).float()
     before = [(tensor.dtype, tensor.data_ptr()) for tensor in half.state_dict().values()]
     picture = half.decode(latents, tiled=tiled)
@@ -174,9 +177,40 @@ def test_latents_of_another_shape_are_refused(ours) -> None:
         ours.decode(torch.zeros(1, 16, 8, 8))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scaling_factor": "5"},
+        {"scaling_factor": 0},
+        {"scaling_factor": 10**400},
+        {"shift_factor": "0.1"},
+        {"latents_mean": [0.0]},
+        {"latents_std": [1.0, 1.0, 1.0, 0.0]},
+        {"latent_channels": 4.0},
+        {"layers_per_block": 0},
+        {"block_out_channels": []},
+        {"block_out_channels": [32, "64"]},
+        {"norm_num_groups": 7},
+        {"sample_size": -64},
+        {"sample_size": []},
+        {"force_upcast": "yes"},
+        {"act_fn": "mish"},
+        {"down_block_types": ["AttnDownEncoderBlock2D"] * 4},
+        {"up_block_types": ["UpDecoderBlock2D"]},
+    ],
+)
+def test_settings_are_judged_before_weights_are_read(sd_folder, tmp_path, wrong) -> None:
+    """A scaling factor that is a text failed only when all steps were computed."""
+    settings = json.loads((sd_folder / "vae" / "config.json").read_text()) | wrong
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(FileError) as error:
+        Autoencoder.from_pretrained(tmp_path)
+    assert next(iter(wrong)) in f"{error.value.what} {error.value.why}"
+
+
 def test_unknown_settings_and_classes_are_refused_by_name(sd_folder, tmp_path) -> None:
     with pytest.raises(UsageError, match="latent_chanels") as error:
-        AutoencoderConfig({"latent_chanels": 4})
+        AutoencoderConfig.from_dict({"latent_chanels": 4})
     assert "latent_channels" in error.value.hint
     config = (sd_folder / "vae" / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace("AutoencoderKL", "AutoencoderTiny"))

@@ -20,6 +20,7 @@ from sdcore.control.reweight import Reweight
 from sdcore.diffusion.schedulers import SCHEDULERS, STOCHASTIC, make_scheduler, set_steps
 from sdcore.diffusion.steps import visited_times
 from sdcore.errors import FileError, NonFiniteError, UsageError
+from sdcore.image import tiles
 from sdcore.image.pictures import (
     MAX_PIXELS,
     open_mask,
@@ -286,13 +287,15 @@ def test_one_model_in_two_parts_is_one_run_for_schedulers_without_memory(pipe) -
 
 def test_tiles_change_little_and_are_used(pipe, monkeypatch) -> None:
     used = []
-    for name in ("_tiled_encode", "tiled_decode"):
-        call = getattr(pipe.autoencoder.kl, name)
-        spy = lambda *a, call=call, name=name, **k: (used.append(name), call(*a, **k))[1]  # noqa: E731
-        monkeypatch.setattr(pipe.autoencoder.kl, name, spy)
+
+    def spy(call, x, *sides):
+        used.append(x.shape[2:])
+        return tiles.in_tiles(call, x, *sides)
+
+    monkeypatch.setattr("sdcore.image.autoencoder.in_tiles", spy)
     how = {"image": clouds((128, 128)), "strength": 0.4, "seed": 1, **FAST}
     tiled = paint(pipe, "a cat", tiled=True, **how)
-    assert used == ["_tiled_encode", "tiled_decode"]
+    assert used == [(128, 128), (16, 16)], "encoded in tiles, and decoded"
     assert tiled.images[0].size == (128, 128)
 
 

@@ -64,7 +64,7 @@ def test_the_autoencoder(data: DataSettings, tmp_path: Path) -> None:
     assert rows(run, "evaluation.jsonl")[0]["psnr_db"] > 0
     assert (run / "reconstructions.png").is_file()
     autoencoder = Autoencoder.from_pretrained(run / "vae")
-    assert autoencoder.factor == 4 and autoencoder.kl.config["scaling_factor"] != 0.18215
+    assert autoencoder.factor == 4 and autoencoder.config.scaling_factor != 0.18215
     before = autoencoder.encode(torch.zeros(1, 3, 64, 64))
 
     settings = settings.model_copy(
