@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sdcore.app.adapters import Adapters, read_lora_flag
 from sdcore.app.model_choice import PRECISIONS, ModelChoice
@@ -55,8 +55,15 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """What to paint with."""
     add = parser.add_argument
-    text = "folder, .safetensors file or hub name (default: the embedded model)"
+    text = "folder, .safetensors or .gguf file, or hub name (default: the embedded model)"
     add("--model", metavar="NAME", help=text)
+    text = "file or folder of another autoencoder (default: the model's)"
+    add("--vae", type=Path, metavar="PATH", help=text)
+    text = "of another text encoder; may be given several times (default: the model's)"
+    add("--text-encoder", action="append", default=[], type=Path, metavar="PATH", help=text)
+    add("--unet", type=Path, metavar="PATH", help="of another UNet (default: the model's)")
+    text = "leave out tensors that are in none of the networks (default: no)"
+    add("--allow-extra", action="store_true", help=text)
     add("--variant", help="weight files to read, such as fp16 (default: the plain ones)")
     predicts = ("epsilon", "v_prediction")
     text = "of a single file that says it wrongly (default: what it says)"
@@ -114,24 +121,36 @@ def read_interval(text: str) -> tuple[float, float]:
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:
     """The model that the flags name. UsageError where flags have no effect."""
-    for name in ("variant", "revision", "prediction_type"):
-        if options.model is None and getattr(options, name) is not None:
+    model, unet = options.model, options.unet
+    if model is None and unet is not None:
+        model, unet = str(unet), None  # a UNet alone, with other parts beside it
+    for name in ("variant", "revision", "prediction_type", "vae", "text_encoder"):
+        if model is None and getattr(options, name):
             raise UsageError(
-                f"--{name.replace('_', '-')} {getattr(options, name)} has no effect.",
+                f"--{name.replace('_', '-')} {_shown(getattr(options, name))} has no effect.",
                 "The embedded model comes in one form.",
                 "Name a model with --model, or leave it out.",
             )
-    if options.hash_model and options.model and not Path(options.model).expanduser().exists():
+    if options.hash_model and model and not Path(model).expanduser().exists():
         raise UsageError(
-            f"--hash-model cannot be used with {options.model}.",
+            f"--hash-model cannot be used with {model}.",
             "It reads a file or folder on this computer.",
             "Leave it out.",
         )
     names = ("variant", "revision", "offline", "prediction_type", "hash_model", "device")
-    named = {name: getattr(options, name) for name in names}
+    named = {name: getattr(options, name) for name in (*names, "vae", "allow_extra")}
     return ModelChoice(
-        options.model, **named, precision=options.precision, attention=options.attention
+        model,
+        **named,
+        unet=unet,
+        text_encoders=tuple(options.text_encoder),
+        precision=options.precision,
+        attention=options.attention,
     )
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, cast("list[Any]", value))) if isinstance(value, list) else str(value)
 
 
 def adapters(options: argparse.Namespace) -> Adapters:

@@ -20,7 +20,8 @@ class ModelChoice:
     """A model and where it runs; `name` None is the embedded model.
 
     Attributes:
-        variant, revision, offline, prediction_type: see `TextToImage.from_pretrained`.
+        variant, revision, offline, prediction_type, allow_extra: see `TextToImage.from_pretrained`.
+        vae, text_encoders, unet: files and folders for parts from elsewhere.
         hash_model: note the hash of its weights in pictures; the embedded model's always is.
         device: auto, cpu, cuda or mps.
         precision: of the weights: auto, fp32, fp16 or bf16.
@@ -32,6 +33,10 @@ class ModelChoice:
     revision: str | None = None
     offline: bool = False
     prediction_type: str | None = None
+    vae: Path | None = None
+    text_encoders: tuple[Path, ...] = ()
+    unet: Path | None = None
+    allow_extra: bool = False
     hash_model: bool = False
     device: str = "auto"
     precision: str | None = None
@@ -55,7 +60,9 @@ class ModelChoice:
         where: dict[str, Any] = {"dtype": dtype, "device": device}
         if self.name is not None:
             where |= {"variant": self.variant, "revision": self.revision, "offline": self.offline}
-            where["prediction_type"] = self.prediction_type
+            where |= {"prediction_type": self.prediction_type, "allow_extra": self.allow_extra}
+            where |= {"vae": self.vae, "unet": self.unet}
+            where["text_encoder"] = list(self.text_encoders)
         pipe = TextToImage.from_pretrained(EMBEDDED if self.name is None else self.name, **where)
         attention = use_attention(pipe.unet, self.attention or "auto")
         print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)

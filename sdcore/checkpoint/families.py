@@ -18,7 +18,7 @@ folder in diffusers layout without weights; LDM files hold none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,17 +88,20 @@ class Family:
     zero_terminal_snr: bool
 
 
-def recognise(file: WeightFile, *, prediction_type: str | None = None) -> Family:
-    """The family of a whole model in LDM layout.
+def recognise(
+    file: WeightFile, *, prediction_type: str | None = None, without: Collection[str] = ()
+) -> Family:
+    """The family of a whole model in LDM layout, told by its UNet.
 
     Args:
+        without: see `check_whole`.
         prediction_type: what the caller knows; it comes before all that the file says.
 
     Raises:
         FileError: another kind of file, a part is missing, or a family that is not supported.
         UsageError: a prediction type that there is not.
     """
-    check_whole(file)
+    check_whole(file, without)
     text_width, labels = _text_width(file), _last_size(file, _LABELS)
     name = _FAMILIES.get((text_width, labels))
     if name is None:
@@ -174,30 +177,35 @@ def spoken_prediction(
     return _WORDS[word.lower()], f"{_SPOKEN} in the header"
 
 
-def check_whole(file: WeightFile) -> None:
+def check_whole(file: WeightFile, without: Collection[str] = ()) -> None:
     """Check that a file is a whole model in LDM layout: UNet, autoencoder and text encoder.
+
+    Args:
+        without: which of the three it need not hold: `unet`, `vae`, `text_encoder`.
 
     Raises:
         FileError: naming what it is instead, or which of the three is missing.
     """
     parts = {
-        "a UNet": (_UNET,),
-        "an autoencoder": (_VAE,),
-        "a text encoder": _TEXT,
+        "unet": ("a UNet", (_UNET,)),
+        "vae": ("an autoencoder", (_VAE,)),
+        "text_encoder": ("a text encoder", _TEXT),
     }
     kind = describe(file)
-    if kind == _WHOLE:
-        return
     missing = [
-        f"{part} ({' or '.join(f'{prefix}*' for prefix in prefixes)})"
-        for part, prefixes in parts.items()
-        if not _begins(file.shapes, prefixes)
+        (part, f"{name} ({' or '.join(f'{prefix}*' for prefix in prefixes)})")
+        for part, (name, prefixes) in parts.items()
+        if part not in without
+        and not _begins(file.shapes, _FIRST_CONV if part == "unet" else prefixes)
     ]
-    if kind == _UNET_ALONE:
+    if kind == _WHOLE or (not missing and kind in _PARTS_OF_WHOLE):
+        return
+    if kind == _UNET_ALONE or (kind in _PARTS_OF_WHOLE and "unet" not in dict(missing)):
+        given = " and ".join(part for part, _ in missing)
         raise FileError(
             f"{file.path} is no whole model: it holds {kind}.",
-            f"Missing: {', '.join(missing)}.",
-            "Take the checkpoint's full file, or a folder in diffusers layout.",
+            f"Missing: {', '.join(text for _, text in missing)}.",
+            f"Name a file or folder for its {given} too, or take the checkpoint's full file.",
         )
     raise FileError(
         f"{file.path} is no whole model: it holds {kind}.",
@@ -232,6 +240,20 @@ def _is_embedding(file: WeightFile) -> bool:
     )
 
 
+_LORA_PIECES = ("lora_", ".lora.", "hada_w", "lokr_w", "dora_scale", "bundle_emb.")
+_LORA_ENDINGS = (
+    *(".oft_blocks", ".oft_diag", ".oft_R.weight", ".boft_R", ".ia3_l", ".on_input"),
+    *(".diff", ".diff_b", ".w_norm", ".b_norm", ".a1.weight"),
+)
+
+
+def _is_lora(file: WeightFile) -> bool:
+    pieces = _contains(*_LORA_PIECES)(file)
+    return not _is_whole(file) and (
+        pieces or any(name.endswith(_LORA_ENDINGS) for name in file.shapes)
+    )
+
+
 def _is_whole(file: WeightFile) -> bool:
     parts = (_FIRST_CONV, _VAE, _TEXT)
     return all(_begins(file.shapes, prefix) for prefix in parts)
@@ -242,7 +264,7 @@ _WHOLE, _UNET_ALONE = "a whole model in LDM layout", "a UNet without all that be
 
 # In this order: the first that fits. LoRA files and others use names of the parts they change.
 _KINDS: dict[str, Callable[[WeightFile], bool]] = {
-    "a LoRA": _contains("lora_", ".lora.", "hada_w", "lokr_w", "oft_blocks", "dora_scale"),
+    "a LoRA": _is_lora,
     "a ControlNet": _starting(
         "control_model.", "controlnet_", "input_hint_block.", "zero_convs.", "controlnet."
     ),
@@ -260,7 +282,7 @@ _KINDS: dict[str, Callable[[WeightFile], bool]] = {
         _VAE, "encoder.down.", "decoder.up.", "encoder.mid.", "decoder.mid."
     ),
     "a UNet alone, without the prefix of a whole model": _starting(
-        "input_blocks.", "output_blocks.", "middle_block."
+        *("input_blocks.", "output_blocks.", "middle_block."), "diffusion_model.input_blocks."
     ),
     "the unet of a diffusers folder": _starting("down_blocks.", "mid_block.", "up_blocks."),
     "the vae of a diffusers folder": _starting("encoder.down_blocks.", "decoder.up_blocks."),
@@ -270,6 +292,14 @@ _KINDS: dict[str, Callable[[WeightFile], bool]] = {
     "a text encoder in OpenCLIP's layout": _starting("transformer.resblocks.", *_TEXT),
     "a textual-inversion embedding": _is_embedding,
 }
+
+
+# What is one of the three parts of a whole model, by names that such a model has.
+_PARTS_OF_WHOLE = (
+    _UNET_ALONE,
+    "an autoencoder alone, in LDM layout",
+    "a text encoder in OpenCLIP's layout",
+)
 
 
 def _text_width(file: WeightFile) -> int | None:

@@ -17,8 +17,9 @@ from sdcore.checkpoint.families import describe, family_title, recognise
 from sdcore.checkpoint.parts import NETWORKS, PARTS, preflight_model
 from sdcore.checks import as_int, has_type
 from sdcore.files.folder import LocalFolder, find_model, read_model_index
+from sdcore.files.gguf_file import open_weights
 from sdcore.files.hashes import file_hash, tensor_hash
-from sdcore.files.header import WeightFile, find_weights, open_header, what_it_is
+from sdcore.files.header import GGUF_FILE, WeightFile, find_weights, what_it_is
 from sdcore.files.jsonfile import is_object, parse_json_object, read_json
 from sdcore.files.layout import CONFIG_NAME, PICKLE_SUFFIXES, choose_weights, variants
 from sdcore.files.preflight import MODEL_INDEX, ModelFiles
@@ -121,11 +122,11 @@ def _component(folder: Path, variant: str | None, hashes: bool) -> Report:
 
 def _file(path: Path, hashes: bool) -> Report:
     other = what_it_is(path)
-    if other is not None:
+    if other is not None and other != GGUF_FILE:
         report: Report = {"kind": other, "path": str(path), "bytes": path.stat().st_size}
         report["note"] = "not opened; `sdcore convert` reads old checkpoints in a closed process"
         return report | ({"sha256": file_hash(path)} if hashes else {})
-    file = open_header(path)
+    file = open_weights(path)
     kind = describe(file)
     report = {"kind": kind, "path": str(path), **_tensors([file])}
     if kind == "a whole model in LDM layout":
@@ -145,7 +146,7 @@ def _file(path: Path, hashes: bool) -> Report:
     elif "embedding" in kind:
         report["vectors"] = {name: list(shape) for name, shape in file.shapes.items()}
     if hashes:
-        report |= _hashes(file)
+        report |= {"sha256": file_hash(path)} if file.gguf else _hashes(file)
     if file.metadata:
         report["metadata"] = _shortened(file.metadata)
     return report

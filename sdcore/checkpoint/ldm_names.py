@@ -14,7 +14,7 @@ The templates below name modules; every width and depth comes from the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal
@@ -83,26 +83,6 @@ _OPEN_CLIP_LAYER = {
     },
 }
 
-# What training leaves in a file and no picture depends on.
-LEFTOVERS = frozenset(
-    {
-        *("betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod"),
-        *("sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod"),
-        *("sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance"),
-        *("posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
-        *("logvar", "denoiser.sigmas", "global_step"),
-    }
-)
-LEFTOVER_PREFIXES = (
-    "model_ema.",  # the moving average beside the weights
-    f"{VAE_PREFIX}model_ema.",
-    f"{VAE_PREFIX}loss.",
-)
-# Constants, and the temperature of CLIP's own training.
-LEFTOVER_SUFFIXES = (".position_ids", ".logit_scale")
-# Tensors without content that say how the model was trained.
-MARKERS = frozenset({"v_pred", "ztsnr"})
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -128,21 +108,30 @@ class Entry:
         """The parameters, each with memory of its own; exactly undoes `to_file`."""
         if self.form == "transposed":
             return [tensor.T.contiguous()]
-        if self.form == "convolution":
+        if self.form == "convolution" and tensor.ndim == 4:
             return [tensor[:, :, 0, 0]]
         if len(self.parameters) == 1:
             return [tensor]
         return [part.clone() for part in tensor.chunk(len(self.parameters))]
 
 
-def table(models: Mapping[str, nn.Module]) -> dict[str, list[Entry]]:
+def table(
+    models: Mapping[str, nn.Module],
+    parts: Collection[str] | None = None,
+    published_text: Collection[str] = (),
+) -> dict[str, list[Entry]]:
     """Component -> the tensors that a single file holds for it.
 
     Args:
         models: under diffusers' names: unet, vae, text_encoder, text_encoder_2. On the meta device
             is enough.
+        parts: all components of the model that the file is of, where `models` are not all.
+        published_text: text encoders of OpenCLIP's that the file has under transformers' names.
     """
-    return {part: _entries(part, model, models) for part, model in models.items()}
+    every = models if parts is None else parts
+    return {
+        part: _entries(part, model, every, part in published_text) for part, model in models.items()
+    }
 
 
 def text_prefix(part: str, parts: Iterable[str]) -> str:
@@ -163,27 +152,13 @@ def is_open_clip(config: CLIPTextConfig) -> bool:
     return config.hidden_act == "gelu"
 
 
-def is_leftover(name: str, models: Mapping[str, Any]) -> bool:
-    """Whether a tensor of the file is none that these models need, by a short list of names."""
-    if name in LEFTOVERS or name in MARKERS:
-        return True
-    if name.startswith(LEFTOVER_PREFIXES) or name.endswith(LEFTOVER_SUFFIXES):
-        return True
-    text = models.get("text_encoder")
-    if text is None or "text_encoder_2" in models or not is_open_clip(text.config):
-        return False
-    # SD 2 reads the last layer but one; its files may hold the last one, and what followed it.
-    last = f"cond_stage_model.model.transformer.resblocks.{text.config.num_hidden_layers}."
-    return name.startswith(last) or name == "cond_stage_model.model.text_projection"
-
-
-def _entries(part: str, model: Any, models: Mapping[str, nn.Module]) -> list[Entry]:
+def _entries(part: str, model: Any, parts: Iterable[str], published: bool) -> list[Entry]:
     if part == "unet":
         prefix, modules = UNET_PREFIX, _unet_modules(model.config)
     elif part == "vae":
         prefix, modules = VAE_PREFIX, _vae_modules(model.config)
     else:
-        prefix, modules = text_prefix(part, models), _text_modules(model.config)
+        prefix, modules = text_prefix(part, parts), _text_modules(model.config, published)
     grouped: dict[str, list[str]] = {}
     matrices: set[str] = set()
     for name, value in model.state_dict().items():
@@ -199,7 +174,7 @@ def _entries(part: str, model: Any, models: Mapping[str, nn.Module]) -> list[Ent
 
 def _form(name: str, matrix: bool) -> Literal["same", "transposed", "convolution"]:
     if name.endswith(".text_projection"):
-        return "transposed"
+        return "transposed"  # of OpenCLIP; transformers' ends in .weight
     return "convolution" if matrix and name.startswith(VAE_PREFIX) else "same"
 
 
@@ -267,8 +242,8 @@ def _vae_modules(config: AutoencoderConfig) -> dict[str, str]:
     return modules
 
 
-def _text_modules(config: CLIPTextConfig) -> dict[str, str]:
-    if not is_open_clip(config):
+def _text_modules(config: CLIPTextConfig, published: bool) -> dict[str, str]:
+    if published or not is_open_clip(config):
         return {
             "text_model": "transformer.text_model",
             "text_projection": "transformer.text_projection",

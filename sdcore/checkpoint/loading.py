@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from sdcore.checkpoint.defaults import read_defaults
 from sdcore.checkpoint.kind import ModelKind
 from sdcore.checkpoint.model import Model
+from sdcore.checkpoint.part_files import Others
 from sdcore.checkpoint.parts import (
+    NETWORKS,
     PARTS,
     TEXT_ENCODERS,
     ModelPart,
@@ -26,6 +29,7 @@ from sdcore.errors import FileError, UsageError
 from sdcore.files.atomic import json_writer, replace_file
 from sdcore.files.component import check_placement
 from sdcore.files.folder import LocalFolder, find_model
+from sdcore.files.layout import CONFIG_NAME
 from sdcore.files.preflight import MODEL_INDEX
 from sdcore.torch_state import with_own_torch_state
 
@@ -40,37 +44,58 @@ def read_model(
     revision: str | None = None,
     offline: bool = False,
     prediction_type: str | None = None,
+    vae: str | Path | None = None,
+    text_encoder: str | Path | Sequence[str | Path] | None = None,
+    unet: str | Path | None = None,
+    allow_extra: bool = False,
 ) -> Model:
     """The parts of a model; the arguments and errors are those of `TextToImage.from_pretrained`."""
+    parts = {"unet": _listed(unet), "vae": _listed(vae), "text_encoder": _listed(text_encoder)}
     if has_type(name, str, Path) and os.path.isfile(Path(name).expanduser()):
         _refuse("a single file", variant=variant, revision=revision)
-        return read_single_file(name, dtype=dtype, device=device, prediction_type=prediction_type)
-    _refuse("a folder, whose scheduler says it", prediction_type=prediction_type)
-    return _read_folder(name, dtype, device, variant, revision, offline)
+        how: dict[str, Any] = {"dtype": dtype, "device": device, "allow_extra": allow_extra}
+        model = read_single_file(name, **how, prediction_type=prediction_type, parts=parts)
+    else:
+        _refuse("a folder, whose scheduler says it", prediction_type=prediction_type)
+        dtype, device = check_placement(dtype or torch.float32, device)
+        others = Others(parts, dtype, device, allow_extra)
+        model = _read_folder(name, others, dtype, device, variant, revision, offline)
+    return model
+
+
+def _listed(paths: str | Path | Sequence[str | Path] | None) -> list[str | Path]:
+    if paths is None:
+        return []
+    return [paths] if isinstance(paths, str | Path) else list(paths)
 
 
 def _read_folder(
     name: str | Path,
-    dtype: torch.dtype | None,
-    device: torch.device | str,
+    others: Others,
+    dtype: torch.dtype,
+    device: torch.device,
     variant: str | None,
     revision: str | None,
     offline: bool,
 ) -> Model:
     """Everything is checked to be there before weights are fetched or read."""
-    dtype, device = check_placement(dtype or torch.float32, device)
     files = find_model(name, revision=revision, offline=offline)
     index = find_components(files.fetch([MODEL_INDEX]))
     ready = preflight_model(files, index.components, variant)
     folder = files.fetch(ready.files)
+    networks = [part for part in NETWORKS if part in index.components]
+    elsewhere = others.read({part: folder / part / CONFIG_NAME for part in networks}, {})
 
     def read(name: str) -> Any:
         if name not in index.components:
             return None  # SDXL's refiner reads with its second text encoder alone
+        if name in elsewhere:
+            return elsewhere[name]
         part = PARTS[name]
         if not part.is_network:
             return part.load_class().from_pretrained(folder, subfolder=name)
         how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": ready.variants[name]}
+        how["allow_extra"] = others.allow_extra
         return part.load_class().from_pretrained(folder, subfolder=name, **how)
 
     second = (read("tokenizer_2"), read("text_encoder_2"))
@@ -85,6 +110,7 @@ def _read_folder(
     model.defaults = read_defaults(folder, index, _kind_of(model, files.name))
     if not isinstance(files, LocalFolder):  # the cache's folder is named by its commit
         model.defaults = replace(model.defaults, name=files.name)
+    model.defaults = replace(model.defaults, name=others.name_of(model.defaults.name))
     return model
 
 

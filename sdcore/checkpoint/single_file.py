@@ -8,7 +8,7 @@ configuration from elsewhere. Every tensor is used or is on a short list of what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,16 +19,20 @@ from torch import Tensor
 from sdcore.checkpoint.clip_tokenizer import clip_tokenizer
 from sdcore.checkpoint.defaults import ZERO_SNR_RESCALE, read_defaults
 from sdcore.checkpoint.families import check_whole, recognise, spoken_prediction
-from sdcore.checkpoint.ldm_names import Entry, is_leftover, table, text_prefix
+from sdcore.checkpoint.filling import fill
+from sdcore.checkpoint.ldm_names import table
+from sdcore.checkpoint.ldm_spellings import is_leftover, is_told_leftover
 from sdcore.checkpoint.model import Model
+from sdcore.checkpoint.part_files import Others, as_ldm, ldm_entries, prefix_of
 from sdcore.checkpoint.parts import NETWORKS, PARTS, TOKENIZER_OF, find_components
 from sdcore.diffusion.schedulers import load_scheduler, make_scheduler
-from sdcore.errors import FileError, UsageError, name_some
+from sdcore.errors import UsageError
 from sdcore.files.atomic import replace_file
 from sdcore.files.component import Component, build_without_memory, check_placement, list_faults
 from sdcore.files.folder import ModelIndex
-from sdcore.files.header import WeightFile, open_header
-from sdcore.files.weights import check_finite, read_tensors, tensors_writer
+from sdcore.files.gguf_file import open_weights
+from sdcore.files.header import WeightFile
+from sdcore.files.weights import check_finite, tensors_writer
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
 from sdcore.torch_state import with_own_torch_state
@@ -57,16 +61,21 @@ def read_single_file(
     device: torch.device | str = "cpu",
     prediction_type: str | None = None,
     config: str | Path | None = None,
+    parts: Mapping[str, Sequence[str | Path]] | None = None,
+    allow_extra: bool = False,
 ) -> Model:
     """The parts of a whole Stable Diffusion 1.x, 2.x or XL model in LDM layout.
 
     Args:
-        path: a .safetensors file.
+        path: a .safetensors or .gguf file; with `parts`, also one of the UNet alone.
         dtype: of the weights in memory, whatever the file has; None is torch.float32.
         prediction_type: "epsilon" or "v_prediction", where the file says it wrongly or not at all;
             see `sdcore.checkpoint.families.recognise` for what it says.
         config: a folder in diffusers layout (settings and tokenizers; no weights are read) for a
             network that is of none of the families, such as a distilled one.
+        parts: files or folders for parts that are taken from there, under the names of
+            `sdcore.checkpoint.part_files.OTHERS`.
+        allow_extra: leave out tensors that are in none of the networks, with a warning.
 
     Raises:
         FileError: the file is damaged, holds something else, lacks a tensor, or has one that is
@@ -74,20 +83,25 @@ def read_single_file(
         UsageError: an argument that cannot be used.
     """
     dtype, device = check_placement(dtype or torch.float32, device)
-    file = open_header(Path(path).expanduser())
-    plan = _plan(file, prediction_type, None if config is None else Path(config))
+    file = as_ldm(open_weights(Path(path).expanduser()))
+    others = Others(parts or {}, dtype, device, allow_extra)
+    unet = others.unet_file() or file
+    plan = _plan(file, unet, others, prediction_type, None if config is None else Path(config))
     index = find_components(plan.folder)
+    names = [part for part in NETWORKS if part in index.components]
+    settings = {part: plan.folder / part / "config.json" for part in names}
+    read = others.read(settings, {"unet": plan.unet})
     models = {
         part: build_without_memory(
-            PARTS[part].load_class(),
-            plan.folder / part / "config.json",
-            plan.unet if part == "unet" else None,
+            PARTS[part].load_class(), settings[part], plan.unet if part == "unet" else None
         )
-        for part in NETWORKS
-        if part in index.components
+        for part in names
+        if part not in read
     }
-    _fill(models, file, dtype, device)
-    return _assemble(file, plan, index, models)
+    _fill(models, file, names, dtype, device, allow_extra)
+    model = _assemble(file, plan, index, {**models, **read})
+    model.defaults = replace(model.defaults, name=others.name_of(model.defaults.name))
+    return model
 
 
 def save_single_file(model: Model, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
@@ -154,74 +168,45 @@ def _markers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: torch.zeros(0) for name, applies in markers.items() if applies}
 
 
-def _plan(file: WeightFile, prediction_type: str | None, config: Path | None) -> _Plan:
+def _plan(
+    file: WeightFile,
+    unet: WeightFile,
+    others: Others,
+    prediction_type: str | None,
+    config: Path | None,
+) -> _Plan:
+    """Args: file: what is opened; unet: what holds the UNet, where it is another file."""
+    check_whole(file, without=others.given)
     if config is None:
-        family = recognise(file, prediction_type=prediction_type)
+        others_parts = ("vae", "text_encoder")
+        family = recognise(unet, prediction_type=prediction_type, without=others_parts)
         changes = {"in_channels": family.in_channels}
         return _Plan(family.folder, changes, family.prediction_type, family.zero_terminal_snr)
-    check_whole(file)
-    said = spoken_prediction(file, prediction_type)
-    return _Plan(config, {}, said[0] if said else None, "ztsnr" in file.shapes)
+    said = spoken_prediction(unet, prediction_type)
+    return _Plan(config, {}, said[0] if said else None, "ztsnr" in unet.shapes)
 
 
 def _fill(
-    models: Mapping[str, Component], file: WeightFile, dtype: torch.dtype, device: torch.device
+    models: Mapping[str, Component],
+    file: WeightFile,
+    parts: Sequence[str],
+    dtype: torch.dtype,
+    device: torch.device,
+    allow_extra: bool,
 ) -> None:
-    """Give the models the file's weights, one model after the other, in eval mode."""
-    entries = table(models)
-    names = _match(file, models, entries)
-    for part, model in models.items():
-        wanted = {names[entry.name] for entry in entries[part]}
-        shapes = {name: shape for name, shape in file.shapes.items() if name in wanted}
-        tensors = read_tensors(replace(file, shapes=shapes), device, dtype)
-        state: dict[str, Tensor] = {}
-        for entry in entries[part]:
-            values = entry.from_file(tensors.pop(names[entry.name]))
-            state.update(zip(entry.parameters, values, strict=True))
-        model.load_state_dict(state, assign=True)
-        model.eval()
-
-
-def _match(
-    file: WeightFile, models: Mapping[str, Component], entries: Mapping[str, list[Entry]]
-) -> dict[str, str]:
-    """Name in the table -> name in the file, after checking that all names and shapes fit."""
-    expected: dict[str, tuple[int, ...]] = {}
-    for part, model in models.items():
-        parameters = model.state_dict()
-        for entry in entries[part]:
-            whole = entry.to_file([parameters[name] for name in entry.parameters])
-            expected[entry.name] = tuple(whole.shape)
-    names: dict[str, str] = {}
-    for name in file.shapes:
-        if not is_leftover(name, models):
-            other = names.setdefault(_usual_name(name, models), name)
-            if other != name:
-                why = f"{other:.120} and {name:.120} are two tensors of one name."
-                raise FileError(f"{file.path} is damaged.", why, "Download or convert it again.")
-    integers = [
-        name for known, name in names.items() if known in expected and name in file.integers
-    ]
-    if integers:
-        why = f"Weights are real numbers; whole ones are in {name_some(integers)}."
-        raise FileError(f"{file.path} is damaged.", why, "Download it again.")
-    faults = list_faults(expected, {known: file.shapes[name] for known, name in names.items()})
-    if faults:
-        raise FileError(
-            f"{file.path} does not fit the model that it seems to be.",
-            f"{'; '.join(faults)}.",
-            "Give the settings of a changed network too: a diffusers folder, as its config.",
-        )
-    return names
-
-
-def _usual_name(name: str, models: Mapping[str, Component]) -> str:
-    """The name that a text encoder's tensor has today, for one under an older name."""
-    prefix = f"{text_prefix('text_encoder', models)}transformer."
-    if not name.startswith(prefix):
-        return name
-    known = CLIPTextEncoder.published_name(name.removeprefix(prefix))
-    return name if known is None else prefix + known
+    """Give the models the file's weights. Args: parts: all networks of the model."""
+    entries, file = ldm_entries(models, file, parts)
+    elsewhere = tuple(prefix_of(part, parts) for part in parts if part not in models)
+    fill(
+        models,
+        entries,
+        file,
+        dtype,
+        device,
+        quiet=lambda name: name.startswith(elsewhere) or is_leftover(name, models, parts),
+        told=lambda name: is_told_leftover(name, models, parts),
+        allow_extra=allow_extra,
+    )
 
 
 def _assemble(file: WeightFile, plan: _Plan, index: ModelIndex, models: Mapping[str, Any]) -> Model:

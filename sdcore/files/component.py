@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sdcore.errors import FileError, UsageError, name_some
+from sdcore.errors import FileError, UsageError, name_some, warn
 from sdcore.files.folder import component_folder, refuse_custom_code
 from sdcore.files.header import WeightFile, find_weights
 from sdcore.files.jsonfile import is_list, read_json
@@ -43,6 +43,7 @@ class Component(nn.Module):
         variant: str | None = None,
         revision: str | None = None,
         offline: bool = False,
+        allow_extra: bool = False,
     ) -> Self:
         """The network of a diffusers folder; every key and shape must fit, see load_component."""
         return load_component(
@@ -54,6 +55,7 @@ class Component(nn.Module):
             variant=variant,
             revision=revision,
             offline=offline,
+            allow_extra=allow_extra,
         )
 
     def save_pretrained(
@@ -79,6 +81,7 @@ def load_component(
     variant: str | None = None,
     revision: str | None = None,
     offline: bool = False,
+    allow_extra: bool = False,
 ) -> ModelT:
     """A model with the weights of a folder, in eval mode.
 
@@ -89,6 +92,7 @@ def load_component(
         dtype: of the weights in memory, whatever the file has; None is torch.float32.
         variant: word in the weight file's name: `fp16` reads `*.fp16.safetensors`.
         revision, offline: for a model on the hub, see `sdcore.files.folder.find_model`.
+        allow_extra: leave out tensors that the network does not have, with a warning.
 
     Raises:
         FileError: a file is missing, damaged or not what its name says, the configuration is not
@@ -102,7 +106,7 @@ def load_component(
     )
     model = build_without_memory(cls, folder / CONFIG_NAME)
     files = find_weights(folder, cls.WEIGHTS_NAME, variant)
-    names = _match_names(cls, files, model)
+    names = _match_names(cls, files, model, allow_extra)
     state: dict[str, Tensor] = {}
     for file in files:
         for key, tensor in read_tensors(file, device, dtype).items():
@@ -111,6 +115,11 @@ def load_component(
     model.load_state_dict(state, assign=True)
     assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
     return model.eval()
+
+
+def component_settings(cls: type[Component], folder: str | Path) -> dict[str, Any]:
+    """The config.json of a component's folder, or of one on the hub. Raises FileError."""
+    return read_json(component_folder(folder, None, cls.WEIGHTS_NAME) / CONFIG_NAME)
 
 
 def check_placement(
@@ -188,7 +197,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _match_names(
-    cls: type[nn.Module], files: list[WeightFile], model: nn.Module
+    cls: type[nn.Module], files: list[WeightFile], model: nn.Module, allow_extra: bool
 ) -> dict[str, str | None]:
     """File key -> parameter name, after checking that names and shapes agree exactly."""
     published: Callable[[str], str | None] = getattr(cls, "published_name", lambda key: key)
@@ -206,22 +215,33 @@ def _match_names(
                 )
             names[key] = name
             if name is not None and key in file.integers:
-                raise FileError(
-                    f"{file.path} holds whole numbers in {key:.120}.",
-                    "Weights are real numbers.",
-                    "Take the weights from another source.",
-                )
+                raise fault_of_integers(file, [key])
             if name is not None:
                 found[name] = shape
-    faults = list_faults(expected, found)
+    unknown = [name for name in found if name not in expected]
+    known = {name: shape for name, shape in found.items() if name in expected}
+    place = files[0].path if len(files) == 1 else files[0].path.parent
+    faults = list_faults(expected, known if allow_extra else found)
     if faults:
-        place = files[0].path if len(files) == 1 else files[0].path.parent
-        raise FileError(
-            f"The weights in {place} do not fit this {cls.__name__}.",
-            f"{'; '.join(faults)}.",
-            "Check that config.json and the weights belong to the same model.",
-        )
-    return names
+        hint = "Check that config.json and the weights belong to the same model."
+        if not list_faults(expected, known):
+            hint = "If you know that it is of no use, leave it out: allow_extra=True."
+        what = f"The weights in {place} do not fit this {cls.__name__}."
+        raise FileError(what, f"{'; '.join(faults)}.", hint)
+    if unknown:
+        count = f"{len(unknown)} tensor{'s' * (len(unknown) > 1)}"
+        warn(f"{place}: {count} that it does not have, left out: {name_some(unknown)}")
+    return {key: name if name in expected else None for key, name in names.items()}
+
+
+def fault_of_integers(file: WeightFile, names: Sequence[str]) -> FileError:
+    """The error for whole numbers where weights belong: a quantised file, which may be sound."""
+    types = ", ".join(sorted({file.types[name] for name in names}))
+    what = f"{file.path} holds whole numbers ({types}) in {names[0]:.120}"
+    more = f" and {len(names) - 1} more weights" if len(names) > 1 else ""
+    why = "Weights are real numbers; a file may hold codes for them, in a form that is not read."
+    hint = "Take the same model in fp16, bf16, fp32, fp8 or GGUF."
+    return FileError(f"{what}{more}.", why, hint)
 
 
 def list_faults(

@@ -6,7 +6,8 @@ Nothing here loads torch: what a file is can be told in milliseconds, whatever i
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,26 @@ from sdcore.files.layout import bad_index, choose_weights, shards_in_index, why_
 from sdcore.files.opening import listing, open_file, require_file
 
 _HEADER_LIMIT = 16 << 20  # bytes; the header of SDXL's UNet has 0.2 MiB
-_TENSOR_LIMIT = 20_000  # SDXL in one file has 2,515
-_REAL_TYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_INTEGER_TYPES = {"I64": 8, "I32": 4}  # constants such as position_ids in old files, never weights
+TENSOR_LIMIT = 20_000  # SDXL in one file has 2,515
+EIGHT_BITS = {"F8_E4M3": 1, "F8_E5M2": 1}  # real numbers, often with a scale beside (`scales`)
+_REAL_TYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, **EIGHT_BITS}
+# Constants such as position_ids, marks, and the codes of quantised weights; never weights.
+_INTEGER_TYPES = {
+    **{"I64": 8, "I32": 4, "I16": 2, "I8": 1},
+    **{"U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1},
+}
 BYTES = _REAL_TYPES | _INTEGER_TYPES  # of one number, by the file's own word for its type
+# Types that safetensors has and sdcore does not read: such files are sound.
+_OTHER_TYPES = {
+    **dict.fromkeys(("F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), "real numbers of another 8 bits"),
+    **dict.fromkeys(("F4", "F6_E2M3", "F6_E3M2"), "real numbers of 4 or 6 bits"),
+    "C64": "complex numbers",
+}
+# What stands beside a weight of 8 bits: its scale, by the names of two versions of ComfyUI; what
+# says how inputs of the layer are scaled, which is for kernels that compute in 8 bits; and marks.
+SCALES = (".scale_weight", ".weight_scale")
+_BESIDE_EIGHT_BITS = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
+GGUF_MARK, GGUF_FILE = b"GGUF", "a GGUF file"
 # What people find under a .safetensors name, by its first bytes.
 _SIGNATURES = {
     b"PK\x03\x04": "a zip archive, as torch.save writes: a pickle checkpoint",
@@ -33,19 +50,23 @@ _SIGNATURES = {
     b"<!DOCTYPE": "a web page",
     b"<!doctype": "a web page",
     b"<html": "a web page",
-    b"GGUF": "a GGUF file",
+    GGUF_MARK: GGUF_FILE,
     b"\x89HDF": "an HDF5 file",
 }
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One safetensors file whose header has been read and checked; the tensors have not.
+    """One safetensors or GGUF file whose header has been read and checked; the tensors have not.
 
     shapes:   name -> shape of every tensor in it.
     integers: names of those that hold whole numbers.
     types:    name -> the file's own word for the number type, such as F16.
     metadata: the header's free text, such as the training notes of a LoRA.
+    scales:   name of a weight of 8 bits -> that of the tensor by which it is multiplied.
+    beside:   names of tensors that say how weights are stored; these are in no other list.
+    names:    name in these lists -> the file's own, where it is another; see `renamed`.
+    gguf:     it is a GGUF file; its types are those of ggml, such as Q8_0.
     """
 
     path: Path
@@ -53,6 +74,38 @@ class WeightFile:
     integers: frozenset[str]
     types: dict[str, str]
     metadata: dict[str, str]
+    scales: dict[str, str] = field(default_factory=dict[str, str])
+    beside: frozenset[str] = frozenset()
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    gguf: bool = False
+
+    def renamed(self, rename: Callable[[str], str]) -> WeightFile:
+        """The same file with other names for its tensors. FileError where two get one name."""
+        new = {name: rename(name) for name in self.shapes}
+        names: dict[str, str] = {}
+        for name, other in new.items():
+            own = self.names.get(name, name)
+            if names.setdefault(other, own) != own:
+                why = f"{names[other]:.120} and {own:.120} are two tensors of one name."
+                raise FileError(f"{self.path} is damaged.", why, "Download or convert it again.")
+        return replace(
+            self,
+            shapes={new[name]: shape for name, shape in self.shapes.items()},
+            integers=frozenset(new[name] for name in self.integers),
+            types={new.get(name, name): word for name, word in self.types.items()},
+            scales={new[name]: scale for name, scale in self.scales.items()},
+            names=names,
+        )
+
+    def only(self, wanted: Callable[[str], bool]) -> WeightFile:
+        """The same file with the tensors alone whose names are wanted."""
+        shapes = {name: shape for name, shape in self.shapes.items() if wanted(name)}
+        return replace(
+            self,
+            shapes=shapes,
+            integers=self.integers & shapes.keys(),
+            scales={name: scale for name, scale in self.scales.items() if name in shapes},
+        )
 
 
 def find_weights(folder: Path, name: str, variant: str | None) -> list[WeightFile]:
@@ -87,7 +140,7 @@ def open_header(path: Path) -> WeightFile:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         for name, entry in header.items():
             if entry["dtype"] not in BYTES:
-                raise unsound(path, f"{name:.120} has the type {entry['dtype']!r:.40}.")
+                raise _other_type(path, name, entry["dtype"])
             shapes[name] = tuple(int(size) for size in entry["shape"])
         expected, actual = start + end, path.stat().st_size
         if expected != actual:
@@ -102,8 +155,37 @@ def open_header(path: Path) -> WeightFile:
             raise
         raise unsound(path, f"{error}.") from error
     types = {name: header[name]["dtype"] for name in shapes}
+    scales, beside = _eight_bits(types)
+    shapes = {name: shape for name, shape in shapes.items() if name not in beside}
     integers = frozenset(name for name in shapes if types[name] in _INTEGER_TYPES)
-    return WeightFile(path, shapes, integers, types, metadata)
+    return WeightFile(path, shapes, integers, types, metadata, scales, beside)
+
+
+def _eight_bits(types: dict[str, str]) -> tuple[dict[str, str], frozenset[str]]:
+    """The scales of weights of 8 bits, and all tensors that are there for such weights alone."""
+    if not EIGHT_BITS.keys() & types.values():
+        return {}, frozenset()
+    scales: dict[str, str] = {}
+    beside: set[str] = set()
+    for name in types:
+        layer = next((name.removesuffix(end) for end in SCALES if name.endswith(end)), None)
+        if layer is not None and types.get(f"{layer}.weight") in EIGHT_BITS:
+            scales[f"{layer}.weight"] = name
+            beside.add(name)
+        elif name.endswith(_BESIDE_EIGHT_BITS):
+            beside.add(name)
+    return scales, frozenset(beside)
+
+
+def _other_type(path: Path, name: str, word: object) -> FileError:
+    """The error for numbers of a type that is not read: safetensors' own, or none at all."""
+    if not isinstance(word, str) or word not in _OTHER_TYPES:
+        return unsound(path, f"{name:.120} has the type {word!r:.40}.")
+    return FileError(
+        f"{path} is sound, but holds weights in a form that sdcore does not read.",
+        f"{name:.120} has the type {word}: {_OTHER_TYPES[word]}.",
+        "Take the same model in fp16, bf16, fp32 or fp8.",
+    )
 
 
 def what_it_is(path: Path) -> str | None:
@@ -120,6 +202,8 @@ def what_it_is(path: Path) -> str | None:
 def unsound(path: Path, why: str) -> FileError:
     """The error for a file that is no sound safetensors file."""
     hint = "Download it again. An old .ckpt, .pt or .bin file goes through `sdcore convert` first."
+    if "pickle" in why:
+        hint = "Convert it first: `sdcore convert` goes by what a file holds, not by its name."
     why = why if len(why) <= 400 else f"{why[:400]} ..."
     return FileError(f"{path} is not a sound safetensors file.", why, hint)
 
@@ -130,7 +214,7 @@ def _open_shards(folder: Path, index: Path) -> list[WeightFile]:
     files = [open_header(folder / name) for name in shards_in_index(content, str(index))]
     for file in files:
         listed = {key for key, name in content["weight_map"].items() if name == file.path.name}
-        differing = sorted(listed ^ file.shapes.keys())
+        differing = sorted(listed ^ (file.shapes.keys() | file.beside))
         if differing:
             why = f"{file.path.name} and the index disagree on {name_some(differing)}."
             raise bad_index(str(index), why)
@@ -147,8 +231,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise unsound(path, _why_not(path, head, size, length))
         file.seek(8)
         header = file.read(length)
-    if (tensors := header.count(b'"dtype"')) > _TENSOR_LIMIT:
-        raise unsound(path, f"Its header names {tensors} tensors, above {_TENSOR_LIMIT}.")
+    if (tensors := header.count(b'"dtype"')) > TENSOR_LIMIT:
+        raise unsound(path, f"Its header names {tensors} tensors, above {TENSOR_LIMIT}.")
     try:
         return parse_json_object(header), 8 + length
     except ValueError as error:

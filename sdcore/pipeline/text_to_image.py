@@ -83,18 +83,26 @@ class TextToImage(Model):
         revision: str | None = None,
         offline: bool = False,
         prediction_type: str | None = None,
+        vae: str | Path | None = None,
+        text_encoder: str | Path | Sequence[str | Path] | None = None,
+        unet: str | Path | None = None,
+        allow_extra: bool = False,
     ) -> TextToImage:
         """A model in diffusers' folder layout, or in one file. A safety checker is not run.
 
         Args:
-            folder: a local folder, a single .safetensors file in LDM layout, or a hub name such as
-                "owner/model", which is downloaded once.
+            folder: a local folder, a single file in LDM layout (safetensors or GGUF), or a hub
+                name such as "owner/model", which is downloaded once.
             dtype: of all weights; None is torch.float32.
             variant: "fp16" reads the files named *.fp16.safetensors; folders only.
             revision: branch, tag or commit of a model on the hub; None is its main branch.
             offline: take a model on the hub from the cache, without the network.
             prediction_type: "epsilon" or "v_prediction", for a single file that says it wrongly or
                 not at all; a folder's scheduler says it.
+            vae, text_encoder, unet: a file or folder that this part is taken from instead; of text
+                encoders also several, which are told apart by their width. See
+                `sdcore.checkpoint.part_files`.
+            allow_extra: leave out tensors that are in none of the networks, with a warning.
 
         Raises:
             FileError: something is missing, damaged, or of a kind that is not supported.
@@ -107,6 +115,10 @@ class TextToImage(Model):
             revision=revision,
             offline=offline,
             prediction_type=prediction_type,
+            vae=vae,
+            text_encoder=text_encoder,
+            unet=unet,
+            allow_extra=allow_extra,
         )
         return cls.of(model)
 

@@ -200,7 +200,6 @@ KINDS: dict[str, Shapes] = {
     "the vae of a diffusers folder": {"encoder.down_blocks.0.resnets.0.norm1.weight": (128,)},
     "the unet of a diffusers folder": {"down_blocks.0.resnets.0.norm1.weight": (320,)},
     "the text encoder of a diffusers folder": {"text_model.encoder.layers.0.x.bias": (768,)},
-    "without the prefix of a whole model": {"input_blocks.0.0.weight": (320, 4, 3, 3)},
     "Flux": {"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (8, 8), **UNET},
     "no tensor": {},
     "something unknown": {"a": (3, 3, 3)},
@@ -222,6 +221,11 @@ def test_a_unet_alone_is_told_what_is_missing(tmp_path: Path) -> None:
         TextToImage.from_pretrained(str(file.path))
     assert "an autoencoder (first_stage_model.*)" in caught.value.why
     assert "cond_stage_model.*" in caught.value.why
+    bare = {"input_blocks.0.0.weight": (320, 4, 3, 3)}
+    file = write_header(tmp_path / "bare.safetensors", bare)
+    assert describe(file) == "a UNet alone, without the prefix of a whole model"
+    with pytest.raises(FileError, match="its vae and text_encoder too"):
+        TextToImage.from_pretrained(file.path)
     with_vae = {**UNET, "first_stage_model.quant_conv.bias": (8,)}
     with pytest.raises(FileError) as caught:
         recognise(write_header(tmp_path / "b.safetensors", with_vae))
@@ -380,7 +384,7 @@ CONV = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight"
         ({"model.diffusion_model.new.weight": torch.ones(2)}, "1 unknown: model.diffusion_model.n"),
         ({"cond_stage_model.model.x": torch.ones(2)}, "1 unknown: cond_stage_model.model.x"),
         ({CONV: torch.ones(32, 32, 1, 1)}, r"1 wrong shape: .*\(32, 32, 1, 1\) instead of"),
-        ({CONV: torch.ones(32, 32, 3, 3, dtype=torch.int64)}, f"whole ones are in {CONV}"),
+        ({CONV: torch.ones(32, 32, 3, 3, dtype=torch.int64)}, rf"whole numbers \(I64\) in {CONV}"),
         ({CONV: torch.full((32, 32, 3, 3), torch.nan)}, "NaN or infinity"),
     ],
 )
