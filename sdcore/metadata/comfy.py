@@ -2,25 +2,26 @@
 
     {"3": {"class_type": "KSampler", "inputs": {"seed": 7, "positive": ["6", 0], ...}}, "6": ...}
 
-A value is given, or it is a link [node, output]. From the sampler the links are followed back to
-the prompts, the model, the LoRAs and the size. What lies on the way and is not known is named.
+From the picture the links are followed back to the sampler, and from it to the prompts, the model,
+the LoRAs and the size. What lies on the way and is not known is named. Nodes of extensions are
+known by what they take: whatever has steps, cfg and a sampler's name is a sampler.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from sdcore.checks import as_finite, as_int
+from sdcore.checks import as_int
 from sdcore.diffusion.sampler_names import from_comfy
-from sdcore.files.jsonfile import is_list, is_object, parse_json_object
+from sdcore.files.jsonfile import is_list
 from sdcore.job.adapters import LoraSettings
 from sdcore.job.job import Job
+from sdcore.metadata.comfy_graph import ROLES, Graph, Node, Reached, read_graph
+from sdcore.metadata.comfy_loras import has_loras, loras_of, read_stacks
+from sdcore.metadata.comfy_sampling import SAMPLERS, Sampling, is_sampler, read_sampling
 from sdcore.metadata.recipe import (
     COMFY,
-    LARGEST_SEED,
     LARGEST_SIDE,
-    MOST_STEPS,
     Recipe,
     base_name,
     decimal,
@@ -28,88 +29,34 @@ from sdcore.metadata.recipe import (
     whole_number,
 )
 
-_MOST_NODES = 5000
 _MOST_OUTPUTS = 20
-_SAMPLERS = ("KSampler", "KSamplerAdvanced")
 _OUTPUTS = ("SaveImage", "PreviewImage")
 # Nodes that hand on what they get, without changing the picture.
 _SILENT = (
-    "Reroute",
-    "CLIPSetLastLayer",
-    "VAEDecode",
-    "VAEDecodeTiled",
-    "SaveImage",
-    "PreviewImage",
+    *("Reroute", "CLIPSetLastLayer", "VAEDecode", "VAEDecodeTiled", *_OUTPUTS),
+    *("Reroute (rgthree)", "ReroutePrimitive|pysssss", "ImpactSwitch", "Any Switch (rgthree)"),
+    *("Context (rgthree)", "Context Big (rgthree)", "SaveImageWebsocket", "Image Save"),
 )
-_EMPTY_LATENTS = ("EmptyLatentImage", "EmptySD3LatentImage")
-_CHECKPOINTS = {
-    "CheckpointLoaderSimple": "ckpt_name",
-    "CheckpointLoader": "ckpt_name",
-    "UNETLoader": "unet_name",
-    "DiffusersLoader": "model_path",
-}
-# The input that is followed through a node of another kind.
-_PASSED_ON = {
-    "model": ("model",),
-    "clip": ("clip",),
-    "conditioning": ("conditioning", "conditioning_1", "conditioning_to", "positive"),
-    "latent": ("samples", "latent_image", "latent", "pixels", "image", "images"),
-}
+_CHECKPOINTS = ("ckpt_name", "base_ckpt_name", "unet_name", "model_path")
+_TEXT_INPUTS = ("text", "populated_text", "text_g", "prompt", "string")
+_SIDES = {"width": ("width", "empty_latent_width"), "height": ("height", "empty_latent_height")}
+_SDXL = "CLIPTextEncodeSDXL"
+_ENCODERS = (
+    *("CLIPTextEncode", _SDXL, "CLIPTextEncodeSDXLRefiner", "BNK_CLIPTextEncodeAdvanced"),
+    *("smZ CLIPTextEncode", "ImpactWildcardEncode", "Efficient Loader", "Eff. Loader SDXL"),
+    *("easy fullLoader", "easy a1111Loader", "easy comfyLoader"),
+)
+# How some encoders say that they read weights as the web UI does.
+_INTERPRETATIONS = ("weight_interpretation", "parser")
 
 
 @dataclass(frozen=True)
-class _Node:
-    kind: str
-    inputs: dict[str, Any]
+class _Prompt:
+    """A prompt, the layers left out, and the dialect in which it is read."""
 
-
-@dataclass
-class _Graph:
-    """The nodes, and what was met on the way that cannot be the same."""
-
-    nodes: dict[str, _Node]
-    differences: list[str] = field(default_factory=list[str])
-
-    def differs(self, why: str) -> None:
-        if why not in self.differences:
-            self.differences.append(why)
-
-    def linked(self, node: _Node, name: str) -> _Node | None:
-        """The node that an input is linked to."""
-        link = node.inputs.get(name)
-        if is_list(link) and len(link) == 2 and isinstance(link[0], (str, int)):
-            return self.nodes.get(str(link[0]))
-        return None
-
-    def value(self, node: _Node, name: str) -> Any:
-        """An input's value; through a link, the only plain value of the node behind it."""
-        value = node.inputs.get(name)
-        if not isinstance(value, list):
-            return value
-        linked = self.linked(node, name)
-        plain = (
-            [v for v in linked.inputs.values() if isinstance(v, (str, int, float))]
-            if linked
-            else []
-        )
-        if len(plain) == 1:
-            return plain[0]
-        kind = linked.kind if linked else "no node"
-        self.differs(f"{name!r:.60} comes from {kind!r:.60}, which is not followed")
-        return None
-
-    def chain(self, node: _Node | None, what: str) -> list[_Node]:
-        """This node and those behind it, each by the input that carries `what`."""
-        found: list[_Node] = []
-        seen: set[int] = set()
-        while node is not None:
-            if id(node) in seen:
-                raise ValueError(f"its nodes are linked in a circle at {node.kind!r:.60}")
-            seen.add(id(node))
-            found.append(node)
-            links = (self.linked(node, name) for name in _PASSED_ON[what])
-            node = next((link for link in links if link is not None), None)
-        return found
+    text: str
+    clip_skip: int
+    dialect: str
 
 
 def recipe_of_graph(text: str) -> Recipe:
@@ -118,30 +65,31 @@ def recipe_of_graph(text: str) -> Recipe:
     Raises:
         ValueError: no such graph, links in a circle, or no sampler; the reason in one line.
     """
-    graph = _Graph(_read_nodes(text))
+    graph = read_graph(text)
     sampler = _find_sampler(graph)
-    model, loras = _read_model(graph, sampler)
+    sampling = read_sampling(graph, sampler)
+    model, loras = _read_model(graph, sampling)
     width, height = _read_latents(graph, sampler)
-    prompt, clip_skip = _read_prompt(graph, sampler, "positive")
-    negative, _ = _read_prompt(graph, sampler, "negative")
-    found = from_comfy(_text(graph, sampler, "sampler_name"), _text(graph, sampler, "scheduler"))
+    prompt = _read_prompt(graph, sampling, "positive")
+    negative = _read_prompt(graph, sampling, "negative") if sampling.guided else None
+    found = from_comfy(sampling.solver, sampling.levels)
     for why in found.differences:
         graph.differs(why)
-    rescales = [n for n in graph.chain(sampler, "model") if n.kind == "RescaleCFG"]
+    rescales = [r.node for r in graph.chain(sampling.model, "model") if r.node.kind == "RescaleCFG"]
     rescale = decimal(graph.value(rescales[0], "multiplier"), 1) if rescales else None
     return Recipe(
         origin=COMFY,
         job=Job(
-            prompt=prompt,
-            negative_prompt=negative or None,
-            seed=_seed(graph, sampler),
-            steps=_whole(graph, sampler, "steps", MOST_STEPS) or None,
-            guidance_scale=decimal(graph.value(sampler, "cfg"), 1000),
+            prompt=prompt.text,
+            negative_prompt=negative.text or None if negative else None,
+            seed=sampling.seed,
+            steps=sampling.steps or None,
+            guidance_scale=sampling.scale,
             guidance_rescale=rescale,
             scheduler=found.name,
             size=size_of(width, height),
-            dialect="comfy",
-            clip_skip=clip_skip,
+            dialect=prompt.dialect,
+            clip_skip=prompt.clip_skip,
             loras=loras,
         ),
         model=model,
@@ -149,75 +97,67 @@ def recipe_of_graph(text: str) -> Recipe:
     )
 
 
-def _read_nodes(text: str) -> dict[str, _Node]:
-    data = parse_json_object(text.encode("utf-8", "surrogatepass"))
-    if len(data) > _MOST_NODES:
-        raise ValueError(f"it has {len(data)} nodes, more than {_MOST_NODES}")
-    nodes: dict[str, _Node] = {}
-    for number, node in data.items():
-        kind, inputs = (node.get("class_type"), node.get("inputs")) if is_object(node) else (0, 0)
-        if not isinstance(kind, str) or not is_object(inputs):
-            raise ValueError(f"its node {number!r:.60} is not one of ComfyUI's")
-        nodes[number] = _Node(kind, inputs)
-    return nodes
-
-
-def _find_sampler(graph: _Graph) -> _Node:
+def _find_sampler(graph: Graph) -> Node:
     """The sampler behind the picture, and of several in a row the first."""
-    outputs = [node for node in graph.nodes.values() if node.kind in _OUTPUTS]
-    starts = outputs or [node for node in graph.nodes.values() if node.kind in _SAMPLERS]
-    for start in starts[:_MOST_OUTPUTS]:
-        way = graph.chain(start, "latent")
-        samplers = [node for node in way if node.kind in _SAMPLERS]
-        if samplers:
-            first = samplers[-1]
-            if len(samplers) > 1:
-                graph.differs(f"{len(samplers) - 1} more passes followed the first")
-            for node in way[: way.index(first)]:
-                if node.kind not in (*_SAMPLERS, *_SILENT):
-                    graph.differs(f"node {node.kind!r:.60} is not run")
-            if len(outputs) > 1:
-                graph.differs(f"the graph has {len(outputs)} outputs; the first one is followed")
-            return first
+    outputs = _outputs(graph)
+    samplers = [node for node in graph.nodes.values() if is_sampler(node)]
+    for start in [*outputs, *samplers][: _MOST_OUTPUTS + len(outputs)]:
+        way = [reached.node for reached in graph.chain(Reached(start), "latent")]
+        found = [node for node in way if is_sampler(node)]
+        if not found:
+            continue
+        first = found[-1]
+        if len(found) > 1:
+            graph.differs(f"{len(found) - 1} more passes followed the first")
+        for node in way[: way.index(first)]:
+            if not is_sampler(node) and node.kind not in _SILENT and node is not start:
+                graph.differs(f"node {node.kind!r:.60} is not run")
+        if len(outputs) > 1:
+            graph.differs(f"the graph has {len(outputs)} outputs; the first one is followed")
+        return first
     kinds = sorted({node.kind for node in graph.nodes.values()})
     raise ValueError(
-        f"none of {', '.join(_SAMPLERS)} is behind its picture, of nodes {kinds!s:.200}"
+        f"none of {', '.join(SAMPLERS)} is behind its picture, of nodes {kinds!s:.200}"
     )
 
 
-def _read_model(graph: _Graph, sampler: _Node) -> tuple[str | None, tuple[LoraSettings, ...]]:
+def _outputs(graph: Graph) -> list[Node]:
+    """The nodes that write or show a picture, or those with one whose outputs nobody reads."""
+    known = [[n for n in graph.nodes.values() if n.kind == kind] for kind in _OUTPUTS]
+    for nodes in known:
+        if nodes:
+            return nodes[:_MOST_OUTPUTS]
+    read = {str(v[0]) for n in graph.nodes.values() for v in n.inputs.values() if is_list(v) and v}
+    ends = [node for number, node in graph.nodes.items() if number not in read]
+    return [n for n in ends if any(is_list(n.inputs.get(name)) for name in ("images", "image"))][
+        :_MOST_OUTPUTS
+    ]
+
+
+def _read_model(graph: Graph, sampling: Sampling) -> tuple[str | None, tuple[LoraSettings, ...]]:
     """The checkpoint's name and the LoRAs in the order in which they are applied."""
     name: str | None = None
     loras: list[LoraSettings] = []
-    for node in graph.chain(sampler, "model")[1:]:
-        if node.kind in _CHECKPOINTS:
-            name = base_name(_text(graph, node, _CHECKPOINTS[node.kind])) or None
-        elif node.kind in ("LoraLoader", "LoraLoaderModelOnly"):
-            loras.append(_read_lora(graph, node))
-        elif node.kind not in (*_SILENT, "RescaleCFG"):
+    for reached in graph.chain(sampling.model, "model"):
+        node = reached.node
+        found = loras_of(graph, node)
+        loras += [*reversed(found), *reversed(read_stacks(graph, node))]
+        key = next((key for key in _CHECKPOINTS if key in node.inputs), None)
+        if key is not None:
+            name = base_name(graph.text(node, key)) or None
+        elif not (found or is_sampler(node) or _hands_on_model(node)):
             graph.differs(f"node {node.kind!r:.60} changed the model and is not run")
     return name, tuple(reversed(loras))
 
 
-def _read_lora(graph: _Graph, node: _Node) -> LoraSettings:
-    name = base_name(_text(graph, node, "lora_name"))
-    unet = _lora_weight(graph, node, "strength_model", name)
-    if node.kind == "LoraLoaderModelOnly":
-        return LoraSettings(name, unet, 0.0, "")
-    return LoraSettings(name, unet, _lora_weight(graph, node, "strength_clip", name), "")
+def _hands_on_model(node: Node) -> bool:
+    """A node whose effect on the model is known, or none: of LoRAs, all of them may be off."""
+    return node.kind in (*_SILENT, "RescaleCFG") or has_loras(node)
 
 
-def _lora_weight(graph: _Graph, node: _Node, key: str, name: str) -> float:
-    weight = graph.value(node, key)
-    number = as_finite(weight, -100, 100)
-    if number is None:
-        graph.differs(f"{key} of LoRA {name!r:.60} is not known; 1 is used")
-    return 1.0 if number is None else float(number)
-
-
-def _read_latents(graph: _Graph, sampler: _Node) -> tuple[int | None, int | None]:
-    way = graph.chain(graph.linked(sampler, "latent_image"), "latent")
-    empty = way[-1] if way and way[-1].kind in _EMPTY_LATENTS else None
+def _read_latents(graph: Graph, sampler: Node) -> tuple[int | None, int | None]:
+    way = [reached.node for reached in graph.chain(Reached(sampler), "latent")][1:]
+    empty = way[-1] if way and _is_empty(way[-1]) else None
     for node in way[:-1] if empty else way:
         if node.kind not in _SILENT:
             graph.differs(f"node {node.kind!r:.60} before the sampler is not run")
@@ -228,57 +168,66 @@ def _read_latents(graph: _Graph, sampler: _Node) -> tuple[int | None, int | None
         graph.differs(
             "it was painted in a batch, whose noise was drawn in one; only its first can match"
         )
-    width = _whole(graph, empty, "width", LARGEST_SIDE)
-    return width, _whole(graph, empty, "height", LARGEST_SIDE)
+    return _side(graph, empty, "width"), _side(graph, empty, "height")
 
 
-def _read_prompt(graph: _Graph, sampler: _Node, name: str) -> tuple[str, int]:
-    """The text behind one input of the sampler, and the layers left out."""
-    way = graph.chain(graph.linked(sampler, name), "conditioning")
-    if not way:
-        raise ValueError(f"its sampler has no {name} prompt")
-    for node in way[:-1]:
-        graph.differs(f"node {node.kind!r:.60} changed the {name} prompt and is not run")
-    if any(node.kind == "ConditioningZeroOut" for node in way):
-        return "", 0
-    encode = way[-1]
-    if encode.kind not in ("CLIPTextEncode", "CLIPTextEncodeSDXL"):
-        raise ValueError(
-            f"its {name} prompt comes from node {encode.kind!r:.60}, which is not known"
-        )
-    text = _text(graph, encode, "text" if encode.kind == "CLIPTextEncode" else "text_g")
-    if encode.kind == "CLIPTextEncodeSDXL":
-        graph.differs("SDXL's size conditioning of its own is not used")
-        if _text(graph, encode, "text_l") != text:
-            graph.differs(f"the two text encoders read different {name} prompts; text_g is used")
-    skips = [n for n in graph.chain(encode, "clip") if n.kind == "CLIPSetLastLayer"]
-    layer = graph.value(skips[0], "stop_at_clip_layer") if skips else -1
-    last = as_int(layer, -24, -1)
-    return text, 0 if last is None else -last - 1
+def _is_empty(node: Node) -> bool:
+    """Whether a node makes latents of nothing, by its size alone."""
+    sized = all(any(key in node.inputs for key in keys) for keys in _SIDES.values())
+    pictures = any(is_list(node.inputs.get(name)) for name in ("image", "images", "pixels"))
+    return sized and not pictures and not is_list(node.inputs.get("samples"))
 
 
-def _seed(graph: _Graph, sampler: _Node) -> int | None:
-    if sampler.kind == "KSampler":
-        if graph.value(sampler, "denoise") not in (1, None):
-            graph.differs("it denoised only in part")
-        return _whole(graph, sampler, "seed", LARGEST_SEED)
-    begin, end = graph.value(sampler, "start_at_step"), graph.value(sampler, "end_at_step")
-    steps = graph.value(sampler, "steps")
-    last = as_int(steps)
-    every_step = last is not None and as_int(end, last) is not None and begin in (0, None)
-    if not every_step or graph.value(sampler, "add_noise") not in ("enable", None):
-        graph.differs("the sampler ran only some of the steps; all are run")
-    return _whole(graph, sampler, "noise_seed", LARGEST_SEED)
-
-
-def _whole(graph: _Graph, node: _Node, name: str, most: int) -> int | None:
-    value = graph.value(node, name)
-    number = whole_number(value, most)
+def _side(graph: Graph, node: Node, name: str) -> int | None:
+    key = next(key for key in _SIDES[name] if key in node.inputs)
+    value = graph.value(node, key)
+    number = whole_number(value, LARGEST_SIDE)
     if number is None:
         graph.differs(f"{name} {value!r:.60} cannot be used")
     return number
 
 
-def _text(graph: _Graph, node: _Node, name: str) -> str:
-    value = graph.value(node, name)
-    return value if isinstance(value, str) else ""
+def _read_prompt(graph: Graph, sampling: Sampling, role: str) -> _Prompt:
+    """The text behind one input of the sampler, the layers left out, and how it is read."""
+    way = graph.chain(sampling.prompts[role], "conditioning", role)
+    if not way:
+        raise ValueError(f"its sampler has no {role} prompt")
+    for reached in way[:-1]:
+        if reached.node.kind not in _SILENT and not is_sampler(reached.node):
+            graph.differs(
+                f"node {reached.node.kind!r:.60} changed the {role} prompt and is not run"
+            )
+    if any(reached.node.kind == "ConditioningZeroOut" for reached in way):
+        return _Prompt("", 0, "comfy")
+    for reached in way:  # a node with both prompts says at which output it was reached
+        role = reached.role or role
+    encode = way[-1].node
+    key = role if all(r in encode.inputs for r in ROLES) else None
+    key = key or next((k for k in _TEXT_INPUTS if k in encode.inputs), None)
+    if key is None:
+        raise ValueError(
+            f"its {role} prompt comes from node {encode.kind!r:.60}, which is not known"
+        )
+    if encode.kind not in _ENCODERS:
+        graph.differs(f"node {encode.kind!r:.60} is read as if it were CLIPTextEncode")
+    text = graph.text(encode, key)
+    if encode.kind == _SDXL:
+        graph.differs("SDXL's size conditioning of its own is not used")
+        if graph.text(encode, "text_l") != text:
+            graph.differs(f"the two text encoders read different {role} prompts; text_g is used")
+    return _Prompt(text, _clip_skip(graph, encode), _dialect(encode))
+
+
+def _clip_skip(graph: Graph, encode: Node) -> int:
+    way = [reached.node for reached in graph.chain(Reached(encode), "clip")]
+    for node in way:
+        for key in ("stop_at_clip_layer", "clip_skip", "base_clip_skip"):
+            if key in node.inputs:
+                last = as_int(graph.value(node, key), -24, -1)
+                return 0 if last is None else -last - 1
+    return 0
+
+
+def _dialect(encode: Node) -> str:
+    said = [str(encode.inputs.get(name, "")).lower() for name in _INTERPRETATIONS]
+    return "a1111" if "a1111" in said else "comfy"

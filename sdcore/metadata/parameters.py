@@ -26,17 +26,34 @@ from sdcore.diffusion.sampler_names import to_web_ui
 from sdcore.job.adapters import LoraSettings
 from sdcore.job.record import ImageSettings
 
+_JSON = json.JSONDecoder(strict=False)  # line breaks may stand within quotation marks
 _NEGATIVE = "Negative prompt:"
 _FEWEST_PAIRS = 3
-# A key begins where no key could have begun before, so a long line is read in one go.
-_PAIR = re.compile(
-    r'(?<![\w \-/])[ \-/]*+(\w[\w \-/]++):\s*+("(?:\\.|[^\\"])++"(?=,|$)|[^,]*+)(?:,|$)'
+# Where the settings begin, whatever follows them; a text without it has them in its last line.
+_BEGINS = tuple(re.compile(rf"\s*+{key}: ?\S") for key in ("Steps", "Sampler"))
+_KEY = re.compile(r"[ \-/]*+(\w[\w \-/]{1,80}+):[ \t]*+")
+_SKIPPED = re.compile(r"[\s,;|\uff0c\uff1b]*+")
+# A value ends at a comma or a line, or at another sign behind which a key begins.
+_END = re.compile(r"[,\n\uff0c]|[;|\uff1b](?=\s*+\w[\w \-/]{1,80}+:)")
+_CLOSED = re.compile(r"\s*+(?:[,\n;|\uff0c\uff1b]|$)")
+# Whole texts that an extension writes behind the settings, a line each.
+_WHOLE_LINE = ("Template", "Negative Template")
+_KEYS = (
+    *("Steps", "Sampler", "Schedule type", "CFG scale", "CFG rescale", "Seed", "Size", "Clip skip"),
+    *("Model", "Model hash", "Denoising strength", "Width", "Height", "Version", "Lora hashes"),
 )
+# Keys of forks and other tools -> those of the web UI.
+_SAME_KEYS = {
+    **{key.lower(): key for key in _KEYS},
+    **{"cfg": "CFG scale", "guidance scale": "CFG scale", "scheduler": "Schedule type"},
+    **{"checkpoint": "Model", "resolution": "Size", "denoise": "Denoising strength"},
+    **{"denoising": "Denoising strength", "cfg rescale φ": "CFG rescale"},
+}
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the text says; `pairs` is empty where its last line holds fewer than three."""
+    """What the text says; `pairs` is empty where it holds fewer than three settings."""
 
     prompt: str
     negative_prompt: str
@@ -44,22 +61,87 @@ class Parameters:
 
 
 def read_parameters(text: str) -> Parameters:
-    """Take the text apart as the web UI does; what is no settings line is prompt."""
-    *lines, last = text.strip().split("\n")
-    found = _PAIR.findall(last)
-    if len(found) < _FEWEST_PAIRS:
-        lines, found = [*lines, last], []
+    """Take the text apart as the web UI does; what is no settings line is prompt.
+
+    Settings need not be the last line: they begin at the last one that begins as they do, and what
+    extensions write behind them is theirs. Time grows with the length of the text alone.
+    """
+    lines = text.strip().replace("\r\n", "\n").split("\n")
+    first = _first_of_settings(lines)
+    pairs = read_pairs("\n".join(lines[first:]))
+    if len(pairs) < _FEWEST_PAIRS and first < len(lines) - 1:
+        first = len(lines) - 1
+        pairs = read_pairs(lines[first])
+    if len(pairs) < _FEWEST_PAIRS:
+        first, pairs = len(lines), {}
     prompt: list[str] = []
     negative: list[str] = []
     part = prompt
-    for line in lines:
+    for line in lines[:first]:
         line = line.strip()
         if line.startswith(_NEGATIVE):
             part, line = negative, line.removeprefix(_NEGATIVE).strip()
         if line or part:  # blank lines at the beginning are dropped
             part.append(line)
-    pairs = {key: _unquote(value.strip()) for key, value in found}
     return Parameters("\n".join(prompt), "\n".join(negative), pairs)
+
+
+def _first_of_settings(lines: list[str]) -> int:
+    """The line where the settings begin, if there are any."""
+    for begins in _BEGINS:
+        found = [i for i, line in enumerate(lines) if begins.match(line)]
+        if found:
+            first = found[-1]
+            if len(read_pairs(lines[first])) < _FEWEST_PAIRS:  # a line for each
+                while first and _is_setting(lines[first - 1]):
+                    first -= 1
+            return first
+    return len(lines) - 1
+
+
+def _is_setting(line: str) -> bool:
+    key = _KEY.match(line.strip())
+    return key is not None and key[1].strip().lower() in _SAME_KEYS
+
+
+def read_pairs(text: str) -> dict[str, str]:
+    """The settings "key: value, key: value"; a value is plain, in quotation marks, or JSON."""
+    pairs: dict[str, str] = {}
+    place = 0
+    while (place := _end(_SKIPPED, text, place)) < len(text):
+        key = _KEY.match(text, place)
+        if key is None:
+            found = _END.search(text, place)
+            place = found.end() if found else len(text)
+            continue
+        name = " ".join(key[1].split())
+        value, place = _value(text, key.end(), name in _WHOLE_LINE)
+        pairs[_SAME_KEYS.get(name.lower(), name)] = value
+    return pairs
+
+
+def _value(text: str, start: int, whole: bool) -> tuple[str, int]:
+    """A value, and where it ends."""
+    if whole:
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        return text[start:end].strip(), end
+    if text[start : start + 1] in ('"', "[", "{"):
+        try:
+            value, end = _JSON.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            pass  # it only looks like JSON
+        else:
+            if _CLOSED.match(text, end):
+                return value if isinstance(value, str) else text[start:end], end
+    found = _END.search(text, start)
+    end = found.start() if found else len(text)
+    return text[start:end].strip(), end
+
+
+def _end(pattern: re.Pattern[str], text: str, start: int) -> int:
+    match = pattern.match(text, start)
+    return match.end() if match else start
 
 
 def write_parameters(settings: ImageSettings) -> str:
@@ -131,13 +213,3 @@ def _hashes(named: Iterable[tuple[str, str]]) -> str | None:
 def _quote(value: object) -> str:
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:\n"') else text
-
-
-def _unquote(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] == '"':
-        try:
-            read = json.loads(value)
-        except ValueError:
-            return value
-        return read if isinstance(read, str) else value
-    return value

@@ -10,12 +10,19 @@ import re
 from dataclasses import dataclass
 
 from sdcore.checks import as_finite, as_int
+from sdcore.diffusion.sampler_names import Found, from_web_ui
+from sdcore.diffusion.schedulers import STOCHASTIC, canonical_name
+from sdcore.errors import UsageError
 from sdcore.job.job import LARGEST_SEED as LARGEST_SEED
 from sdcore.job.job import Job
 from sdcore.job.record import ImageSettings
 from sdcore.size import Size
 
 SDCORE, WEB_UI, COMFY = "sdcore", "Stable Diffusion web UI", "ComfyUI"
+SWARM, FOOOCUS, INVOKE = "SwarmUI", "Fooocus", "InvokeAI"
+NOVELAI, EASY = "NovelAI", "Easy Diffusion"
+# Those that count SDXL's penultimate layer as the first that may be left out.
+_COUNT_AS_COMFY = (COMFY, SWARM, FOOOCUS)
 
 MOST_STEPS, LARGEST_SIDE = 1000, 8192
 
@@ -25,7 +32,8 @@ class Recipe:
     """The run that a picture tells of. None, or nothing, is what it does not say.
 
     Attributes:
-        origin: `SDCORE`, `WEB_UI` or `COMFY`.
+        origin: the program: `SDCORE`, `WEB_UI`, `COMFY`, `SWARM`, `FOOOCUS`, `INVOKE`, `NOVELAI` or
+            `EASY`.
         job: with LoRAs by the first digits of a hash, or an empty one where the picture gives none;
             its `clip_skip` is as the program counts for SD 1.x, see `job_for`.
         model: its name, without folder and suffix.
@@ -50,7 +58,7 @@ class Recipe:
         skip = self.job.clip_skip
         if not penultimate or self.origin == SDCORE:
             return skip
-        return max(skip - 1, 0) if self.origin == COMFY else 0
+        return max(skip - 1, 0) if self.origin in _COUNT_AS_COMFY else 0
 
 
 def recipe_of_settings(settings: ImageSettings) -> Recipe:
@@ -61,6 +69,18 @@ def recipe_of_settings(settings: ImageSettings) -> Recipe:
 def size_of(width: int | None, height: int | None) -> Size | None:
     """The size of a picture that another program painted; None where a side is not known."""
     return None if not width or not height else Size(width, height)
+
+
+def sampler_named(name: str, levels: str = "") -> Found:
+    """Our sampler for a name as people type it, of a program that has no names of its own."""
+    plain = re.sub(r"_k$", "_karras", re.sub(r"^k_", "", name.strip()))
+    try:
+        ours = canonical_name(f"{plain} {levels}".strip())
+    except UsageError:
+        return from_web_ui(name, levels or None)
+    noisy = any(ours == each or ours.startswith(f"{each} ") for each in STOCHASTIC)
+    why = f"{ours!r} adds noise in every step, which is drawn differently here"
+    return Found(ours, (why,) if noisy else ())
 
 
 def base_name(name: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 
-from sdcore.diffusion.sampler_names import from_web_ui
+from sdcore.diffusion.sampler_names import Found, from_web_ui
 from sdcore.diffusion.schedulers import STOCHASTIC
 from sdcore.errors import UsageError
+from sdcore.files.jsonfile import parse_json_object
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
 from sdcore.job.job import Job
 from sdcore.metadata.parameters import Parameters, read_parameters
@@ -19,6 +21,7 @@ from sdcore.metadata.recipe import (
     Recipe,
     base_name,
     decimal,
+    sampler_named,
     size_of,
     whole_number,
 )
@@ -28,7 +31,11 @@ _SAID_ELSEWHERE = {
     *("Steps", "Sampler", "Schedule type", "CFG scale", "CFG rescale", "Seed", "Size", "Clip skip"),
     *("Model", "Model hash", "Lora hashes", "TI hashes", "RNG", "ENSD", "Emphasis", "Dialect"),
     *("Denoising strength", "Version", "Batch size", "Batch pos", "User", "Hires upscaler"),
-    *("Hires resize", "Hires upscale", "Hires steps"),
+    *("Hires resize", "Hires upscale", "Hires steps", "First pass size", "Hashes", "Width"),
+    *("Height", "Parser", "App", "Pipeline", "Operations", "Backend", "Batch", "Index", "Template"),
+    *("Negative Template", "Created Date", "Civitai metadata", "Civitai resources", "Time taken"),
+    *("Discard penultimate sigma", "Downcast alphas_cumprod", "Pad conds", "SGM noise multiplier"),
+    *("Diffusion in Low Bits", "Generator", "Source Identifier", "Model VAE", "Token merging"),
 }
 # Where a key alone tells what cannot be the same. Keys of one feature share a reason.
 _REASONS = {
@@ -44,7 +51,29 @@ _REASONS = {
     "Mask": "it was inpainted, and the file does not hold the picture and the mask",
     "ADetailer": "ADetailer repainted parts of it",
     "ControlNet": "ControlNet is not there",
+    "freeu": "FreeU is not there",
+    "FreeU": "FreeU is not there",
+    "Cfg end": "guidance ended before the last step",
+    "Skip Early CFG": "guidance began after the first step",
+    "NGMS": "guidance was left out where it changed little",
+    "Token merging ratio": "tokens were merged",
+    "hypertile": "attention was computed in tiles",
+    "Distilled CFG": "its guidance is of another kind of model",
+    "Module": "parts of another model were used",
+    "Init image": "it began from a picture, which the file does not hold",
+    "Second pass": "its second pass had a prompt, model or sampler of its own",
+    "Regional Prompter": "regions had prompts of their own",
+    "RP ": "regions had prompts of their own",
+    "AnimateDiff": "AnimateDiff is not there",
+    "Dynamic thresholding": "dynamic thresholding is not there",
+    "Beta schedule": "its own numbers for the noise levels are not there",
+    "Schedule max sigma": "its own noise levels are not there",
+    "Schedule min sigma": "its own noise levels are not there",
+    "Schedule rho": "its own noise levels are not there",
+    "Sampler ": "options of the sampler are not there",
 }
+# SD.Next says which of its readers of prompts was at work.
+_PARSERS = {"full": "a1111", "a1111": "a1111", "compel": "compel", "fixed": "plain"}
 _SHOWN = 60
 
 
@@ -53,9 +82,9 @@ def recipe_of_parameters(text: str) -> Recipe:
     parameters = read_parameters(text)
     pairs = parameters.pairs
     if not pairs:
-        raise ValueError("its last line holds no settings, so only a prompt is known")
+        raise ValueError("it holds no settings, so only a prompt is known")
     ours = pairs.get("Version", "").startswith("sdcore")
-    sampler = from_web_ui(pairs.get("Sampler", "Euler"), pairs.get("Schedule type"))
+    sampler = _sampler(pairs.get("Sampler", "Euler"), pairs.get("Schedule type"))
     width, height, differences = _read_size(pairs)
     steps = _number(pairs, "Steps", MOST_STEPS, differences)
     seed = _number(pairs, "Seed", LARGEST_SEED, differences)
@@ -83,16 +112,29 @@ def recipe_of_parameters(text: str) -> Recipe:
             hires=hires,
         ),
         model=base_name(pairs["Model"]) if "Model" in pairs else None,
-        model_hash=_digits(pairs.get("Model hash")),
+        model_hash=_digits(pairs.get("Model hash")) or _hashes_of_all(pairs).get("model"),
         differences=tuple(dict.fromkeys([*differences, *unsure])),
     )
 
 
+def _sampler(name: str, levels: str | None) -> Found:
+    """By the web UI's name; other programs write such a text with names of their own."""
+    found = from_web_ui(name, levels)
+    if any("is not there" in why for why in found.differences):
+        other = sampler_named(name, levels or "")
+        return found if any("is not there" in why for why in other.differences) else other
+    return found
+
+
 def _read_size(pairs: dict[str, str]) -> tuple[int | None, int | None, list[str]]:
     size = pairs.get("Size")
+    if size is None and "Width" in pairs and "Height" in pairs:
+        size = f"{pairs['Width']}x{pairs['Height']}"
     if size is None:
         return None, None, []
-    width, _, height = size.partition("x")
+    if _is_first_pass_of_old(pairs):
+        size = _old_first_pass(size, pairs["First pass size"])
+    width, _, height = size.lower().replace("\u00d7", "x").partition("x")
     sides = [whole_number(side, LARGEST_SIDE) for side in (width, height)]
     if None in sides:
         return None, None, [f"Size {size!r:.{_SHOWN}} cannot be used; the model's own is"]
@@ -104,6 +146,7 @@ def _read_hires(
 ) -> HiresSettings | None:
     """The second pass: its size, by `Hires resize` or `Hires upscale` times the first's."""
     again = any(key in pairs for key in ("Hires upscale", "Hires resize"))
+    again = again or _is_first_pass_of_old(pairs)
     if "Denoising strength" in pairs and not again:
         differences.append("it began from a picture, which the file does not hold")
     if not again:
@@ -113,7 +156,7 @@ def _read_hires(
     if not strength or size is None:
         differences.append("its second pass cannot be understood and is left out")
         return None
-    upscaler = pairs.get("Hires upscaler", "")
+    upscaler = pairs.get("Hires upscaler", "Latent" if _is_first_pass_of_old(pairs) else "")
     if upscaler != "Lanczos":
         differences.append(f"its upscaler {upscaler!r:.{_SHOWN}} is not there; the nearest is used")
     upscale = "latents" if upscaler.startswith("Latent") else "pixels"
@@ -124,7 +167,10 @@ def _read_hires(
 def _hires_size(
     pairs: dict[str, str], width: int | None, height: int | None
 ) -> tuple[int, int] | None:
-    sides = [whole_number(side, LARGEST_SIDE) for side in pairs.get("Hires resize", "").split("x")]
+    resize = (
+        pairs.get("Size", "") if _is_first_pass_of_old(pairs) else pairs.get("Hires resize", "")
+    )
+    sides = [whole_number(side, LARGEST_SIDE) for side in resize.split("x")]
     if len(sides) == 2 and sides[0] and sides[1]:
         return sides[0], sides[1]
     factor = decimal(pairs.get("Hires upscale"), 16)
@@ -132,6 +178,25 @@ def _hires_size(
         return None
     # The web UI rounds down to what its latents can hold.
     return int(width * factor) // 8 * 8, int(height * factor) // 8 * 8
+
+
+_OLD_AREA, _OLD_STEP = 512 * 512, 64
+
+
+def _is_first_pass_of_old(pairs: dict[str, str]) -> bool:
+    """Before 2023 `Size` was that of the second pass, and the first had one of its own."""
+    return "First pass size" in pairs and "Denoising strength" in pairs
+
+
+def _old_first_pass(size: str, first: str) -> str:
+    """The size of the first pass; 0x0 stood for as many pixels as a model of 512 x 512 has."""
+    sides = [whole_number(side, LARGEST_SIDE) for side in first.split("x")]
+    whole = [whole_number(side, LARGEST_SIDE) for side in size.split("x")]
+    if sides != [0, 0] or len(whole) != 2 or not whole[0] or not whole[1]:
+        return first
+    scale = (_OLD_AREA / (whole[0] * whole[1])) ** 0.5
+    width, height = (math.ceil(scale * side / _OLD_STEP) * _OLD_STEP for side in whole if side)
+    return f"{width}x{height}"
 
 
 def _number(pairs: dict[str, str], key: str, most: int, differences: list[str]) -> int | None:
@@ -146,6 +211,10 @@ def _number(pairs: dict[str, str], key: str, most: int, differences: list[str]) 
 def _dialect(pairs: dict[str, str]) -> tuple[str, list[str]]:
     emphasis = pairs.get("Emphasis", "Original")
     named = {"Original": "a1111", "No norm": "a1111-nonorm"}
+    if "Parser" in pairs:
+        parser = pairs["Parser"].lower().split(" ")[0]
+        why = [f"its prompt was read by {pairs['Parser']!r:.{_SHOWN}}"]
+        return _PARSERS.get(parser, "a1111"), [] if parser in ("a1111", "compel") else why
     dialect = pairs.get("Dialect", named.get(emphasis))
     if dialect in DIALECTS:
         return dialect, []
@@ -173,7 +242,11 @@ def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:
 
 def _loras(parameters: Parameters, differences: list[str]) -> tuple[LoraSettings, ...]:
     """The LoRAs that the prompt names, with the hashes that are told."""
-    hashes = dict(_hashes(parameters.pairs.get("Lora hashes")))
+    hashes = {
+        name.removeprefix("lora:"): digits
+        for name, digits in _hashes_of_all(parameters.pairs).items()
+    }
+    hashes |= dict(_hashes(parameters.pairs.get("Lora hashes")))
     try:
         tags = parse_prompt(parameters.prompt, "a1111").loras
     except UsageError as error:
@@ -192,8 +265,19 @@ def _plain(name: str) -> str:
 
 def _hashes(text: str | None) -> list[tuple[str, str]]:
     """(name, digits) of "name: digits, name: digits"."""
-    found = re.findall(r"\s*([^:,]+):\s*([0-9a-fA-F]{6,64})\s*(?:,|$)", (text or "")[:100_000])
-    return [(name.strip(), digits.lower()) for name, digits in found]
+    pairs = [entry.rpartition(":") for entry in (text or "").split(",")]
+    found = [(name.strip(), _digits(digits.strip())) for name, _, digits in pairs]
+    return [(name, digits) for name, digits in found if name and digits]
+
+
+def _hashes_of_all(pairs: dict[str, str]) -> dict[str, str]:
+    """`Hashes: {"model": "...", "lora:ink": "..."}`: what each part's name is followed by."""
+    try:
+        told = parse_json_object(pairs.get("Hashes", "").encode("utf-8", "surrogatepass"))
+    except ValueError:
+        return {}
+    found = {name: _digits(value) for name, value in told.items() if isinstance(value, str)}
+    return {name: digits for name, digits in found.items() if digits}
 
 
 def _digits(text: str | None) -> str | None:
