@@ -10,6 +10,8 @@ from sdcore.errors import UsageError
 
 # 8 also where one latent covers less: the rule of Stable Diffusion and of diffusers' pipelines.
 SIZE_UNIT = 8
+# How many times as many pixels as a model was trained on, or as few, are too many.
+FAR = 4
 _WRITTEN = re.compile(r"([0-9]{1,6})(?:x([0-9]{1,6}))?")
 
 
@@ -70,6 +72,16 @@ class Size:
     def rounded_down(self, unit: int = SIZE_UNIT) -> Size:
         """The largest size within this one that can be painted; at least one unit each way."""
         width, height = (max(unit, side - side % unit) for side in self.width_height)
+        return Size(width, height)
+
+    def is_far_from(self, native: Size) -> bool:
+        """Whether a model of this own size paints things twice here, or none whole."""
+        return not 1 / FAR <= self.area / native.area <= FAR
+
+    def fitted_to(self, native: Size, unit: int = SIZE_UNIT) -> Size:
+        """The same aspect ratio at a model's own area."""
+        scale = (native.area / self.area) ** 0.5
+        width, height = (max(unit, round(side * scale / unit) * unit) for side in self.width_height)
         return Size(width, height)
 
     def __str__(self) -> str:

@@ -227,7 +227,7 @@ def explain_picture(
     heatmaps = heatmaps_of_image(
         pipe, picture, prompt, IMAGE_TIMES, seed=seed, dialect=dialect, clip_skip=clip_skip
     )
-    (canvas,) = make_canvases([picture], None)
+    (canvas,) = make_canvases([picture], None, model_size=pipe.native_size)
     (seen,) = to_images(canvas.pixels()[None])
     windows = [Window(f"noise of time {time}", 1, None) for time in sorted(IMAGE_TIMES)[::-1]]
     return _explained(pipe, seen, {"prompt": heatmaps}, windows, facts)

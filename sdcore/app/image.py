@@ -41,8 +41,11 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     text = f"paint only the part around the mask, this much wider ({PADDING}), at --size or the "
     text += "model's (default: no)"
     add("--only-masked", type=int, nargs="?", const=PADDING, metavar="PIXELS", help=text)
+    text = "the model repaints each place that the mask touches, or as in diffusers those of which "
+    text += "it holds the corner: touched or corner (default: touched)"
+    add("--mask-cells", metavar="NAME", help=text)
     flags.add_painting_flags(parser)
-    text = "to paint at, the picture is resized (default: its own size, down to a multiple of 8)"
+    text = "to paint at, the picture is resized (default: its own, if that suits the model)"
     add("--size", metavar="WxH", help=text)
     flags.add_hires_flags(parser)
     flags.add_model_flags(parser)
@@ -89,6 +92,7 @@ def make_jobs(options: argparse.Namespace) -> list[Job]:
         images_per_prompt=flags.count(options, "images", 1),
         strength=options.strength,
         only_masked=options.only_masked,
+        mask_cells=options.mask_cells,
         hires=hires,
         **pictures,
         **flags.job_settings(options),
@@ -108,9 +112,11 @@ def read_pictures(options: argparse.Namespace) -> dict[str, Any]:
         mask = open_transparency(options.image)
     if mask is not None and options.invert_mask:
         mask = ImageOps.invert(mask)
-    if mask is None and (options.invert_mask or options.only_masked is not None):
+    alone = ("--invert-mask", options.invert_mask), ("--mask-cells", options.mask_cells is not None)
+    alone = *alone, ("--only-masked", options.only_masked is not None)
+    if mask is None and any(given for _, given in alone):
         raise UsageError(
-            f"{'--invert-mask' if options.invert_mask else '--only-masked'} is given alone.",
+            f"{next(flag for flag, given in alone if given)} is given alone.",
             "It needs a mask.",
             "Add --mask mask.png, or --mask-transparent.",
         )

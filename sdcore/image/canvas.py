@@ -10,13 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from sdcore.errors import UsageError
+from sdcore.errors import UsageError, warn
 from sdcore.image.pictures import to_mask, to_rgb
 from sdcore.size import Size
 
+# When a position of the latent grid is painted: where any pixel of it is white in the mask; or, as
+# in diffusers, where its top left pixel is.
+TOUCHED, CORNER = "touched", "corner"
+MASK_CELLS = (TOUCHED, CORNER)
 Box = tuple[int, int, int, int]  # left, top, right, bottom, as in Pillow
 
 
@@ -32,6 +37,7 @@ class Canvas:
             (Lanczos). With `keeps_aspect` it is not distorted for that: what is missing to the
             aspect ratio is filled up with the pixels at its edges.
         keeps_aspect: see `size`.
+        cells: what counts of a mask, see `MASK_CELLS`.
     """
 
     picture: Image.Image
@@ -39,6 +45,7 @@ class Canvas:
     box: Box
     size: Size
     keeps_aspect: bool = False
+    cells: str = TOUCHED
 
     def pixels(self) -> Tensor:
         """The part to paint: (3, H, W) in [-1, 1]."""
@@ -46,10 +53,25 @@ class Canvas:
         return torch.as_tensor(levels).permute(2, 0, 1) * 2 - 1
 
     def mask_pixels(self) -> Tensor:
-        """(1, H, W): 1 where the mask is at least half white, else 0."""
+        """(1, H, W): 1 where the mask is at least half white, else 0.
+
+        Where it is made smaller, a pixel counts as white by its brightest part, or by diffusers'
+        rule by its mean.
+        """
         assert self.mask is not None
-        levels = np.asarray(self._to_size(self.mask).convert("L"), dtype=np.float32) / 255.0
-        return torch.as_tensor((levels >= 0.5).astype(np.float32))[None]
+        if self.cells == CORNER:
+            levels = np.asarray(self._to_size(self.mask).convert("L"), dtype=np.float32) / 255.0
+            return torch.as_tensor((levels >= 0.5).astype(np.float32))[None]
+        white = np.asarray(self.mask) >= 128
+        parts = self._to_size(Image.fromarray(white.astype(np.float32)), Image.Resampling.BOX)
+        return torch.as_tensor((np.asarray(parts) > 1e-6).astype(np.float32))[None]
+
+    def mask_cells(self, grid: tuple[int, int]) -> Tensor:
+        """(1, h, w): 1 where the model paints, on the latent grid (h, w)."""
+        pixels = self.mask_pixels()[None]
+        if self.cells == CORNER:
+            return F.interpolate(pixels, size=grid)[0]
+        return F.adaptive_max_pool2d(pixels, grid)[0]
 
     def put_back(self, painted: Image.Image) -> Image.Image:
         """The whole picture with what was painted in it.
@@ -66,9 +88,24 @@ class Canvas:
         result.paste(painted, (left, top))
         return Image.composite(result, self.picture, self.mask)
 
-    def _to_size(self, image: Image.Image) -> Image.Image:
-        mode = "fill" if self.keeps_aspect else "default"
-        return _resize(image.crop(self.box), self.size, mode)
+    def _to_size(
+        self, image: Image.Image, filtered: Image.Resampling = Image.Resampling.LANCZOS
+    ) -> Image.Image:
+        image = image.crop(self.box)
+        if filtered != Image.Resampling.LANCZOS:
+            return self._by_parts(image, filtered)
+        return _resize(image, self.size, "fill" if self.keeps_aspect else "default")
+
+    def _by_parts(self, image: Image.Image, filtered: Image.Resampling) -> Image.Image:
+        """The same with another filter; beyond the edges there is nothing."""
+        width, height = inner = self.size.width_height
+        if self.keeps_aspect:
+            scale = min(width / image.width, height / image.height)
+            inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        result = Image.new(image.mode, (width, height))
+        place = (width - inner[0]) // 2, (height - inner[1]) // 2
+        result.paste(image.resize(inner, filtered), place)
+        return result
 
 
 def _resize(image: Image.Image, size: Size, mode: str) -> Image.Image:
@@ -90,14 +127,16 @@ def make_canvases(
     height: int | None = None,
     model_size: Size | None = None,
     only_masked: int | None = None,
+    cells: str = TOUCHED,
 ) -> list[Canvas]:
     """The canvas of each picture, all of one size to paint at.
 
     Args:
-        width, height: to paint at; None is that of the first picture, rounded down to a multiple of
-            8; or that of `model_size`, if there is one, where only a part is painted.
+        width, height: to paint at; None is as `size_to_paint` says; or that of `model_size`, where
+            only a part is painted.
         only_masked: paints the rectangle around what the mask repaints, this many pixels wider on
             each side and grown to the aspect ratio of the size, instead of the whole picture.
+        cells: one of `MASK_CELLS`.
 
     Raises:
         UsageError: pictures or masks that cannot be used.
@@ -107,20 +146,44 @@ def make_canvases(
         masks = [to_mask(mask, _name("The mask", i, masks)) for i, mask in enumerate(masks)]
         for picture, mask in zip(pictures, masks, strict=True):
             check_mask(picture, mask)
-    natural = Size(*pictures[0].size).rounded_down()
-    if only_masked is not None and model_size is not None:
-        natural = model_size
-    to_paint = Size(width or natural.width, height or natural.height)
+    if width is None or height is None:
+        natural = model_size if only_masked is not None else None
+        natural = natural or size_to_paint(Size(*pictures[0].size), model_size)
+        width, height = width or natural.width, height or natural.height
+    to_paint = Size(width, height)
     if masks is None or only_masked is None:
         each = masks or [None] * len(pictures)
         return [
-            Canvas(picture, mask, (0, 0, *picture.size), to_paint)
+            Canvas(picture, mask, (0, 0, *picture.size), to_paint, cells=cells)
             for picture, mask in zip(pictures, each, strict=True)
         ]
     return [
-        Canvas(picture, mask, masked_box(mask, to_paint, only_masked), to_paint, keeps_aspect=True)
+        Canvas(
+            picture,
+            mask,
+            masked_box(mask, to_paint, only_masked),
+            to_paint,
+            keeps_aspect=True,
+            cells=cells,
+        )
         for picture, mask in zip(pictures, masks, strict=True)
     ]
+
+
+def size_to_paint(picture: Size, model_size: Size | None = None) -> Size:
+    """The size at which a picture is painted where nobody says: its own, rounded down.
+
+    Warns:
+        UserWarning: it is far from the model's, and so is fitted to it, with its aspect ratio.
+    """
+    if model_size is None or not picture.is_far_from(model_size):
+        return picture.rounded_down()
+    fitted = picture.fitted_to(model_size)
+    warn(
+        f"the picture is {picture}, the model's own size is {model_size}: it is painted at "
+        f"{fitted}; ask for a size to have another"
+    )
+    return fitted
 
 
 def masked_box(mask: Image.Image, size: Size, padding: int) -> Box:

@@ -19,6 +19,8 @@ from sdcore.files.opening import open_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF")
 MAX_PIXELS = 64_000_000
+# From this opacity on a pixel of a mask counts as drawn; greys this near are strokes of one colour.
+_SOLID, _ONE_COLOUR = 128, 32
 
 
 def open_picture(path: str | Path) -> Image.Image:
@@ -107,12 +109,22 @@ def to_rgb(image: Image.Image, name: str = "The picture", background: str = "whi
 
 
 def to_mask(image: Image.Image, name: str = "The mask") -> Image.Image:
-    """A mask as 8-bit grey: white is repainted, black is kept; transparent is black."""
+    """A mask as 8-bit grey: white is repainted, black is kept.
+
+    Strokes of one colour on an empty layer are the mask, whatever their colour: it is their
+    opacity. Of a mask with light and dark, what is transparent is black.
+    """
     image = _upright_8_bit(image, name)
-    if image.has_transparency_data:
-        black = Image.new("RGBA", image.size, "black")
-        image = Image.alpha_composite(black, image.convert("RGBA"))
-    return image.convert("L")
+    if not image.has_transparency_data:
+        return image.convert("L")
+    layer = image.convert("RGBA")
+    alpha = layer.getchannel("A")
+    greys = np.asarray(layer.convert("RGB").convert("L"))
+    drawn = greys[np.asarray(alpha) >= _SOLID]
+    one_colour = drawn.size == 0 or int(drawn.max()) - int(drawn.min()) <= _ONE_COLOUR
+    if one_colour and int(np.asarray(alpha).min()) < 255:
+        return alpha
+    return Image.alpha_composite(Image.new("RGBA", image.size, "black"), layer).convert("L")
 
 
 def _upright_8_bit(image: Image.Image, name: str) -> Image.Image:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from PIL import Image
 from torch import Tensor
@@ -21,6 +21,7 @@ from sdcore.diffusion.guidance import Guidance
 from sdcore.diffusion.schedulers import canonical_name
 from sdcore.diffusion.steps import check_share
 from sdcore.errors import UsageError
+from sdcore.image.canvas import TOUCHED
 from sdcore.image.pictures import to_mask, to_rgb
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
 from sdcore.job.sources import Latents, Noise, Picture, Source, check_latents
@@ -187,6 +188,7 @@ def make_jobs(
     mask: Image.Image | Sequence[Image.Image] | None = None,
     strength: float | None = None,
     only_masked: int | None = None,
+    mask_cells: str | None = None,
     noise: Tensor | None = None,
     **settings: Any,
 ) -> list[Job]:
@@ -197,7 +199,7 @@ def make_jobs(
         seed: image i gets seed + i; None draws one. A list has a seed for each prompt, and the
             images of a prompt count on from it.
         image: a picture, or a list with one for each prompt or each image; or clean latents
-            (B, C, h, w). `mask`, `strength` and `only_masked` as in `Picture`.
+            (B, C, h, w). `mask`, `strength`, `only_masked` and `mask_cells` as in `Picture`.
         noise: standard normal latents (B, C, h, w), one for each image, in place of the seeds'.
         settings: further fields of `Job`, the same for all.
 
@@ -209,7 +211,8 @@ def make_jobs(
     prompts = _texts(prompt, "prompt")
     negatives = _negative_texts(negative_prompt, len(prompts))
     seeds = _seeds(seed, len(prompts), images_per_prompt)
-    sources = _sources(image, mask, strength, only_masked, noise, len(prompts), len(seeds))
+    how = _How(strength, only_masked, mask_cells)
+    sources = _sources(image, mask, how, noise, len(prompts), len(seeds))
     return [
         Job(
             prompts[i // images_per_prompt],
@@ -319,18 +322,27 @@ def _seeds(seed: int | Sequence[int] | None, prompts: int, images: int) -> list[
     return [check_seed(one, images) + i for one in seed for i in range(images)]
 
 
+class _How(NamedTuple):
+    """How pictures are painted over."""
+
+    strength: Any
+    only_masked: Any
+    mask_cells: Any
+
+
 def _sources(
-    image: Any, mask: Any, strength: Any, only_masked: Any, noise: Any, prompts: int, images: int
+    image: Any, mask: Any, how: _How, noise: Any, prompts: int, images: int
 ) -> list[Source]:
     """What each image begins from; one source object for all images that share it."""
     of_latents = isinstance(image, Tensor)
     for name, value, needed in (
         ("mask", mask, image),
-        ("strength", strength, image),
-        ("only_masked", only_masked, mask),
+        ("strength", how.strength, image),
+        ("only_masked", how.only_masked, mask),
+        ("mask_cells", how.mask_cells, mask),
     ):
         if value is not None and needed is None:
-            what = "mask" if name == "only_masked" else "image"
+            what = "image" if name in ("mask", "strength") else "mask"
             raise UsageError(f"{name} is given alone.", f"It needs {what}.", f"Pass {what}.")
     if mask is not None and of_latents:
         raise UsageError(
@@ -348,9 +360,9 @@ def _sources(
         )
     if of_latents:
         check_latents(image, "latents given as image", dimensions=4)
-        sources: list[Source] = [Latents(each, strength) for each in image]
+        sources: list[Source] = [Latents(each, how.strength) for each in image]
     else:
-        sources = _pictures(image, mask, strength, only_masked)
+        sources = _pictures(image, mask, how)
     if len(sources) not in (1, prompts, images):
         needed = f"{prompts}" if prompts == images else f"{prompts} or {images}"
         raise UsageError(
@@ -374,7 +386,7 @@ def _noise(noise: Any, images: int) -> list[Source]:
     return [Noise(each) for each in noise]
 
 
-def _pictures(image: Any, mask: Any, strength: Any, only_masked: Any) -> list[Source]:
+def _pictures(image: Any, mask: Any, how: _How) -> list[Source]:
     images = _several(image, "image")
     masks = [None] if mask is None else _several(mask, "mask")
     if len(masks) not in (1, len(images)):
@@ -388,9 +400,10 @@ def _pictures(image: Any, mask: Any, strength: Any, only_masked: Any) -> list[So
     return [
         Picture(
             to_rgb(picture, f"The picture{number}"),
-            strength,
+            how.strength,
             None if one is None else to_mask(one, f"The mask{number}"),
-            only_masked,
+            how.only_masked,
+            how.mask_cells or TOUCHED,
         )
         for picture, one, number in zip(images, masks, numbered, strict=True)
     ]

@@ -21,6 +21,7 @@ from sdcore import __version__
 from sdcore.checks import as_finite
 from sdcore.errors import UsageError
 from sdcore.files.jsonfile import parse_json_object
+from sdcore.image.canvas import TOUCHED
 from sdcore.job.job import Job
 from sdcore.job.sources import Handover, Latents, Noise, Picture, Source
 from sdcore.size import Size
@@ -46,12 +47,14 @@ class SourceSettings:
         strength: 0 to 1, how much of it was painted anew; None, in a job alone, is the model's.
         mask: SHA-256 of the mask's pixels; None without one.
         only_masked: pixels of padding around the mask where only that part was painted, or None.
+        mask_cells: what counted of the mask, see `Picture`.
     """
 
     image: str
     strength: float | None
     mask: str | None = None
     only_masked: int | None = None
+    mask_cells: str = TOUCHED
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def source_settings(source: Source, strength: float | None) -> SourceSettings | 
 def _by_hashes(source: Picture | Latents, strength: float | None) -> SourceSettings:
     if isinstance(source, Latents):
         return SourceSettings(source.latents_hash, strength)
-    return SourceSettings(source.image_hash, strength, source.mask_hash, source.only_masked)
+    mask = source.mask_hash, source.only_masked, source.mask_cells
+    return SourceSettings(source.image_hash, strength, *mask)
 
 
 def job_to_dict(job: Job) -> dict[str, Any]:
@@ -214,7 +218,7 @@ def _source_of(record: SourceSettings, pictures: Mapping[str, Image | Tensor]) -
     if isinstance(image, Tensor):
         return Latents(image, record.strength)
     assert not isinstance(mask, Tensor)
-    return Picture(image, record.strength, mask, record.only_masked)
+    return Picture(image, record.strength, mask, record.only_masked, record.mask_cells)
 
 
 # What a record says in any case.

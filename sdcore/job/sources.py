@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdcore.checks import as_int
+from sdcore.checks import as_int, check_choice
 from sdcore.diffusion.steps import check_share
 from sdcore.errors import NonFiniteError, UsageError
-from sdcore.image.canvas import check_mask
+from sdcore.image.canvas import MASK_CELLS, TOUCHED, check_mask
 from sdcore.image.pictures import to_mask, to_rgb
 
 
@@ -69,6 +69,9 @@ class Picture(_Content):
             the picture.
         only_masked: paints the part around the mask alone, this many pixels wider, at the size that
             is asked for, and puts it back.
+        mask_cells: what the model repaints, on its grid of 8 x 8 pixels or so: every position of
+            which the mask has touched a pixel, "touched"; or those whose top left pixel is white,
+            "corner", which is diffusers' rule.
 
     Meng et al. 2021 (SDEdit, arXiv 2108.01073).
     """
@@ -77,8 +80,10 @@ class Picture(_Content):
     strength: float | None = None
     mask: Image.Image | None = None
     only_masked: int | None = None
+    mask_cells: str = TOUCHED
 
     def __post_init__(self) -> None:
+        check_choice("mask_cells", self.mask_cells, MASK_CELLS)
         check_share("strength", self.strength)
         object.__setattr__(self, "image", to_rgb(self.image))
         if self.mask is not None:
@@ -98,7 +103,7 @@ class Picture(_Content):
 
     @property
     def digest(self) -> tuple[Any, ...]:
-        sizes = self.image.size, self.strength, self.only_masked
+        sizes = self.image.size, self.strength, self.only_masked, self.mask_cells
         return (self.image_hash, self.mask_hash, *sizes)
 
 

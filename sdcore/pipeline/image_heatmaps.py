@@ -65,7 +65,7 @@ def heatmaps_of_image(
             "There is no time." if not times else "The UNet reads a mask besides the picture.",
             "Give at least one time." if not times else "Use a text-to-image model.",
         )
-    (canvas,) = make_canvases([image], None)
+    (canvas,) = make_canvases([image], None, model_size=pipe.native_size)
     pixels = canvas.pixels()[None].to(pipe.device)
     size, _ = choose_sizes(kind, canvas.size)
     plan = plan_prompts(

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from sdcore.checkpoint.kind import ModelKind
 from sdcore.errors import UsageError
 from sdcore.image.autoencoder import Autoencoder
-from sdcore.image.canvas import Canvas, make_canvases
+from sdcore.image.canvas import Canvas, make_canvases, size_to_paint
 from sdcore.job.job import Job
 from sdcore.job.sources import Handover, Latents, Noise, Picture, Source
 from sdcore.sampling.loop import Kept, Sampler, Start
@@ -46,7 +45,7 @@ def complete_size(
     size = native
     if isinstance(source, Picture):
         if source.only_masked is None:
-            size = Size(*source.image.size).rounded_down()
+            size = size_to_paint(Size(*source.image.size), native)
     elif not isinstance(source, Noise) or source.latents is not None:
         assert source.latents is not None
         rows, columns = source.latents.shape[-2:]
@@ -150,8 +149,8 @@ def _of_pictures(
 ) -> BatchSource:
     first = pictures[0]
     for other in pictures:
-        same = (other.strength, other.only_masked, other.mask is None)
-        if same != (first.strength, first.only_masked, first.mask is None):
+        same = (other.strength, other.only_masked, other.mask is None, other.mask_cells)
+        if same != (first.strength, first.only_masked, first.mask is None, first.mask_cells):
             raise _mixed("another strength, padding or mask")
     masks = [picture.mask for picture in pictures if picture.mask is not None]
     images = [picture.image for picture in pictures]
@@ -162,6 +161,7 @@ def _of_pictures(
         height=size.height if size else None,
         model_size=native_size,
         only_masked=first.only_masked,
+        cells=first.mask_cells,
     )
     usual = 1.0 if masks else strength
     return BatchSource(canvases, strength=usual if first.strength is None else first.strength)
@@ -258,10 +258,12 @@ def make_start(
         return Start(latents)
 
     assert pixels is not None
-    mask_pixels = torch.stack([canvas.mask_pixels() for canvas in source.canvases]).to(device)
-    mask = _for_each(_on_grid(mask_pixels, grid), images)  #            (B, 1, h, w)
+    cells = torch.stack([canvas.mask_cells(grid) for canvas in source.canvases])
+    _check_cells(cells)
+    mask = _for_each(cells.to(device), images)  #                        (B, 1, h, w)
     if reads_mask:
-        masked = pixels * (1 - mask_pixels)
+        mask_pixels = torch.stack([canvas.mask_pixels() for canvas in source.canvases])
+        masked = pixels * (1 - mask_pixels.to(device))
         masked = autoencoder.encode(masked, sampler.generators, tiled=tiled)
         return Start(latents, mask_channels=torch.cat([mask, masked], dim=1))
     # diffusers encodes the masked picture here too and does not use it: its draws are made, so that
@@ -275,15 +277,13 @@ def _for_each(tensor: Tensor, images: int) -> Tensor:
     return tensor.repeat_interleave(images // len(tensor), dim=0)
 
 
-def _on_grid(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The mask (P, 1, H, W) on the latent grid: each position asks its top left pixel."""
-    small = F.interpolate(mask, size=grid)
-    for number, one in enumerate(small, start=1):
+def _check_cells(mask: Tensor) -> None:
+    """Refuse masks (P, 1, h, w) of which one lets the model paint nowhere."""
+    for number, one in enumerate(mask, start=1):
         if not one.any():
             raise UsageError(
                 "The mask is too small or too dark to repaint anything.",
                 f"None of the {one.numel()} positions of the latent grid is at least half white"
-                + (f" in mask number {number}." if len(small) > 1 else "."),
+                + (f" in mask number {number}." if len(mask) > 1 else "."),
                 "Make it larger or brighter, or paint only the part around it (only_masked).",
             )
-    return small

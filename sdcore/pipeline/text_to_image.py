@@ -28,7 +28,7 @@ from sdcore.diffusion.schedulers import (
     set_steps,
 )
 from sdcore.diffusion.steps import visited_times
-from sdcore.errors import UsageError
+from sdcore.errors import UsageError, warn
 from sdcore.image.pictures import to_images
 from sdcore.job.adapters import EmbeddingSettings, LoraSettings
 from sdcore.job.job import Job, as_jobs, make_jobs
@@ -236,6 +236,11 @@ class TextToImage(Model):
         jobs = [self._filled(job, source) for job in jobs]
         job, factor = jobs[0], self.autoencoder.factor
         assert job.size is not None
+        if source.is_noise and source.noise is None and job.size.is_far_from(self.native_size):
+            warn(
+                f"{job.size} is far from the model's own size, {self.native_size}: things come "
+                "twice, or apart; a second pass makes larger pictures of good ones"
+            )
         sampler = self._sampler(jobs, source)
         plan = self._plan(jobs, len(sampler.times))
         grid = job.size.latent_grid(factor)

@@ -185,8 +185,10 @@ def test_only_the_part_around_the_mask_is_painted_at_the_models_size(pipe) -> No
     tiny_mask = Image.new("L", (200, 120))
     tiny_mask.paste(255, (101, 51, 104, 54))
     with pytest.raises(UsageError, match="too small") as error:
-        pipe("a cat", image=picture, mask=tiny_mask, **FAST)
+        paint(pipe, "a cat", image=picture, mask=tiny_mask, mask_cells="corner", **FAST)
     assert "only_masked" in error.value.hint
+    painted = pipe("a cat", image=picture, mask=tiny_mask, **FAST).images[0]
+    assert (levels(painted) != levels(picture)).any(axis=2).sum() == 9
     paint(pipe, "a cat", image=picture, mask=tiny_mask, only_masked=6, **FAST)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -299,3 +300,15 @@ def test_sdxl_has_both_readers_as_parts(sdxl_folder) -> None:
     pipe = TextToImage.from_pretrained(sdxl_folder)
     assert pipe.tokenizer_2 is not None and pipe.text_encoder_2 is not None
     assert pipe.defaults.zeros_for_no_prompt and pipe.defaults.guidance_scale == 5.0
+
+
+def test_a_size_far_from_the_models_is_warned_of(pipe) -> None:
+    with pytest.warns(UserWarning, match="144x144 is far"):
+        pipe("a cat", width=144, height=144, steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe("a cat", width=128, height=64, steps=1)
+    photo = Image.new("RGB", (400, 200), "red")
+    with pytest.warns(UserWarning, match="it is painted at 88x48"):
+        assert pipe("a cat", image=photo, steps=2, strength=0.5).images[0].size == (88, 48)
+    assert pipe("a cat", image=photo, width=64, height=32, steps=2).images[0].size == (64, 32)

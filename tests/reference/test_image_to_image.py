@@ -179,7 +179,7 @@ def test_same_inpainting_with_any_model(inpaint, scheduler, strength) -> None:
     pictures = inpaint["sd"].paint(
         scheduler=scheduler,
         strength=strength,
-        ours={"image": image, "mask": where},
+        ours={"image": image, "mask": where, "mask_cells": "corner"},
         theirs={"image": image, "mask_image": where, "height": 64, "width": 64},
     )
     assert_same_picture(keep_outside(pictures, image, where))
@@ -191,7 +191,7 @@ def test_same_inpainting_in_sdxl(inpaint, scheduler, strength) -> None:
     pictures = inpaint["sdxl"].paint(
         scheduler=scheduler,
         strength=strength,
-        ours={"image": image, "mask": where},
+        ours={"image": image, "mask": where, "mask_cells": "corner"},
         theirs={"image": image, "mask_image": where, "height": 64, "width": 64},
     )
     assert_same_picture(keep_outside(pictures, image, where))
@@ -212,7 +212,7 @@ def test_same_inpainting_with_inpainting_models(
         strength=strength,
         guidance_scale=guidance_scale,
         negative_prompt="bad drawing" if guidance_scale > 1 else None,
-        ours={"image": image, "mask": where},
+        ours={"image": image, "mask": where, "mask_cells": "corner"},
         theirs={"image": image, "mask_image": where, "height": 64, "width": 64},
     )
     assert_same_picture(keep_outside(pictures, image, where))
@@ -224,7 +224,14 @@ def test_same_part_around_the_mask(inpaint, box) -> None:
     got, expected = inpaint["sd"].paint(
         scheduler="ddim",
         strength=1.0,
-        ours={"image": image, "mask": where, "only_masked": 7, "width": 64, "height": 64},
+        ours={
+            "image": image,
+            "mask": where,
+            "mask_cells": "corner",
+            "only_masked": 7,
+            "width": 64,
+            "height": 64,
+        },
         theirs={"image": image, "mask_image": where, "padding_mask_crop": 7}
         | {"height": 64, "width": 64},
     )
