@@ -16,27 +16,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from sdcore.adapters.lora_blocks import base_factor, factors, read_blocks
 from sdcore.adapters.lora_file import Lora
+from sdcore.adapters.lora_kinds import Full
 from sdcore.adapters.lora_layer import AdaptedLayer, adapted_layers, without_changes
-from sdcore.adapters.lora_math import Change, Layer
+from sdcore.adapters.lora_math import Change
 from sdcore.adapters.lora_names import (
     Place,
-    layers_of,
     made_for_another,
     parts_of,
     spellings,
+    weights_of,
 )
+from sdcore.adapters.textual_inversion import apply_embeddings
 from sdcore.checkpoint.model import LoraOnModel, Model
 from sdcore.checks import as_finite
 from sdcore.errors import FileError, NonFiniteError, UsageError, name_some
 from sdcore.files.weights import is_finite
 from sdcore.torch_state import with_own_torch_state
-from sdcore.views import view
+from sdcore.views import twin, view
 
 ModelT = TypeVar("ModelT", bound=Model)
 
@@ -45,12 +48,16 @@ ModelT = TypeVar("ModelT", bound=Model)
 class LoraWeight:
     """How much of a LoRA is used, for the UNet and for the text encoders apart.
 
+    Attributes:
+        blocks: block weights, see `sdcore.adapters.lora_blocks`; "" is all blocks alike.
+
     Raises:
-        UsageError: an amount is no finite number.
+        UsageError: an amount is no finite number, or block weights that cannot be.
     """
 
     unet: float
     text: float
+    blocks: str = ""
 
     def __post_init__(self) -> None:
         for amount in (self.unet, self.text):
@@ -60,9 +67,13 @@ class LoraWeight:
                     "It must be a finite number.",
                     "Use 1 for a LoRA as it was trained.",
                 )
+        read_blocks(self.blocks)
 
-    def of(self, place: Place) -> float:
-        return self.unet if place.part == "unet" else self.text
+    def of(self, place: Place, blocks: Mapping[Place, float]) -> float:
+        """Args: blocks: what `lora_blocks.factors` says of these block weights."""
+        if place.part == "unet":
+            return self.unet * blocks.get(place, 1.0)
+        return self.text * base_factor(self.blocks)
 
 
 @dataclass(frozen=True)
@@ -85,37 +96,49 @@ def apply_loras(
     *,
     merge: bool = False,
     allow_partial: bool = False,
+    dialect: str = "plain",
 ) -> ModelT:
     """A model with LoRAs on its UNet and text encoders; `pipe` itself stays as it is.
 
     LoRAs that `pipe` has already stay on it. `loras` of what comes back says which it has.
+    It also knows the learned words that lie in the files.
 
     Args:
         loras: each with its weight; 1 is as it was trained, 0 no change, negative the opposite.
         merge: add the changes to copies of the weights, instead of computing them beside.
         allow_partial: accept a file of which only a part fits.
+        dialect: of the prompts; says how they call a learned word, see `apply_embeddings`.
 
     Raises:
         FileError: a file was made for another model, or nothing or not all of it fits.
-        UsageError: a weight is no finite number.
+        UsageError: a weight is no finite number, or a learned word has a meaning already.
         NonFiniteError: a merged weight is too large for its type.
     """
     weights = [_as_weight(weight) for _, weight in loras]
     bare = _without_changes(pipe)
-    names, layers = spellings(bare), layers_of(bare)
+    names, layers = spellings(bare), weights_of(bare)
     fitted = [_fit(lora, bare, names, layers, allow_partial) for lora, _ in loras]
     changes: dict[Place, list[tuple[Change, float]]] = {}
     for fit, weight in zip(fitted, weights, strict=True):
+        blocks = factors(weight.blocks, bare)
         for place, change in fit.changes.items():
-            if weight.of(place) != 0:
-                changes.setdefault(place, []).append((change, weight.of(place)))
+            if (amount := weight.of(place, blocks)) != 0:
+                changes.setdefault(place, []).append((change, amount))
     replaced = _merged(changes, layers, pipe) if merge else _beside(changes, layers, pipe)
     networks = {part: view(net, replaced.get(part, {})) for part, net in parts_of(pipe).items()}
     applied = tuple(
-        LoraOnModel(lora.path, lora.name, lora.hash, weight.unet, weight.text, merge, fit.unused)
+        LoraOnModel(
+            *(lora.path, lora.name, lora.hash, weight.unet, weight.text, merge, fit.unused),
+            blocks=weight.blocks,
+        )
         for (lora, _), weight, fit in zip(loras, weights, fitted, strict=True)
     )
-    return pipe.replace(**networks, loras=(*pipe.loras, *applied))
+    styled = pipe.replace(**networks, loras=(*pipe.loras, *applied))
+    known = {(word.hash, word.name) for word in pipe.embeddings}
+    words = [
+        each for lora, _ in loras for each in lora.words if (each.hash, each.name) not in known
+    ]
+    return apply_embeddings(styled, words, dialect=dialect, bundled=True) if words else styled
 
 
 def fit_lora(lora: Lora, pipe: Model, *, allow_partial: bool = False) -> FittedLora:
@@ -124,7 +147,7 @@ def fit_lora(lora: Lora, pipe: Model, *, allow_partial: bool = False) -> FittedL
     Args, errors: as for `apply_loras`.
     """
     bare = _without_changes(pipe)
-    return _fit(lora, bare, spellings(bare), layers_of(bare), allow_partial)
+    return _fit(lora, bare, spellings(bare), weights_of(bare), allow_partial)
 
 
 Replaced = dict[str, dict[str, nn.Module | Tensor]]  # part -> name in it -> what stands there
@@ -137,48 +160,75 @@ def _without_changes(pipe: ModelT) -> ModelT:
 
 def _beside(
     changes: Mapping[Place, list[tuple[Change, float]]],
-    layers: Mapping[Place, Layer],
+    layers: Mapping[Place, nn.Module],
     pipe: Model,
 ) -> Replaced:
-    """The adapted layers; one that there is gets these changes after its own."""
+    """The adapted layers; one that there is gets these changes after its own.
+
+    Of normalisations and embeddings the changed vectors, which are small or in one piece anyway.
+    """
     replaced: Replaced = {}
     there = {part: adapted_layers(net) for part, net in parts_of(pipe).items()}
     for place, mine in changes.items():
         layer, known = layers[place], there[place.part].get(place.layer)
-        weight = layer.weight
-        placed = [(change.at(weight.device, weight.dtype), amount) for change, amount in mine]
-        earlier = [] if known is None else known.parts()
-        replaced.setdefault(place.part, {})[place.layer] = AdaptedLayer(layer, earlier + placed)
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            weight = layer.weight
+            placed = [(change.at(weight.device, weight.dtype), amount) for change, amount in mine]
+            earlier = [] if known is None else known.parts()
+            layer = AdaptedLayer(layer, earlier + placed)
+        else:
+            layer = _merge(place, layer, mine)
+        replaced.setdefault(place.part, {})[place.layer] = layer
     return replaced
 
 
 def _merged(
     changes: Mapping[Place, list[tuple[Change, float]]],
-    layers: Mapping[Place, Layer],
+    layers: Mapping[Place, nn.Module],
     pipe: Model,
 ) -> Replaced:
-    """The new weights."""
+    """The layers with new weights and biases."""
     replaced: Replaced = {}
     there = {part: adapted_layers(net) for part, net in parts_of(pipe).items()}
     for place, mine in changes.items():
         inside = ".base" if place.layer in there[place.part] else ""
-        weight = _merge(place, layers[place].weight, mine)
-        replaced.setdefault(place.part, {})[f"{place.layer}{inside}.weight"] = weight
+        layer = _merge(place, layers[place], mine)
+        replaced.setdefault(place.part, {})[f"{place.layer}{inside}"] = layer
     return replaced
 
 
-def _merge(place: Place, weight: Tensor, changes: Sequence[tuple[Change, float]]) -> nn.Parameter:
-    total = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    for change, amount in changes:
-        total = total + amount * change.at(weight.device).delta(weight)
-    merged = total.to(weight.dtype)
+def _merge(place: Place, layer: nn.Module, changes: Sequence[tuple[Change, float]]) -> nn.Module:
+    """The layer over other tensors; a bias that nothing changes stays as it is."""
+    weight, bias = (
+        cast("nn.Parameter | None", getattr(layer, n, None)) for n in ("weight", "bias")
+    )
+    assert weight is not None
+    amounts = [amount for _, amount in changes]
+    placed = [change.at(weight.device) for change, _ in changes]
+    new = _sum(place, weight, [change.delta(weight) for change in placed], amounts)
+    biases = [change.delta_bias(bias) for change in placed]
+    pairs = [(more, a) for more, a in zip(biases, amounts, strict=True) if more is not None]
+    parameters = {**vars(layer)["_parameters"], "weight": new}
+    if pairs:
+        own = bias if bias is not None else nn.Parameter(torch.zeros_like(pairs[0][0]).to(weight))
+        parameters["bias"] = _sum(place, own, [more for more, _ in pairs], [a for _, a in pairs])
+    return twin(layer, _parameters=parameters)
+
+
+def _sum(
+    place: Place, tensor: Tensor, deltas: Sequence[Tensor], amounts: Sequence[float]
+) -> nn.Parameter:
+    total = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    for delta, amount in zip(deltas, amounts, strict=True):
+        total = total + amount * delta.reshape(tensor.shape)
+    merged = total.to(tensor.dtype)
     if not is_finite(merged):
         raise NonFiniteError(
-            f"{place} with the LoRAs in it is not finite as {weight.dtype}.",
-            f"The weights are {[amount for _, amount in changes]}.",
+            f"{place} with the LoRAs in it is not finite as {tensor.dtype}.",
+            f"The weights are {list(amounts)}.",
             "Use smaller weights.",
         )
-    return nn.Parameter(merged, requires_grad=weight.requires_grad)
+    return nn.Parameter(merged, requires_grad=tensor.requires_grad)
 
 
 def _as_weight(weight: float | LoraWeight) -> LoraWeight:
@@ -189,7 +239,7 @@ def _fit(
     lora: Lora,
     pipe: Model,
     names: Mapping[str, Place],
-    layers: Mapping[Place, Layer],
+    layers: Mapping[Place, nn.Module],
     allow_partial: bool,
 ) -> FittedLora:
     """A file's changes by the model's own layers, and its keys that fit none."""
@@ -200,7 +250,7 @@ def _fit(
         place = names.get(name)
         if place is None:
             unused += lora.keys[name]
-        elif (fault := change.fault(layers[place].weight.shape)) is not None:
+        elif (fault := _fault(change, layers[place])) is not None:
             faults.append(f"{name:.120}: {fault}")
         elif place in changes:
             raise FileError(
@@ -213,6 +263,16 @@ def _fit(
     if faults or not changes or (unused and not allow_partial):
         raise _misfit(lora, pipe, len(changes), unused, faults)
     return FittedLora(changes, tuple(unused))
+
+
+def _fault(change: Change, layer: nn.Module) -> str | None:
+    """Why a change cannot be that of this layer; None where it can."""
+    full, affine = isinstance(change, Full), isinstance(layer, nn.Linear | nn.Conv2d)
+    if not full and not affine:
+        return f"it is a {type(layer).__name__}, of which there are full changes alone"
+    if isinstance(layer, nn.Embedding) and "diff_b" in change.tensors():
+        return "it is an Embedding, which has no bias"
+    return change.fault(cast(Tensor, layer.weight).shape)
 
 
 def _misfit(

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdcore.adapters.lora_math import KINDS, Change
-from sdcore.adapters.lora_names import CHANGED, refused_kind, split_key
+from sdcore.adapters.lora_kinds import KINDS, OutputRotation
+from sdcore.adapters.lora_math import Change, LowRank
+from sdcore.adapters.lora_names import BUNDLED, CHANGED, refused_kind, split_key, without_adapter
+from sdcore.adapters.lora_words import in_our_words
+from sdcore.adapters.textual_inversion import Embedding, bundled_words
 from sdcore.checks import as_finite, as_int
 from sdcore.errors import FileError, name_some
 from sdcore.files.hashes import tensor_hash
@@ -24,6 +27,8 @@ from sdcore.files.weights import read_tensors
 # PEFT's and diffusers' names for the file in a folder.
 _FILE_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 _SCALE_LIMIT = 1e4  # of alpha / rank; 1 or less is usual
+_IA3 = ".on_input"
+_NUMBERS = ("alpha", "on_input")  # what may be a whole number
 _DIFFUSERS_SETTINGS = "lora_adapter_metadata"
 
 
@@ -37,6 +42,7 @@ class Lora:
         changes: what happens to each layer, by the layer's name in the file.
         keys: the file's keys that each of these was read from.
         unused: keys that belong to no change.
+        words: learned words that lie in it beside the changes (`bundle_emb`).
         metadata: the header's free text, as it is; never trusted.
     """
 
@@ -47,6 +53,7 @@ class Lora:
     keys: dict[str, tuple[str, ...]] = field(repr=False)
     unused: tuple[str, ...]
     metadata: dict[str, str] = field(repr=False)
+    words: tuple[Embedding, ...] = ()
 
     @property
     def base_model(self) -> str | None:
@@ -75,7 +82,7 @@ class Lora:
 
 
 def read_lora(path: str | Path) -> Lora:
-    """Read a LoRA, LoCon, DoRA, LoHa or LoKr file in any spelling of `sdcore.adapters.lora_names`.
+    """Read a file of any kind in lora_math.py and lora_kinds.py, in any spelling of lora_names.py.
 
     Args:
         path: a safetensors file; or a folder that PEFT or diffusers saved one in.
@@ -87,17 +94,7 @@ def read_lora(path: str | Path) -> Lora:
     path = _file_in(Path(path).expanduser())
     file = open_header(path)
     _refuse_other_kinds(file)
-    groups: dict[str, dict[str, str]] = {}  # layer -> tensor -> key
-    unused: list[str] = []
-    for key in file.shapes:
-        split = split_key(key)
-        if split is None or (key in file.integers and split[1] != "alpha"):
-            unused.append(key)
-        elif groups.setdefault(split[0], {}).setdefault(split[1], key) != key:
-            why = f"{groups[split[0]][split[1]]:.120} and {key:.120} are the same tensor."
-            raise FileError(f"{path} is not a sound LoRA.", why, "Take it from another source.")
-    alone = [name for name, keys in groups.items() if set(keys) == {"alpha"}]
-    unused += [groups.pop(name)["alpha"] for name in alone]
+    groups, unused, bundled = _grouped(file)
     if not groups:
         raise _no_lora(path, list(file.shapes))
     stored = read_tensors(file, torch.device("cpu"), None)
@@ -107,7 +104,38 @@ def read_lora(path: str | Path) -> Lora:
         for name, keys in groups.items()
     }
     keys = {name: tuple(keys.values()) for name, keys in groups.items()}
-    return Lora(path, path.stem, tensor_hash(path), changes, keys, tuple(unused), file.metadata)
+    words = bundled_words(path, {key: stored[key] for key in bundled})
+    return Lora(
+        path, path.stem, tensor_hash(path), changes, keys, tuple(unused), file.metadata, words
+    )
+
+
+def _grouped(file: WeightFile) -> tuple[dict[str, dict[str, str]], list[str], list[str]]:
+    """Layer -> tensor -> key; keys of no change; keys of learned words."""
+    stretched = {key.removesuffix(_IA3) for key in file.shapes if key.endswith(_IA3)}
+    groups: dict[str, dict[str, str]] = {}
+    unused: list[str] = []
+    bundled: list[str] = []
+    adapters: set[str | None] = set()
+    for key in file.shapes:
+        if key.startswith(BUNDLED):
+            bundled.append(key)
+            continue
+        plain, adapter = without_adapter(key)
+        adapters |= {adapter} if adapter else set()
+        split = split_key(plain, stretched)
+        whole = key in file.integers and split is not None and split[1] not in _NUMBERS
+        if split is None or whole:
+            unused.append(key)
+        elif groups.setdefault(split[0], {}).setdefault(split[1], key) != key:
+            why = f"{groups[split[0]][split[1]]:.120} and {key:.120} are the same tensor."
+            if len(adapters) > 1:
+                why = f"It holds several adapters: {name_some(sorted(map(str, adapters)))}."
+            what = f"{file.path} is not a sound LoRA."
+            raise FileError(what, why, "Take it from another source.")
+    alone = [name for name, keys in groups.items() if set(keys) == {"alpha"}]
+    unused += [groups.pop(name)["alpha"] for name in alone]
+    return groups, unused, bundled
 
 
 def _file_in(path: Path) -> Path:
@@ -127,7 +155,7 @@ def _refuse_other_kinds(file: WeightFile) -> None:
             kinds.setdefault(kind, key)
     if kinds:
         named = "; ".join(f"{kind}: {key:.120}" for kind, key in kinds.items())
-        hint = "Use a LoRA, LoCon, DoRA, LoHa or LoKr; or convert it with the tool that made it."
+        hint = "Convert it with the tool that made it, to a LoRA or to full differences."
         raise FileError(f"{file.path} is of a kind that sdcore does not have.", f"{named}.", hint)
 
 
@@ -149,21 +177,30 @@ def _change(path: Path, name: str, tensors: dict[str, Tensor], scales: _Scales) 
         return FileError(f"{path}: {name:.120} cannot be used.", why, hint)
 
     alpha = tensors.pop("alpha", None)
+    try:
+        tensors = in_our_words(name, tensors, scales.settings_of(name))
+    except (ValueError, RuntimeError, IndexError, KeyError) as error:
+        raise wrong(f"It cannot be of its kind: {error}.") from error
     if "vector" in tensors:
         tensors["magnitude"] = tensors.pop("vector").reshape(-1, 1)
     elif "magnitude" in tensors:
         tensors["magnitude"] = _as_magnitude(tensors["magnitude"])
-    present = frozenset(tensors) - {"magnitude"}
+    present = frozenset(tensors) - Change.BESIDE
     kind = next((kind for kind in KINDS if present in kind.FORMS), None)
-    if kind is None:
-        parts = ", ".join(sorted(present)) or "none"
+    if kind is None or (kind is not LowRank and "bias" in tensors):
+        parts = ", ".join(sorted(tensors)) or "none"
         raise wrong(f"A part is missing or too many: it has {parts}.")
     for part, tensor in tensors.items():
-        if 0 in tensor.shape or tensor.ndim not in (2, 4):
+        flat = part in ("bias", "diff_b")
+        matrix = tensor.ndim == 1 if flat else tensor.ndim in (2, 4) or not kind.MATRICES
+        if 0 in tensor.shape or not tensor.ndim or not matrix:
             raise wrong(f"Its {part} is no matrix: the shape is {tuple(tensor.shape)}.")
-    if alpha is not None and (alpha.numel() != 1 or not 0 < alpha.item() < math.inf):
+    least = 0 if kind is OutputRotation else math.ulp(0)  # a limit, which may be none
+    if alpha is not None and (alpha.numel() != 1 or not least <= alpha.item() < math.inf):
         shown = [number.item() for number in alpha.flatten()[:3]]
         raise wrong(f"Its alpha is {shown}; it must be one number above 0.")
+    if kind is OutputRotation:
+        return kind(tensors, 0.0 if alpha is None else alpha.item())
     scale = scales.of(name, kind.rank(tensors), None if alpha is None else alpha.item())
     if not 0 < scale <= _SCALE_LIMIT:
         raise wrong(f"Alpha / rank is {scale:g}; it must be above 0 and at most {_SCALE_LIMIT:g}.")
@@ -200,11 +237,15 @@ class _Scales:
                 if part in CHANGED:
                     self.settings.setdefault(f"{part}.", {})[setting] = value
 
+    def settings_of(self, layer: str) -> dict[str, Any]:
+        """What is written beside the file, or in its header, for a layer."""
+        mine = (s for prefix, s in self.settings.items() if layer.startswith(prefix))
+        return next(mine, dict[str, Any]())
+
     def of(self, layer: str, rank: int | None, alpha: float | None) -> float:
         if alpha is not None:
             return 1.0 if rank is None else alpha / rank
-        mine = (s for prefix, s in self.settings.items() if layer.startswith(prefix))
-        settings = next(mine, dict[str, Any]())
+        settings = self.settings_of(layer)
         chosen = _for_layer(layer, settings.get("alpha_pattern"))
         if chosen is None:
             chosen = settings.get("lora_alpha", settings.get("alpha"))

@@ -1,4 +1,4 @@
-"""What a LoRA does to the weight of one layer, for each of its kinds.
+"""What a LoRA does to the weight of one layer; other kinds of changes are in lora_kinds.py.
 
     LoRA, LoCon  ΔW = s · up down                        Hu et al. 2021, arXiv:2106.09685
                  with a kernel: up, mid, down            CP form of LyCORIS, arXiv:2309.14859
@@ -8,6 +8,9 @@
                  ΔW = m (W + ΔW₀) / ‖W + ΔW₀‖ − W        Liu et al. 2024, arXiv:2402.09353
 
 A weight given by the user multiplies ΔW, so 0 is no change; for DoRA too, as in ComfyUI.
+
+Beside any of them may stand changes of the layer's bias: `bias`, which is scaled by s as the rest,
+and `diff_b`, which is not.
 
 Shapes: W is (O, I) of a linear layer or (O, I, kh, kw) of a convolution, R rank.
 """
@@ -34,6 +37,8 @@ class Change(nn.Module):
     """
 
     FORMS: ClassVar[tuple[frozenset[str], ...]]  # sets of tensors that make one change
+    BESIDE: ClassVar[frozenset[str]] = frozenset({"magnitude", "bias", "diff_b"})
+    MATRICES: ClassVar[bool] = True  # its tensors are matrices or kernels
     PREFIX: ClassVar[str] = ""  # of their names, left out in the formulas below
 
     def __init__(self, tensors: Mapping[str, Tensor], scale: float) -> None:
@@ -74,12 +79,32 @@ class Change(nn.Module):
         to_weight = (-1, *[1] * (weight.ndim - 1)) if per_output else (-1, *[1] * (weight.ndim - 2))
         return turned * stretch.reshape(to_weight) - weight.float()
 
+    def delta_bias(self, bias: Tensor | None) -> Tensor | None:
+        """What is added to the layer's bias (O,), float32; None is nothing."""
+        scaled, plain = (self._parameters.get(name) for name in ("bias", "diff_b"))
+        parts = [] if scaled is None else [self.scale * scaled.float()]
+        parts += [] if plain is None else [plain.float()]
+        return sum(parts[1:], parts[0]).flatten() if parts else None
+
     def forward(self, x: Tensor, layer: Layer) -> Tensor:
-        """ΔW applied to the layer's input; no bias."""
-        return _apply(layer, x, self.delta(layer.weight).to(x.dtype))
+        """What the change adds to the layer's output."""
+        return self._with_bias(_apply(layer, x, self.delta(layer.weight).to(x.dtype)), layer)
+
+    def _with_bias(self, out: Tensor, layer: Layer) -> Tensor:
+        more = self.delta_bias(layer.bias)
+        if more is None:
+            return out
+        return out + more.to(out.dtype).reshape(-1, *[1] * (layer.weight.ndim - 2))
 
     def fault(self, shape: torch.Size) -> str | None:
         """Why this change does not fit a weight of this shape; None where it does."""
+        for name in ("bias", "diff_b"):
+            found = self._parameters.get(name)
+            if found is not None and found.shape != shape[:1]:
+                return f"its {name} is {tuple(found.shape)}, the layer has {shape[0]} outputs"
+        return self._weight_fault(shape)
+
+    def _weight_fault(self, shape: torch.Size) -> str | None:
         found = self._shape()
         if found is None:
             shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in self.tensors().items()]
@@ -94,8 +119,9 @@ class Change(nn.Module):
         return None
 
     def inputs(self) -> int:
-        """I, the width of what the layer reads; 0 where the tensors do not fit one another."""
-        return (self._shape() or (0, 0))[1]
+        """I, the width of what the layer reads; 0 where it cannot be told from the tensors."""
+        shape = self._shape()
+        return shape[1] if shape is not None and len(shape) > 1 else 0
 
     def _shape(self) -> torch.Size | None:
         """Of the weight that this is for; None where the tensors do not fit one another."""
@@ -107,7 +133,11 @@ class Change(nn.Module):
 
     def _float32(self) -> dict[str, Tensor]:
         named = self.named_parameters()
-        return {name.removeprefix(self.PREFIX): parameter.float() for name, parameter in named}
+        return {
+            name.removeprefix(self.PREFIX): parameter.float()
+            for name, parameter in named
+            if name not in self.BESIDE
+        }
 
     def _may_be_flat(self) -> bool:
         return True
@@ -139,11 +169,12 @@ class LowRank(Change):
         if "magnitude" in self._parameters:
             return super().forward(x, layer)
         if isinstance(layer, nn.Linear):
-            return self.scale * F.linear(F.linear(x, self.down.flatten(1)), self.up.flatten(1))
+            out = self.scale * F.linear(F.linear(x, self.down.flatten(1)), self.up.flatten(1))
+            return self._with_bias(out, layer)
         down, up = (t[(...,) + (None,) * (4 - t.ndim)] for t in (self.down, self.up))
         mid = self._parameters.get("mid")
         small = _apply(layer, x, down) if mid is None else _apply(layer, F.conv2d(x, down), mid)
-        return self.scale * F.conv2d(small, up)
+        return self._with_bias(self.scale * F.conv2d(small, up), layer)
 
     def _may_be_flat(self) -> bool:
         return False
@@ -200,9 +231,6 @@ class Kronecker(Change):
         else:
             second = w["w2_a"] @ w["w2_b"].flatten(1)
         return torch.kron(first[(...,) + (None,) * (second.ndim - first.ndim)], second.contiguous())
-
-
-KINDS: tuple[type[Change], ...] = (LowRank, Hadamard, Kronecker)
 
 
 def _with_kernel(core: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:

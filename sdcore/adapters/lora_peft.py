@@ -91,6 +91,9 @@ def _words(change: Change) -> dict[str, Tensor]:
 def _check_form(place: Place, change: Change) -> None:
     tensors = change.tensors()
     magnitude = tensors.get("magnitude")
+    if type(change) not in _TYPES or {"bias", "diff_b"} & tensors.keys():
+        why = "It is of another kind than LoRA, LoHa and LoKr, or changes a bias."
+        raise _cannot_be_saved(str(place), why, 'Use spelling="kohya".')
     if cores := [name for name in _CORES if name in tensors]:
         why = f"It has a core, {cores[0]}."
     elif magnitude is not None and not isinstance(change, LowRank):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from sdcore.adapters.lora_kinds import Full, OutputRotation
 from sdcore.adapters.lora_math import Change, LowRank
 from sdcore.adapters.lora_names import Place
 from sdcore.adapters.lora_peft import (
@@ -111,23 +112,27 @@ def _in_diffusers_words(place: Place, change: Change) -> dict[str, Tensor]:
     tensors = change.tensors()
     magnitude = tensors.pop("magnitude", None)
     row = magnitude is not None and magnitude.shape[1] > 1
+    bias = tensors.pop("bias", None)
     if not isinstance(change, LowRank) or set(tensors) != {"down", "up"} or row:
         hint = 'Use spelling="kohya".'
         why = "diffusers' spelling has LoRA and DoRA alone."
         raise UsageError(f"{place} cannot be saved.", f"It is of another kind: {why}.", hint)
     up = tensors["up"] if change.scale == 1 else tensors["up"] * change.scale
     out = {f"{place}.lora_A.weight": tensors["down"], f"{place}.lora_B.weight": up}
+    if bias is not None:
+        out[f"{place}.lora_B.bias"] = bias * change.scale
     if magnitude is not None:
         out[f"{place}.lora_magnitude_vector.weight"] = as_peft_magnitude(change, magnitude)
     return out
 
 
 _KOHYA_WORDS = {
-    "down": "lora_down.weight",
-    "up": "lora_up.weight",
-    "mid": "lora_mid.weight",
+    **{"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight"},
     "magnitude": "dora_scale",
+    **{name: f"{name}.weight" for name in ("a1", "a2", "b1", "b2")},
 }
+_NORM_WORDS = {"diff": "w_norm", "diff_b": "b_norm"}
+_NOT_KOHYA = {"rotation": "a rotation of inputs, PEFT's OFT", "ia3_l": "PEFT's IA3"}
 
 
 def _in_kohya_words(place: Place, change: Change, xl: bool) -> dict[str, Tensor]:
@@ -135,14 +140,31 @@ def _in_kohya_words(place: Place, change: Change, xl: bool) -> dict[str, Tensor]
     prefix = {"unet": "lora_unet", "text_encoder": first, "text_encoder_2": "lora_te2"}[place.part]
     name = f"{prefix}_{place.layer.replace('.', '_')}"
     tensors = change.tensors()
+    for part, kind in _NOT_KOHYA.items():
+        if part in tensors:
+            hint = "Keep the file that it was read from."
+            raise UsageError(f"{place} cannot be saved.", f"It is {kind}.", hint)
     rank = change.rank(tensors)
-    if rank is None:  # nothing is factorised, so programs take alpha / rank for 1
+    if "lokr_w1" in tensors and rank is None:
+        # nothing is factorised, so programs take alpha / rank for 1
         tensors["lokr_w1"] = tensors["lokr_w1"] * change.scale
-    out = {f"{name}.{_KOHYA_WORDS.get(part, part)}": tensor for part, tensor in tensors.items()}
+    if "bias" in tensors:  # which this spelling has without alpha only
+        bias = change.scale * tensors.pop("bias")
+        tensors["diff_b"] = bias + tensors["diff_b"] if "diff_b" in tensors else bias
+    if "ia3_w" in tensors:
+        factor = tensors.pop("ia3_w")
+        out = {f"{name}.weight": factor.flatten()}
+        return out | {f"{name}.on_input": torch.tensor(factor.shape[1] > 1)}
+    norm = isinstance(change, Full) and tensors.get("diff", torch.zeros(1)).ndim == 1
+    words = {**_KOHYA_WORDS, **(_NORM_WORDS if norm else {})}
+    out = {f"{name}.{words.get(part, part)}": tensor for part, tensor in tensors.items()}
     if "magnitude" in tensors:
         points = (1,) * (change.product().ndim - 2)
         out[f"{name}.dora_scale"] = tensors["magnitude"].reshape(
             *tensors["magnitude"].shape, *points
         )
+    if isinstance(change, Full):
+        return out
     alpha = change.scale * rank if rank else 1.0
+    alpha = change.scale if isinstance(change, OutputRotation) else alpha
     return out | {f"{name}.alpha": torch.tensor(alpha, dtype=torch.float32)}

@@ -103,9 +103,31 @@ def read_embedding(path: str | Path, *, token: str | None = None) -> Embedding:
     return Embedding(path, path.stem, file_hash(path), word.strip(), vectors)
 
 
+def bundled_words(path: Path, tensors: Mapping[str, Tensor]) -> tuple[Embedding, ...]:
+    """The learned words in a LoRA file: `bundle_emb.TOKEN.clip_l`, `.clip_g`, `.emb_params`, or
+    `.string_to_param.*`, as OneTrainer writes them. Raises FileError."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        _, token, kind = [*key.split(".", 2), "", ""][:3]
+        word = token.strip() == token and token.isprintable() and 0 < len(token) <= LONGEST_WORD
+        if not word or kind not in _NAMELESS or tensor.ndim != 2 or not tensor.numel():
+            why = f"{key:.120} is {tuple(tensor.shape)}; it must be the (n, D) vectors of a word."
+            raise FileError(f"{path} holds a word that cannot be.", why, "Take it from elsewhere.")
+        part = kind if kind in VECTORS_OF.values() else ""
+        if found.setdefault(token, {}).setdefault(part, tensor) is not tensor:
+            why = f"{token!r:.80} is in it twice."
+            raise FileError(f"{path} holds a word that cannot be.", why, "Take it from elsewhere.")
+    digest = file_hash(path) if found else ""
+    return tuple(Embedding(path, word, digest, word, vectors) for word, vectors in found.items())
+
+
 @with_own_torch_state
 def apply_embeddings(
-    pipe: ModelT, embeddings: Sequence[Embedding], *, dialect: str = "plain"
+    pipe: ModelT,
+    embeddings: Sequence[Embedding],
+    *,
+    dialect: str = "plain",
+    bundled: bool = False,
 ) -> ModelT:
     """A model whose prompts may use learned words; `pipe` itself stays as it is.
 
@@ -114,6 +136,7 @@ def apply_embeddings(
 
     Args:
         dialect: of the prompts; says how they call an embedding, see `Embedding.trigger`.
+        bundled: they lie in the file of a LoRA, see `EmbeddingOnModel`.
 
     Raises:
         FileError: an embedding was made for another family of models.
@@ -137,7 +160,7 @@ def apply_embeddings(
             changed[name] = _LearnedTokenizer(tokenizer, learned)
             changed[part] = _with_rows(encoder, torch.cat(vectors))
     applied = tuple(
-        EmbeddingOnModel(embedding.path, embedding.name, embedding.hash, word)
+        EmbeddingOnModel(embedding.path, embedding.name, embedding.hash, word, bundled)
         for embedding, word in zip(embeddings, words, strict=True)
     )
     return pipe.replace(**changed, embeddings=(*pipe.embeddings, *applied))

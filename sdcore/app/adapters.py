@@ -60,11 +60,13 @@ class Adapters:
         loras: used for every prompt.
         folder: where the LoRAs lie that prompts and pictures name.
         embeddings: learned words.
+        allow_partial: use LoRAs of which only a part fits the model.
     """
 
     loras: tuple[LoraFile, ...] = ()
     folder: Path | None = None
     embeddings: tuple[Path, ...] = ()
+    allow_partial: bool = False
 
     def check(self) -> None:
         """Refuse files that are not there or cannot be read. Raises FileError."""
@@ -125,17 +127,22 @@ class Adapters:
             tags: those that the prompt names, which come first.
             of_picture: a picture's; a weight that a flag gives comes before theirs.
         """
-        chosen = {lora.name: (lora.unet, lora.text) for lora in of_picture}
+        from sdcore.job.adapters import LoraSettings
+
+        chosen = {lora.name: replace(lora, hash="") for lora in of_picture}
         for lora in self.loras:
             if lora.weight is not None or lora.name not in chosen:
                 weight = 1.0 if lora.weight is None else lora.weight
-                chosen[lora.name] = (weight, weight)
+                chosen[lora.name] = LoraSettings(lora.name, weight, weight)
         for tag in tags:
             self.find(tag.name)
-            chosen[tag.name] = (tag.unet, tag.text_encoder)
-        from sdcore.job.adapters import LoraSettings
+            chosen[tag.name] = LoraSettings(tag.name, tag.unet, tag.text_encoder, blocks=tag.blocks)
+        for lora in chosen.values():
+            if lora.blocks:
+                from sdcore.adapters.lora_blocks import read_blocks
 
-        return tuple(LoraSettings(name, *weights) for name, weights in chosen.items())
+                read_blocks(lora.blocks)
+        return tuple(chosen.values())
 
     def embedding_settings(self) -> tuple[EmbeddingSettings, ...]:
         """The embeddings as a job names them."""
@@ -217,8 +224,13 @@ class Adapters:
         from sdcore.adapters.lora import LoraWeight, apply_loras
 
         read = [_read_lora(self.find(lora.name)) for lora in job.loras]
-        weights = [LoraWeight(lora.unet, lora.text) for lora in job.loras]
-        return apply_loras(pipe, list(zip(read, weights, strict=True)))
+        weights = [LoraWeight(lora.unet, lora.text, lora.blocks) for lora in job.loras]
+        return apply_loras(
+            pipe,
+            list(zip(read, weights, strict=True)),
+            allow_partial=self.allow_partial,
+            dialect=job.dialect,
+        )
 
 
 def _read_lora(path: Path) -> Lora:

@@ -81,6 +81,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     text = "where the LoRAs that prompts and pictures name lie (default: nowhere)"
     add("--lora-folder", type=Path, metavar="FOLDER", help=text)
+    text = "use LoRAs of which only a part fits the model (default: no)"
+    add("--allow-partial", action="store_true", help=text)
     text = "learned words for prompts; may be given several times (default: none)"
     add("--embedding", action="append", default=[], type=Path, metavar="FILE", help=text)
     add("--hash-model", action="store_true", help="note its hash in pictures (default: no)")
@@ -155,7 +157,8 @@ def _shown(value: Any) -> str:
 
 def adapters(options: argparse.Namespace) -> Adapters:
     """The LoRAs and embeddings that the flags name. FileError where one cannot be read."""
-    found = Adapters(tuple(options.lora), options.lora_folder, tuple(options.embedding))
+    files = tuple(options.lora), options.lora_folder, tuple(options.embedding)
+    found = Adapters(*files, allow_partial=options.allow_partial)
     found.check()
     return found
 

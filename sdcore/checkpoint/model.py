@@ -33,6 +33,7 @@ class LoraOnModel:
         unet, text: how much of it is used, in the UNet and in the text encoders.
         merged: it is in the weights, not computed beside them.
         unused: the file's keys that nothing in the model corresponds to.
+        blocks: block weights, see `sdcore.adapters.lora_blocks`.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class LoraOnModel:
     text: float
     merged: bool
     unused: tuple[str, ...]
+    blocks: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class EmbeddingOnModel:
         name: the file's, without its suffix.
         hash: SHA-256 of the file.
         word: what a prompt says for it.
+        bundled: it lies in the file of a LoRA that is part of the model.
     """
 
     path: Path
     name: str
     hash: str
     word: str
+    bundled: bool = False
 
 
 class Model:

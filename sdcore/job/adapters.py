@@ -16,12 +16,14 @@ class LoraSettings:
         name: the file's name without folder and suffix.
         unet, text: how much of it, in the UNet and in the text encoders.
         hash: SHA-256 of the file's tensors, see `sdcore.files.hashes`; "" is not known.
+        blocks: block weights, see `sdcore.adapters.lora_blocks`; "" is all blocks alike.
     """
 
     name: str
     unet: float
     text: float
     hash: str = ""
+    blocks: str = ""
 
 
 @dataclass(frozen=True)

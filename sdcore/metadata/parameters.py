@@ -158,7 +158,7 @@ def write_parameters(settings: ImageSettings) -> str:
 
 def _tag(lora: LoraSettings) -> str:
     weights = f"{lora.text:g}" if lora.text == lora.unet else f"{lora.text:g}:{lora.unet:g}"
-    return f"<lora:{lora.name}:{weights}>"
+    return f"<lora:{lora.name}:{weights}{f':lbw={lora.blocks}' if lora.blocks else ''}>"
 
 
 def carries(prompt: str, negative_prompt: str | None = None) -> bool:

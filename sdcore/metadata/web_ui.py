@@ -253,7 +253,10 @@ def _loras(parameters: Parameters, differences: list[str]) -> tuple[LoraSettings
         differences.append(error.what)
         return ()
     return tuple(
-        LoraSettings(tag.name, tag.unet, tag.text_encoder, hashes.get(_plain(tag.name), ""))
+        LoraSettings(
+            *(tag.name, tag.unet, tag.text_encoder, hashes.get(_plain(tag.name), "")),
+            blocks=tag.blocks,
+        )
         for tag in tags
     )
 

@@ -274,8 +274,11 @@ class TextToImage(Model):
             "size": size.paintable(max(self.autoencoder.factor, 8)),
         }
         unset = {k: v for k, v in unset.items() if k == "size" or getattr(job, k) is None}
-        loras = tuple(LoraSettings(on.name, on.unet, on.text, on.hash) for on in self.loras)
-        words = tuple(EmbeddingSettings(on.name, on.hash) for on in self.embeddings)
+        loras = tuple(
+            LoraSettings(on.name, on.unet, on.text, on.hash, on.blocks) for on in self.loras
+        )
+        own = (on for on in self.embeddings if not on.bundled)
+        words = tuple(EmbeddingSettings(on.name, on.hash) for on in own)
         _check_adapters("LoRAs", job.loras, loras)
         _check_adapters("embeddings", job.embeddings, words)
         return replace(job.with_seed(), **unset, loras=loras, embeddings=words)
@@ -367,7 +370,8 @@ def _adapter(one: LoraSettings | EmbeddingSettings) -> str:
     """An adapter in words."""
     if isinstance(one, EmbeddingSettings):
         return one.name
-    return f"{one.name} (UNet {one.unet:g}, text {one.text:g})"
+    blocks = f", blocks {one.blocks}" if one.blocks else ""
+    return f"{one.name} (UNet {one.unet:g}, text {one.text:g}{blocks})"
 
 
 def _with_bar(

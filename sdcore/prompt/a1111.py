@@ -5,7 +5,8 @@
     BREAK                    the rest goes to a new chunk
     a :1.2 AND b :0.7        two prompts for the UNet, each with its weight; not in negative prompts
     [a:b:0.4]  [a|b]         see `sdcore.prompt.schedule`
-    <lora:name:0.8>          a LoRA, which is no part of the text
+    <lora:name:0.8>          a LoRA, which is no part of the text; also <lora:name:te:unet>, and
+                             block weights <lora:name:0.8:lbw=...>, see adapters/lora_blocks.py
 
 Rules: modules/prompt_parser.py and extra_networks.py of the web UI.
 """
@@ -80,21 +81,37 @@ def _take_tags(prompt: str) -> tuple[Excerpt, list[LoraTag], list[str]]:
         rest.append((end, match.start()))
         end = match.end()
         if match[1] in ("lora", "lyco"):
-            loras.append(_lora(match))
+            loras.append(_lora(match, notes))
         else:
             notes.append(f"{match[0]!r:.80} is dropped: only <lora:name:weight> is known")
     rest.append((end, len(prompt)))
     return Excerpt.of_all(prompt).pick(rest), loras, notes
 
 
-def _lora(tag: re.Match[str]) -> LoraTag:
-    """<lora:name>, <lora:name:w>, <lora:name:te:unet>, or te=, unet= by name."""
-    fields = tag[2].split(":")
+def _lora(tag: re.Match[str], notes: list[str]) -> LoraTag:
+    """<lora:name>, <lora:name:w>, <lora:name:te:unet>, te= and unet= by name, lbw= for blocks."""
+    fields = [field.strip() for field in tag[2].split(":")]
     named = dict(field.split("=", 1) for field in fields if "=" in field)
     name, *weights = [field for field in fields if "=" not in field]
+    # the extension for block weights also takes them without their name, behind the weight
+    blocks = named.get("lbw", "")
+    if len(weights) > 1 and not _is_number(weights[-1]) and not blocks:
+        blocks = weights.pop()
     text_encoder = named.get("te", weights[0] if weights else "1")
     unet = named.get("unet", weights[1] if len(weights) > 1 else text_encoder)
-    return LoraTag(name, _number(text_encoder, tag[0]), _number(unet, tag[0]))
+    unused = [f"{key}={value}" for key, value in named.items() if key not in ("te", "unet", "lbw")]
+    unused += weights[2:]
+    if unused:
+        notes.append(f"{', '.join(unused)} in {tag[0]!r:.80} has no effect here")
+    return LoraTag(name, _number(text_encoder, tag[0]), _number(unet, tag[0]), blocks)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _split(text: Excerpt) -> list[Excerpt]:

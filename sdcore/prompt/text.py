@@ -140,11 +140,15 @@ class ParsedPart:
 
 @dataclass(frozen=True)
 class LoraTag:
-    """A LoRA that a prompt asks for: how much of it for the text encoders and for the UNet."""
+    """A LoRA that a prompt asks for: how much of it for the text encoders and for the UNet.
+
+    blocks: how much for each block, as the prompt says it; "" is all alike.
+    """
 
     name: str
     text_encoder: float = 1.0
     unet: float = 1.0
+    blocks: str = ""
 
 
 @dataclass(frozen=True)
