@@ -136,7 +136,7 @@ PEFT: dict[str, Callable[[], Any]] = {
         oft_block_size=8, r=0, target_modules=LINEAR, block_share=True, num_cayley_neumann_terms=3
     ),
     "oft, constrained": lambda: peft.OFTConfig(
-        oft_block_size=8, r=0, target_modules=LINEAR, coft=True, eps=1e-2
+        oft_block_size=8, r=0, target_modules=LINEAR, coft=True, eps=0.1
     ),
     "boft": lambda: peft.BOFTConfig(boft_block_size=8, target_modules=LINEAR),
     "ia3": lambda: peft.IA3Config(
@@ -167,7 +167,7 @@ def test_as_peft_computes_it(kind: str, sd: TextToImage, sd_folder: Path, tmp_pa
     lora = read_lora(tmp_path)
     with torch.no_grad():
         expected = reference(noise, 500, text).sample
-        assert (expected - sd.unet(noise, 500, text)).abs().max() > 0.01
+        assert (expected - sd.unet(noise, 500, text)).abs().max() > 0.05
         for merge in (False, True):
             got = apply_loras(sd, [(lora, 1)], merge=merge).unet(noise, 500, text)
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
