@@ -38,6 +38,7 @@ ModelT = TypeVar("ModelT", bound=Model)
 # Keys that hold vectors and no name: A1111's, its old one, and SDXL's, one for each text encoder.
 _NAMELESS = ("emb_params", "*", "string_to_param.*", "clip_l", "clip_g")
 VECTORS_OF = dict(zip(TEXT_ENCODERS, ("clip_l", "clip_g"), strict=True))
+_COMFY_SUFFIXES = (".safetensors", ".pt", ".bin")
 _FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
 LONGEST_WORD = 200
 
@@ -155,7 +156,9 @@ def apply_embeddings(
         learned: dict[str, _Word] = {}
         for word, embedding, rows in zip(words, embeddings, vectors, strict=True):
             _check_word(word, embedding, tokenizer, learned, len(rows))
-            learned[word] = _Word(range(first, first := first + len(rows)), alone)
+            learned[word] = known = _Word(range(first, first := first + len(rows)), alone)
+            if dialect == "comfy":  # which takes the file's name whole as well
+                learned |= {f"{word}{suffix}": known for suffix in _COMFY_SUFFIXES}
         if learned:
             changed[name] = _LearnedTokenizer(tokenizer, learned)
             changed[part] = _with_rows(encoder, torch.cat(vectors))
@@ -169,8 +172,6 @@ def apply_embeddings(
 def unused_words(pipe: Model, *prompts: str) -> tuple[str, ...]:
     """The learned words of a model that none of these prompts says, so that they have no effect."""
     tokenizer = pipe.readers[0][0]
-    if not isinstance(tokenizer, _LearnedTokenizer):
-        return ()
     said = {word for prompt in prompts for word in tokenizer.learned_in(prompt)}
     return tuple(each.word for each in pipe.embeddings if each.word not in said)
 
@@ -198,7 +199,10 @@ class _LearnedTokenizer(Tokenizer):
             ]
         )
         self._rows = {self._id(word): known.ids for word, known in self.learned.items()}
-        self._words_of = {id: word for word, known in self.learned.items() for id in known.ids}
+        self._words_of: dict[int, str] = {}
+        for word, known in self.learned.items():
+            for number in known.ids:
+                self._words_of.setdefault(number, word)  # the first, where it has several
 
     def pieces(self, text: str) -> list[Piece]:
         pieces: list[Piece] = []

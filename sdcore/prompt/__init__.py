@@ -10,5 +10,5 @@ encoding.py  tokenize and encode, TokenizedPrompt and EncodedPrompt: read this f
 chunks.py    ids and weights of a text;  dividing.py   where each tool divides a long one
 encoder.py   one text encoder: chunks to states;  weights.py   what a weight does to them
 tokens.py    the tokens alone, for controls;  explain.py   the same as a table
-other_dialects.py   what another dialect would make of a prompt
+other_dialects.py   what another dialect would make of a prompt;  near_marks.py   what nearly is one
 """

@@ -15,6 +15,7 @@ from sdcore.prompt.comfy import parse as parse_comfy
 from sdcore.prompt.compel import parse as parse_compel
 from sdcore.prompt.dividing import Rule, after_commas, after_sentences, cut_off, keep_short_groups
 from sdcore.prompt.encoder import Encoder
+from sdcore.prompt.near_marks import with_near_marks
 from sdcore.prompt.text import Clause, Excerpt, Fragment, Parsed, always
 from sdcore.prompt.weights import (
     Weighing,
@@ -61,16 +62,19 @@ class Dialect:
         return weighted_states(texts, encoder, self.weigh)
 
 
+_PLAIN = with_near_marks(parse_plain, "plain")
+_A1111 = with_near_marks(parse_a1111, "a1111")
+_COMFY = with_near_marks(parse_comfy, "comfy")
+_COMPEL = with_near_marks(parse_compel, "compel")
+
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
-        Dialect("plain", parse_plain, cut_off, None, skips_in_negative=False),
-        Dialect("a1111", parse_a1111, after_commas, multiplied_with_mean),
-        Dialect("a1111-nonorm", parse_a1111, after_commas, multiplied),
-        Dialect("comfy", parse_comfy, keep_short_groups, from_empty),
-        Dialect(
-            "compel", parse_compel, after_sentences, masked_down, pads=True, pools_as_typed=True
-        ),
+        Dialect("plain", _PLAIN, cut_off, None, skips_in_negative=False),
+        Dialect("a1111", _A1111, after_commas, multiplied_with_mean),
+        Dialect("a1111-nonorm", _A1111, after_commas, multiplied),
+        Dialect("comfy", _COMFY, keep_short_groups, from_empty),
+        Dialect("compel", _COMPEL, after_sentences, masked_down, pads=True, pools_as_typed=True),
     )
 }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sdcore.prompt.chunks import Chunks, tokenize_text
 from sdcore.prompt.dialects import find_dialect
+from sdcore.prompt.near_marks import unknown_embeddings
 from sdcore.prompt.other_dialects import describe_other_dialects
 from sdcore.prompt.text import Clauses, LoraTag, Steps, Timeline
 from sdcore.text.tokenizer import Tokenizer, describe_cut
@@ -113,6 +114,8 @@ def explain_prompt(
         if text.many_pieces:
             shown = ", ".join(map(repr, text.many_pieces[:10]))
             notes.append(f"in {MANY_PIECES} pieces or more, so hardly known to the model: {shown}")
+    if how.name == "comfy":
+        notes += unknown_embeddings(prompt, tokenizer)
     notes += describe_other_dialects(prompt, dialect)
     distinct = tuple(dict.fromkeys(notes))
     return Explanation(prompt, dialect, steps, tuple(texts), parsed.loras, distinct)

@@ -30,6 +30,7 @@ from sdcore.prompt.encoding import (
     pad,
     tokenize,
 )
+from sdcore.prompt.near_marks import unknown_embeddings
 from sdcore.prompt.other_dialects import describe_other_dialects
 from sdcore.prompt.text import Parsed, Steps
 from sdcore.prompt.tokens import as_tokens, equally_long
@@ -227,6 +228,9 @@ def _warn_about(
     """What of a prompt has no effect, means something else elsewhere, or is cut."""
     for note in parsed.notes:
         warn(f"in the dialect {dialect.name}, {note}")
+    if dialect.name == "comfy":
+        for note in unknown_embeddings(prompt, tokenizer):
+            warn(note)
     for reading in describe_other_dialects(prompt, dialect.name):
         warn(reading)
     texts = (text for part in tokenized.parts for text in part.by_encoder[0].items)

@@ -231,6 +231,10 @@ class Tokenizer:
         offsets = encoding.offsets
         return [Piece(id, *offset) for id, offset in zip(encoding.ids, offsets, strict=True)]
 
+    def learned_in(self, text: str) -> set[str]:
+        """The words of a text that textual inversion taught; see `sdcore.adapters`."""
+        return set()
+
     def words(self, text: str, pieces: Sequence[Piece]) -> Iterator[tuple[str, int, int, range]]:
         """Each word of a text, where it starts and ends, and the pieces that overlap it.
 
