@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from sdcore.app.command import Parser, show_warning
-from sdcore.errors import FileError, MemoryLimitError, UsageError, exit_on_error, warn
+from sdcore.errors import (
+    FileError,
+    MemoryLimitError,
+    UsageError,
+    exit_on_error,
+    name_some,
+    warn,
+)
 
 WORKER = Path(__file__).with_name("convert_worker.py")
 DTYPES = ("keep", "float32", "float16", "bfloat16")
@@ -55,12 +62,30 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     with exit_on_error():
         if options.new.exists():
             raise UsageError(f"{options.new} exists.", "Nothing is overwritten.", "Name another.")
-        if options.old.is_dir() or options.old.suffix == SAFE:
+        if options.old.is_dir() or holds_weights(options.old):
             convert_model(options.old, options.new, options.dtype)
         else:
             convert_pickle(options)
         print(options.new)
     return 0
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether a file is a model's already, by its content: safetensors or GGUF, not a pickle.
+
+    Raises:
+        FileError: it is something else that is no checkpoint, such as a web page.
+    """
+    from sdcore.files.header import GGUF_FILE, begins_as_safetensors, what_it_is
+    from sdcore.files.opening import require_file
+
+    require_file(path)
+    kind = what_it_is(path)
+    if kind is None or "pickle" in kind or kind == GGUF_FILE:
+        return kind == GGUF_FILE or begins_as_safetensors(path)
+    raise FileError(
+        f"{path} is no model.", f"By its content it is {kind}.", "Download the model itself."
+    )
 
 
 def convert_model(old: Path, new: Path, dtype_name: str) -> None:
@@ -73,7 +98,10 @@ def convert_model(old: Path, new: Path, dtype_name: str) -> None:
 
     if old.is_dir() == (new.suffix != SAFE):
         why = "A folder becomes a file that ends in .safetensors, and such a file a folder."
-        raise UsageError(f"{old} cannot become {new}.", why, "Name the other kind.")
+        hint = "Name the other kind."
+        if not old.is_dir() and old.suffix != SAFE:
+            why, hint = "By its content it needs no converting.", f"Copy it to {new.name}."
+        raise UsageError(f"{old} cannot become {new}.", why, hint)
     stored = torch.float32 if dtype_name == "keep" else getattr(torch, dtype_name)
     pipe = TextToImage.from_pretrained(old, dtype=stored)
     save_single_file(pipe, new) if old.is_dir() else save_folder(pipe, new)
@@ -119,10 +147,22 @@ def convert_pickle(options: argparse.Namespace) -> None:
         made.rename(path)
 
     replace_file(new, write)
+    say_what_it_is(new)
     if answer.get("left"):
         warn(f"left out, no weights: {', '.join(map(str, answer['left']))}")
     if not answer.get("network_shut"):
         warn("this system did not let the network be shut off meanwhile")
+
+
+def say_what_it_is(new: Path) -> None:
+    """Warn where the tensors are those of no model that is known."""
+    from sdcore.checkpoint.families import UNKNOWN, describe
+    from sdcore.files.header import open_header
+
+    file = open_header(new)
+    if describe(file) == UNKNOWN:
+        names = name_some(list(file.shapes), 3)
+        warn(f"its tensors were converted, but are those of no model that is known: {names}")
 
 
 def read_apart(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

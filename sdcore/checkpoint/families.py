@@ -218,7 +218,7 @@ def describe(file: WeightFile) -> str:
     """What a safetensors file holds, in words."""
     if not file.shapes:
         return "no tensor"
-    return next((kind for kind, fits in _KINDS.items() if fits(file)), "something unknown")
+    return next((kind for kind, fits in _KINDS.items() if fits(file)), UNKNOWN)
 
 
 def _begins(names: Iterable[str], prefixes: str | tuple[str, ...]) -> bool:
@@ -259,6 +259,7 @@ def _is_whole(file: WeightFile) -> bool:
     return all(_begins(file.shapes, prefix) for prefix in parts)
 
 
+UNKNOWN = "something unknown"
 _WHOLE, _UNET_ALONE = "a whole model in LDM layout", "a UNet without all that belongs to it"
 
 

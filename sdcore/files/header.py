@@ -199,6 +199,12 @@ def what_it_is(path: Path) -> str | None:
     return next((meaning for mark, meaning in _SIGNATURES.items() if head.startswith(mark)), None)
 
 
+def begins_as_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors files do. Raises FileError where it cannot be read."""
+    with open_file(path) as file:
+        return file.read(9)[8:] == b"{"
+
+
 def unsound(path: Path, why: str) -> FileError:
     """The error for a file that is no sound safetensors file."""
     hint = "Download it again. An old .ckpt, .pt or .bin file goes through `sdcore convert` first."

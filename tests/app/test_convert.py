@@ -108,7 +108,10 @@ def test_a_textual_inversion(run, tmp_path, name, token):
         ({"state_dict": {"bad": torch.tensor([1.0, float("nan")])}}, "NaN or infinity"),
         ([torch.ones(2)], "a list, not weights by name"),
         ({"epoch": 3}, "no tensors are in it; its keys are epoch"),
-        ({"bytes": torch.ones(2, dtype=torch.uint8)}, "bytes is of a kind that weights are not"),
+        (
+            {"waves": torch.ones(2, dtype=torch.complex64)},
+            "waves is of a kind that weights are not",
+        ),
         ({"sparse": torch.eye(3).to_sparse()}, "sparse is of a kind"),
     ],
 )
@@ -197,3 +200,100 @@ def test_a_file_that_torch_did_not_save_is_said_to_be_one(run, tmp_path, content
     (tmp_path / "old.ckpt").write_bytes(content)
     code, new, err = run(None)
     assert code == 3 and not new.exists() and "not what torch.save writes" in err
+
+
+# --- by content, not by name ---------------------------------------------------------------------
+
+
+def test_a_pickle_that_is_called_safetensors(run) -> None:
+    weights = {"conv_in.weight": torch.ones(2)}
+    code, new, err = run({"down_blocks.0.x": torch.ones(2), **weights}, suffix=".safetensors")
+    assert code == 0 and set(load_file(new)) == {"conv_in.weight", "down_blocks.0.x"}
+    assert "no model" not in err
+
+
+def test_what_is_no_model_is_said_to_be_none(run) -> None:
+    code, new, err = run({"a": torch.ones(2)}, suffix=".safetensors")
+    assert code == 0 and list(load_file(new)) == ["a"]
+    assert "are those of no model that is known: a" in err
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"<!DOCTYPE html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "a git-lfs pointer"),
+        (b"\x89HDF\r\n", "an HDF5 file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(run, tmp_path, head: bytes, said: str) -> None:
+    (tmp_path / "old.ckpt").write_bytes(head + bytes(100))
+    code, new, err = run(None)
+    assert code == 3 and said in err and not new.exists()
+
+
+def test_safetensors_under_another_name(sd_folder, tmp_path, capsys) -> None:
+    import shutil
+
+    weights = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(weights, tmp_path / "old.ckpt")
+    with pytest.raises(SystemExit):
+        convert.main([str(tmp_path / "old.ckpt"), str(tmp_path / "new.safetensors")])
+    assert "needs no converting" in capsys.readouterr().err
+
+
+# --- wrappers that carry no tensors --------------------------------------------------------------
+
+
+def saved_as(name: str, path: Path, content: object, **classes: type) -> Path:
+    """A checkpoint with objects of modules that are not here, as a trainer's machine has them."""
+    from types import ModuleType
+
+    made = {}
+    for module in {kind.__module__ for kind in classes.values()}:
+        parts = module.split(".")
+        made |= {".".join(parts[: n + 1]): ModuleType(parts[n]) for n in range(len(parts))}
+    for kind in classes.values():
+        setattr(made[kind.__module__], kind.__qualname__, kind)
+    with pytest.MonkeyPatch.context() as patch:
+        for module, found in made.items():
+            patch.setitem(sys.modules, module, found)
+        torch.save(content, path / name)
+    return path / name
+
+
+def test_trainers_callbacks_and_numpy_scalars(tmp_path: Path) -> None:
+    import numpy as np
+
+    def stub(module: str, name: str) -> type:
+        return type(name, (), {"__module__": module, "__qualname__": name})
+
+    callback = stub("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+    config = stub("omegaconf.dictconfig", "DictConfig")
+    thing = callback()
+    thing.best, thing.inner = np.float64(0.5), [config()]  # pyright: ignore[reportAttributeAccessIssue]
+    content = {
+        "state_dict": {"a": torch.ones(2), "mask": torch.tensor([True])},
+        "callbacks": {callback: {"best": np.float32(1), "score": torch.tensor(1.0)}, "x": thing},
+        "epoch": 3,
+    }
+    path = saved_as("old.ckpt", tmp_path, content, callback=callback, config=config)
+    convert_worker.convert(path, tmp_path, "", None)
+    found = load_file(tmp_path / "converted.safetensors")
+    assert {name: t.dtype for name, t in found.items()} == {"a": torch.float32, "mask": torch.bool}
+
+
+def test_a_textual_inversion_in_a_parameter_dict(tmp_path: Path) -> None:
+    vectors = torch.nn.Parameter(torch.randn(3, 768))
+    content = {"string_to_token": {"*": torch.tensor(265)}, "name": "<toy>"}
+    content["string_to_param"] = torch.nn.ParameterDict({"*": vectors})
+    assert torch.equal(load_file(convert_here(content, tmp_path))["<toy>"], vectors)
+
+
+def test_a_class_that_is_not_a_trainers_is_still_refused(tmp_path: Path) -> None:
+    import pickle
+
+    kind = type("Model", (), {"__module__": "my.network", "__qualname__": "Model"})
+    path = saved_as("old.ckpt", tmp_path, {"state_dict": {"a": torch.ones(2)}, "m": kind()}, k=kind)
+    with pytest.raises(pickle.UnpicklingError, match=r"my\.network\.Model"):
+        convert_worker.convert(path, tmp_path, "", None)
