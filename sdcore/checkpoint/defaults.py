@@ -9,7 +9,7 @@ from typing import Any
 
 from sdcore.checkpoint.kind import ModelKind
 from sdcore.checks import as_finite, as_int
-from sdcore.diffusion.schedulers import canonical_name
+from sdcore.diffusion.sampler_names import canonical_name
 from sdcore.errors import FileError, UsageError
 from sdcore.files.folder import ModelIndex
 from sdcore.files.jsonfile import read_json
@@ -30,7 +30,7 @@ class ModelDefaults:
 
     Attributes:
         strength: how much of a picture is painted anew, see `TextToImage.__call__`.
-        scheduler: a name in `sdcore.diffusion.schedulers.SCHEDULERS`; None is the folder's own.
+        scheduler: a sampler's name, see `sdcore.make_scheduler`; None is the folder's own.
         width, height: pixels; None is what the UNet was trained on.
         name: of the model, for the settings in a picture.
         zeros_for_no_prompt: a missing negative prompt is zeros, not the text of "" (SDXL base).

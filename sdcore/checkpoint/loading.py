@@ -104,7 +104,7 @@ def _read_folder(
         read("text_encoder"),
         read("unet"),
         read("vae"),
-        load_scheduler(folder / "scheduler"),
+        load_scheduler(folder / "scheduler", index.pipeline),
         second_reader=None if None in second else second,
     )
     model.defaults = read_defaults(folder, index, _kind_of(model, files.name))

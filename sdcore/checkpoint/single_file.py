@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from sdcore.checkpoint.ldm_spellings import is_leftover, is_told_leftover
 from sdcore.checkpoint.model import Model
 from sdcore.checkpoint.part_files import Others, as_ldm, ldm_entries, prefix_of
 from sdcore.checkpoint.parts import NETWORKS, PARTS, TOKENIZER_OF, find_components
-from sdcore.diffusion.schedulers import load_scheduler, make_scheduler
+from sdcore.diffusion.schedulers import load_scheduler, make_scheduler, with_settings
 from sdcore.errors import UsageError
 from sdcore.files.atomic import replace_file
 from sdcore.files.component import Component, build_without_memory, check_placement, list_faults
@@ -221,7 +221,7 @@ def _assemble(file: WeightFile, plan: _Plan, index: ModelIndex, models: Mapping[
         models.get("text_encoder"),
         models["unet"],
         models["vae"],
-        _scheduler(plan),
+        _scheduler(plan, index.pipeline),
         second_reader=None if second is None else (tokenizers["text_encoder_2"], second),
     )
     model.defaults = replace(read_defaults(plan.folder, index, model.kind), name=file.path.stem)
@@ -239,15 +239,16 @@ def _tokenizer(folder: Path, text_encoder: CLIPTextEncoder) -> Tokenizer:
     return clip_tokenizer(pad_id)
 
 
-def _scheduler(plan: _Plan) -> Any:
+def _scheduler(plan: _Plan, pipeline: str) -> Any:
     """The settings' scheduler, told what this file's UNet predicts and how it was trained."""
-    published = load_scheduler(plan.folder / "scheduler")
+    published = load_scheduler(plan.folder / "scheduler", pipeline)
     changes: dict[str, Any] = {}
     if plan.prediction_type is not None:
         changes["prediction_type"] = plan.prediction_type
     if plan.zero_terminal_snr:
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    config = {k: v for k, v in published.config.items() if k != "_use_default_values"} | changes
     if plan.zero_terminal_snr and "rescale_betas_zero_snr" not in published.config:
-        return make_scheduler("ddim", config)  # this solver cannot start from pure noise
-    return cast(Any, type(published)).from_config(config)
+        # This solver cannot start from pure noise.
+        config = {k: v for k, v in published.config.items() if k != "_use_default_values"}
+        return make_scheduler("ddim", config | changes)
+    return with_settings(published, **changes)

@@ -1,8 +1,13 @@
 """The diffusion around the UNet.
 
 noise.py          the forward process, prediction targets, loss weights
-schedulers.py     diffusers' schedulers by the names that people use;  dpm_sde.py   one of our own
-sampler_names.py  the names of other tools
+levels.py         schedules: the noise levels that a run visits, by published formulas
+methods.py        the table of methods, with their names in every tool
+sampler_names.py  names as people type them, and as pictures of other tools have them
+scheduler_config.py  a model's scheduler_config.json: strict reading, diffusers' repairs
+schedulers.py     a sampler's name and a model's settings, joined
+given_levels.py   diffusers' classes over the levels of a schedule
+solvers.py        methods that diffusers lacks;  ddim.py   DDIM over any times, and with CFG++
 steps.py          which times a run visits, and how one step is taken
 guidance.py       the settings of guidance
 """

@@ -22,6 +22,8 @@ class Guidance:
         interval: the part of the noise levels in which guidance is used, from 0 (pure noise) to 1
             (none); outside it the conditional rows run alone (Kynkäänniemi et al. 2024,
             arXiv 2404.07724).
+        plus: CFG++, whose steps need the prediction without the prompt at any scale, and whose
+            scale may be below 1.
 
     Raises:
         UsageError: a number out of range.
@@ -30,6 +32,7 @@ class Guidance:
     scale: float = 7.5
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
+    plus: bool = False
 
     def __post_init__(self) -> None:
         if as_finite(self.scale, 0) is None:
@@ -57,11 +60,13 @@ class Guidance:
         """The guidance where this share of the noise levels, 0 to 1, is passed."""
         start, end = self.interval
         # An end of 1 is behind the last level, that of time 0.
-        return self if start <= cleaned and (cleaned < end or end == 1) else Guidance(1.0)
+        inside = start <= cleaned and (cleaned < end or end == 1)
+        return self if inside else Guidance(1.0, plus=self.plus)
 
     @property
     def active(self) -> bool:
-        return self.scale > 1
+        """Whether the unconditional rows are run."""
+        return self.scale > 1 or self.plus
 
 
 def _as_interval(value: Any) -> tuple[float, float] | None:

@@ -66,7 +66,13 @@ def make_alphas_cumprod(
 
 
 def alphas_cumprod_from_config(config: Mapping[str, Any]) -> Tensor:
-    """ᾱ (S,) of a diffusers scheduler_config.json."""
+    """ᾱ (S,) of a diffusers scheduler_config.json. UsageError where there is none, as for EDM."""
+    if "sigma_data" in config:
+        raise UsageError(
+            "The model has no training steps.",
+            "It was trained with EDM noise (Karras et al. 2022), at levels between two steps too.",
+            "Use a Stable Diffusion 1.x, 2.x or XL model.",
+        )
     if config.get("trained_betas") is not None:
         betas = torch.tensor(config["trained_betas"], dtype=torch.float32)
         return torch.cumprod(1.0 - betas, dim=0)

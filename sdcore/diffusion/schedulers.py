@@ -1,28 +1,36 @@
-"""diffusers' schedulers under the names that people use.
+"""Schedulers for a run: a sampler's name and a model's settings, joined.
 
-A name says everything about the solver: method, order, Karras noise levels, stochastic or not. The
-model's scheduler_config.json says everything about the model: noise schedule, prediction type and
-which training steps are visited. `make_scheduler` joins the two.
+A name says everything about the solver: its method, and the noise levels that it visits. The
+model's scheduler_config.json says everything about the model: noise schedule, prediction type, and
+how the steps are spread where the name does not say. `make_scheduler` joins the two.
 
 Shapes: B batch, C channels, h w latent grid.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from sdcore.checks import as_int
-from sdcore.diffusion.noise import PREDICTION_TYPES
+from sdcore.diffusion.given_levels import GivenLevels, Named, given_levels_class, named_class
+from sdcore.diffusion.levels import SCHEDULES, SPACINGS, Trained
+from sdcore.diffusion.methods import METHODS
+from sdcore.diffusion.sampler_names import canonical_name, split_name
+from sdcore.diffusion.scheduler_config import (
+    FILE_NAME,
+    accepted_settings,
+    check_prediction_type,
+    is_edm,
+    read_scheduler_config,
+    repaired,
+)
 from sdcore.errors import FileError, UsageError
-from sdcore.files.jsonfile import read_json
 
 # What a scheduler_config.json tells about the model. The rest of it (solver order, Karras sigmas,
 # ...) describes the solver that the model was published with, and gives way to the name.
@@ -32,101 +40,78 @@ _MODEL_SETTINGS = (
     *("clip_sample", "clip_sample_range", "set_alpha_to_one", "thresholding"),
     *("dynamic_thresholding_ratio", "sample_max_value", "variance_type"),
     *("original_inference_steps", "timestep_scaling"),
+    *("sigma_min", "sigma_max", "sigma_data", "sigma_schedule", "rho"),
 )
+_SAME_LEVELS = 1e-3  # relative: what is told apart by it is also told apart by an eye
 
 
 @dataclass(frozen=True)
-class _Solver:
-    module: str
-    cls: str
-    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+class Foreign:
+    """The published scheduler of a model, of a class that is not run here: another is named.
 
-
-_TIMES_LIMIT = 100_000  # of num_train_timesteps; every published model has 1000
-_EULER = ("scheduling_euler_discrete", "EulerDiscreteScheduler")
-_MULTISTEP = ("scheduling_dpmsolver_multistep", "DPMSolverMultistepScheduler")
-_SDE = ("sdcore.diffusion.dpm_sde", "DPMSolverPlusPlusSDEScheduler")
-_KARRAS = {"use_karras_sigmas": True}
-
-_SOLVERS = {
-    "ddim": _Solver("scheduling_ddim", "DDIMScheduler"),
-    "ddpm": _Solver("scheduling_ddpm", "DDPMScheduler"),
-    # The Runge-Kutta warm-up of PNDM is always skipped for Stable Diffusion ("PLMS").
-    "pndm": _Solver("scheduling_pndm", "PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": _Solver(*_EULER),
-    "euler karras": _Solver(*_EULER, _KARRAS),
-    "euler a": _Solver("scheduling_euler_ancestral_discrete", "EulerAncestralDiscreteScheduler"),
-    "heun": _Solver("scheduling_heun_discrete", "HeunDiscreteScheduler"),
-    "dpm++ 2m": _Solver(*_MULTISTEP),
-    "dpm++ 2m karras": _Solver(*_MULTISTEP, _KARRAS),
-    "dpm++ 2m sde": _Solver(*_MULTISTEP, {"algorithm_type": "sde-dpmsolver++"}),
-    "dpm++ 2m sde karras": _Solver(*_MULTISTEP, {"algorithm_type": "sde-dpmsolver++", **_KARRAS}),
-    "dpm++ sde": _Solver(*_SDE),
-    "dpm++ sde karras": _Solver(*_SDE, _KARRAS),
-    "unipc": _Solver("scheduling_unipc_multistep", "UniPCMultistepScheduler"),
-    "lcm": _Solver("scheduling_lcm", "LCMScheduler"),
-}
-
-SCHEDULERS = tuple(_SOLVERS)
-STOCHASTIC = frozenset(
-    name for name in SCHEDULERS if name in ("ddpm", "euler a", "lcm") or "sde" in name
-)
-
-
-def canonical_name(name: str) -> str:
-    """The name in `SCHEDULERS` for any usual spelling ("DPM++ 2M Karras", "dpmpp_2m_karras").
-
-    Raises UsageError that lists the names and the nearest one.
+    Attributes:
+        name: of its class in diffusers.
+        config: its settings, of which those about the model are used.
     """
-    words = str(name).lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
-    plain = " ".join(words).replace("ancestral", "a").replace("uni pc", "unipc")
-    plain = {"plms": "pndm"}.get(plain, plain)
-    if plain in _SOLVERS:
-        return plain
-    near = get_close_matches(plain, SCHEDULERS, n=1, cutoff=0.4)
-    raise UsageError(
-        f"Unknown scheduler {name!r}.",
-        f"The schedulers are: {', '.join(SCHEDULERS)}.",
-        f"Did you mean {near[0]!r}?" if near else "Use one of these names.",
-    )
+
+    name: str
+    config: dict[str, Any]
 
 
-def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """A fresh scheduler of diffusers for this name and this model.
+def make_scheduler(name: str, config: Mapping[str, Any], *, sdxl: bool = False) -> Any:
+    """A fresh scheduler for this sampler and this model.
 
     Args:
-        name: one of `SCHEDULERS`, in any usual spelling. "dpm++ sde" is the two-calls-a-step solver
-            that image tools know by this name; see `sdcore.diffusion.dpm_sde`.
+        name: of a sampler, in any usual spelling: a method of
+            `sdcore.diffusion.methods.METHODS`, and a schedule behind it or none.
         config: the model's scheduler_config.json, or the `config` of another scheduler.
+        sdxl: whether the model is of SDXL's kind, for which align your steps has its own levels.
     """
     name = canonical_name(name)
-    solver = _SOLVERS[name]
-    cls = _scheduler_class(solver)
+    method_name, schedule = split_name(name)
+    method = METHODS[method_name]
     # diffusers notes which values were defaults of the class that the config was saved from.
     defaults = config.get("_use_default_values", ())
     model = {k: v for k, v in config.items() if k in _MODEL_SETTINGS and k not in defaults}
-    # DDIM and DDPM clip x0 to the range of pixels unless told not to; latents are no pixels.
-    model.setdefault("clip_sample", False)
-    accepted = inspect.signature(cls.__init__).parameters
+    if is_edm(config):
+        return _make_edm(name, model)
+    if schedule in SCHEDULES:
+        cls = given_levels_class(name, method_name, schedule, sdxl)
+        # A run over a schedule's levels begins with noise alone, as where the steps are spread so.
+        model["timestep_spacing"] = "linspace"
+    else:
+        cls = named_class(name, method_name) if schedule else method.load_class()
+        model |= {"timestep_spacing": schedule} if schedule else {}
+    accepted = accepted_settings(cls)
     _check_model_settings(name, model, accepted)
-    settings = {k: v for k, v in model.items() if k in accepted}
-    return cls(**{**settings, **solver.settings})
+    settings = {k: v for k, v in repaired(model, accepted).items() if k in accepted}
+    if schedule in SCHEDULES and "use_karras_sigmas" in accepted:
+        settings["use_karras_sigmas"] = True  # which `GivenLevels` answers
+    return cls(**{**settings, **method.settings})
 
 
-def _check_prediction_type(model: Mapping[str, Any]) -> str:
-    prediction_type = model.get("prediction_type", "epsilon")
-    if prediction_type not in PREDICTION_TYPES:
+def _make_edm(name: str, model: Mapping[str, Any]) -> Any:
+    """A scheduler for a model that was trained with EDM noise."""
+    method_name, schedule = split_name(name)
+    method = METHODS[method_name]
+    if method.edm is None or schedule not in ("", "karras", "exponential"):
+        methods = ", ".join(each for each, found in METHODS.items() if found.edm)
         raise UsageError(
-            f"The model predicts {prediction_type!r}, which is not supported.",
-            "Its scheduler_config.json says so; the UNets here predict "
-            f"{', '.join(PREDICTION_TYPES)}.",
-            "Use a Stable Diffusion 1.x, 2.x or XL model.",
+            f"Scheduler {name!r} cannot run this model.",
+            "It was trained with EDM noise (Karras et al. 2022), for which diffusers has "
+            f"{methods}, with levels karras and exponential.",
+            "Use 'dpm++ 2m' or 'euler'.",
         )
-    return prediction_type
+    cls = method.load_edm_class()
+    accepted = accepted_settings(cls)
+    settings = {k: v for k, v in model.items() if k in accepted}
+    if schedule:
+        settings["sigma_schedule"] = schedule
+    return cls(**{**settings, **{k: v for k, v in method.settings.items() if k in accepted}})
 
 
 def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Collection[str]) -> None:
-    prediction_type = _check_prediction_type(model)
+    prediction_type = check_prediction_type(model)
     if model.get("rescale_betas_zero_snr"):
         if "rescale_betas_zero_snr" not in accepted:
             raise UsageError(
@@ -140,7 +125,7 @@ def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Collect
                 "It predicts epsilon with zero terminal SNR; pure noise tells nothing about x0.",
                 'Set "prediction_type" to "v_prediction", or "rescale_betas_zero_snr" to false.',
             )
-    if prediction_type == "sample" and name == "pndm":
+    if prediction_type == "sample" and name.split(" ")[0] == "pndm":
         raise UsageError(
             f"Scheduler {name!r} cannot run this model.",
             "The model predicts clean latents; PNDM needs epsilon or v.",
@@ -148,72 +133,124 @@ def _check_model_settings(name: str, model: Mapping[str, Any], accepted: Collect
         )
 
 
-def _scheduler_class(solver: _Solver) -> Any:
-    home = solver.module
-    home = home if home.startswith("sdcore.") else f"diffusers.schedulers.{home}"
-    return getattr(import_module(home), solver.cls)
-
-
 def copy_scheduler(scheduler: Any) -> Any:
     """The same scheduler with nothing of an earlier run in it.
 
-    Raises UsageError where it cannot run the model that its config tells about.
+    Raises UsageError where it cannot run the model that its config tells about, or is not run here.
     """
-    accepted = inspect.signature(type(scheduler).__init__).parameters
-    _check_model_settings(scheduler_name(scheduler), scheduler.config, accepted)
-    return _class_of(scheduler).from_config(scheduler.config)
+    if isinstance(scheduler, Foreign):
+        raise UsageError(
+            f"The model's own scheduler, {scheduler.name}, is not run here.",
+            f"Those that are: {', '.join(METHODS)}.",
+            "Name another scheduler, such as 'euler' or 'dpm++ 2m'.",
+        )
+    cls = cast(Any, type(scheduler))
+    if not is_edm(scheduler.config):
+        _check_model_settings(scheduler_name(scheduler), scheduler.config, accepted_settings(cls))
+    return cls.from_config(scheduler.config)
 
 
-def _class_of(scheduler: Any) -> Any:
-    return cast(Any, type(scheduler))
+def with_settings(scheduler: Any, **changes: Any) -> Any:
+    """The same scheduler with some settings about the model changed."""
+    config = {k: v for k, v in scheduler.config.items() if k != "_use_default_values"} | changes
+    if isinstance(scheduler, Foreign):
+        return Foreign(scheduler.name, config)
+    return cast(Any, type(scheduler)).from_config(config)
 
 
-def load_scheduler(folder: str | Path) -> Any:
+def load_scheduler(folder: str | Path, pipeline: str = "") -> Any:
     """The scheduler of a diffusers folder's scheduler/scheduler_config.json, as it was published.
 
-    Only the classes behind `SCHEDULERS` are made; a config cannot name any other.
+    Settings get the repairs that diffusers' pipelines make. A scheduler of diffusers that is not
+    run here is a `Foreign`: its model is run by any other.
+
+    Args:
+        pipeline: diffusers' class in the model's model_index.json.
+
+    Raises:
+        FileError: a setting that is unknown or cannot be used.
     """
-    path = Path(folder) / "scheduler_config.json"
-    config = read_json(path)
-    class_name = config.get("_class_name")
+    folder = Path(folder)
+    config = read_scheduler_config(folder, pipeline)
+    cls = _published_class(config["_class_name"])
+    if cls is None:
+        return Foreign(config["_class_name"], config)
     try:
-        _check_prediction_type(config)
-    except UsageError as error:
-        raise FileError(f"{path}: {error.what}", error.why, error.hint) from error
-    for solver in _SOLVERS.values():
-        if solver.cls == class_name:
-            return _build(path, _scheduler_class(solver), config)
-    raise FileError(
-        f"{path} names the scheduler class {class_name!r:.80}, which is not supported.",
-        f"Known classes: {', '.join(sorted({s.cls for s in _SOLVERS.values()}))}.",
-        "Set _class_name to one of these.",
-    )
-
-
-def _build(path: Path, cls: Any, config: Mapping[str, Any]) -> Any:
-    times = config.get("num_train_timesteps", 1000)
-    try:
-        if not 1 <= times <= _TIMES_LIMIT:
-            raise ValueError(f"num_train_timesteps is {times!r:.80}")
         return cls.from_config(config)
     except Exception as error:  # diffusers computes with whatever the settings say
         raise FileError(
-            f"{path} cannot be used.",
+            f"{folder / FILE_NAME} cannot be used.",
             f"No {cls.__name__} can be built from it: {error!s:.300}.",
             "Copy the file from the original model again.",
         ) from error
 
 
+def _published_class(name: str) -> Any:
+    """The class that runs what was published with this one of diffusers; None where none does."""
+    for method in METHODS.values():
+        if method.edm is not None and method.edm.endswith(f".{name}"):
+            return method.load_edm_class()
+        if name in (method.cls, *method.aliases):
+            return method.load_class()
+    return None
+
+
 def scheduler_name(scheduler: Any) -> str:
-    """The name in `SCHEDULERS` that fits a scheduler best."""
-    fits = ""
-    for name, solver in _SOLVERS.items():
-        same = type(scheduler).__name__ == solver.cls and all(
-            scheduler.config.get(key) == value for key, value in solver.settings.items()
-        )
-        if same:  # later names of one class are the more special ones
+    """The canonical name of a sampler that a scheduler is."""
+    if isinstance(scheduler, Foreign):
+        return scheduler.name
+    if isinstance(scheduler, Named):
+        return scheduler.sampler
+    fits, config, cls = "", scheduler.config, type(scheduler).__name__
+    for name, method in METHODS.items():
+        settings = method.settings
+        if method.edm and method.edm.endswith(f".{cls}"):
+            settings = {k: v for k, v in settings.items() if k in config}
+        elif method.cls != cls:
+            continue
+        # Later names of one class are the more special ones.
+        if all(config.get(key) == value for key, value in settings.items()):
             fits = name
-    return fits or type(scheduler).__name__
+    # Published levels of Karras et al. are ours where they go from end to end.
+    whole = fits.startswith("dpm++ 2m") or config.get("timestep_spacing") == "linspace"
+    karras = bool(config.get("use_karras_sigmas")) and whole and fits not in ("deis", "sa-solver")
+    return (fits or cls) + " karras" * karras
+
+
+def visited_levels(scheduler: Any) -> list[float]:
+    """The noise levels σ of a run whose steps are set, once each, without the 0 at its end."""
+    if hasattr(scheduler, "sigmas"):
+        steps = len(scheduler.timesteps)
+        return [float(sigma) for sigma in scheduler.sigmas[:steps][:: scheduler.order]]
+    trained = Trained.of(scheduler.alphas_cumprod)
+    times = dict.fromkeys(int(time) for time in scheduler.timesteps)
+    return [float(trained.sigmas[time]) for time in times]
+
+
+def largest_level(scheduler: Any) -> float:
+    """The largest noise level that the model was trained with."""
+    if is_edm(scheduler.config):
+        return float(scheduler.config.sigma_max)
+    return Trained.of(scheduler.alphas_cumprod).most
+
+
+def levels_name(scheduler: Any, steps: int, *, sdxl: bool = False) -> str:
+    """The schedule by whose formula a run of so many steps visits its levels.
+
+    It is told by the levels themselves; where no formula gives them, by how the model's settings
+    spread the steps.
+    """
+    if isinstance(scheduler, GivenLevels):
+        return scheduler.schedule
+    if is_edm(scheduler.config):
+        return str(scheduler.config.sigma_schedule)
+    visited, trained = visited_levels(scheduler), Trained.of(scheduler.alphas_cumprod, sdxl)
+    for name, formula in SCHEDULES.items():
+        levels = formula(trained, steps)
+        if len(levels) == len(visited) and np.allclose(levels, visited, rtol=_SAME_LEVELS, atol=0):
+            return name
+    spacing = scheduler.config.get("timestep_spacing")
+    return spacing if spacing in SPACINGS else "linspace"
 
 
 def set_steps(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> None:
@@ -234,13 +271,15 @@ def set_steps(scheduler: Any, steps: int, device: torch.device | str = "cpu") ->
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise _too_many_steps(scheduler, steps, f"{error}.") from None
     times = scheduler.timesteps
+    # EDM's times are logarithms, and any number of steps fits between its levels.
     # A step between two equal noise levels is a division by zero in the multistep solvers. (The
     # solvers of order 2 list each level twice.)
     sigmas = (
         getattr(scheduler, "sigmas", torch.tensor([1.0, 0.0])) if scheduler.order == 1 else None
     )
     stands_still = sigmas is not None and bool((sigmas.diff() >= 0).any())
-    if times.max() >= trained or stands_still:
+    beyond = not is_edm(scheduler.config) and bool(times.max() >= trained)
+    if beyond or stands_still:
         raise _too_many_steps(scheduler, steps, "They do not fit into the trained noise levels.")
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)

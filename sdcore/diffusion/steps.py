@@ -6,6 +6,7 @@ Shapes: B images, C latent channels, h w latent grid.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sdcore.checks import as_finite
+from sdcore.diffusion.scheduler_config import is_edm
 from sdcore.errors import UsageError
 
 
@@ -43,17 +45,27 @@ def take_step(
     time: Tensor,
     latents: Tensor,
     generators: Sequence[torch.Generator],
+    unconditional: Tensor | None = None,
 ) -> Tensor:
     """The latents (B, C, h, w) one step on.
 
     Args:
+        unconditional: the prediction without the prompt, which the CFG++ methods need.
         generators: one for each image, on the CPU. Stochastic schedulers draw each image's noise
             from its own, so that an image does not depend on the batch that it is painted in.
     """
     assert len(generators) == len(latents)
-    stochastic = "generator" in inspect.signature(scheduler.step).parameters
-    extra = {"generator": list(generators)} if stochastic else {}
+    accepted = inspect.signature(scheduler.step).parameters
+    extra: dict[str, Any] = {"generator": list(generators)} if "generator" in accepted else {}
+    if reads_unconditional(scheduler):
+        assert unconditional is not None
+        extra["unconditional"] = unconditional
     return scheduler.step(prediction, time, latents, **extra, return_dict=False)[0]
+
+
+def reads_unconditional(scheduler: Any) -> bool:
+    """Whether a step needs the prediction without the prompt: CFG++."""
+    return "unconditional" in inspect.signature(scheduler.step).parameters
 
 
 def guess_clean(scheduler: Any, prediction: Tensor, time: Tensor, latents: Tensor) -> Tensor:
@@ -61,10 +73,17 @@ def guess_clean(scheduler: Any, prediction: Tensor, time: Tensor, latents: Tenso
 
     latents = a · clean + b · noise, in the scheduler's own scale: a² + b² is 1 or more.
     """
+    kind = scheduler.config.prediction_type
+    if is_edm(scheduler.config):
+        sigma = scheduler.sigmas[scheduler.step_index]
+        return scheduler.precondition_outputs(latents, prediction, sigma)
     one, zero = latents.new_ones(1, 1, 1, 1), latents.new_zeros(1, 1, 1, 1)
     a = scheduler.add_noise(one, zero, time.reshape(1))
     b = scheduler.add_noise(zero, one, time.reshape(1))
-    kind = scheduler.config.prediction_type
+    if hasattr(scheduler, "sigmas_interpol"):
+        # Between the two calls of DPM2 the latents are at a level of their own, which `add_noise`
+        # does not know; what the UNet is shown has the length 1.
+        b = (1 / scheduler.scale_model_input(one.double(), time) ** 2 - 1).sqrt().to(b)
     if kind == "sample":
         return prediction
     if kind == "epsilon":
@@ -119,11 +138,26 @@ def visited_times(
     return times[first:last]
 
 
+def passed_share(scheduler: Any, time: float) -> float:
+    """Which share of the noise levels is passed at a time, 0 for pure noise to 1 for none.
+
+    A training step is a share of them; EDM's times are logarithms of levels.
+    """
+    config = scheduler.config
+    if is_edm(config):
+        most, least = math.log(config.sigma_max) / 4, math.log(config.sigma_min) / 4
+        return (most - time) / (most - least)
+    return 1 - time / config.num_train_timesteps
+
+
 def _passed(scheduler: Any, share: float) -> int:
     """How many of the times lie in this share of the training times, from pure noise on."""
-    trained = scheduler.config.num_train_timesteps
-    cut = round(trained - share * trained)
-    passed = int((scheduler.timesteps >= cut).sum())
+    if is_edm(scheduler.config):
+        passed = sum(passed_share(scheduler, float(time)) <= share for time in scheduler.timesteps)
+    else:
+        trained = scheduler.config.num_train_timesteps
+        cut = round(trained - share * trained)
+        passed = int((scheduler.timesteps >= cut).sum())
     # A step of a second-order solver is two calls: between them there is nothing to hand over.
     return min(-(-passed // scheduler.order) * scheduler.order, len(scheduler.timesteps))
 

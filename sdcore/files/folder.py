@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # The places that component classes come from; "stable_diffusion" is the safety checker's old home.
 _USE = "Use a model folder in diffusers layout."
 _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+# What model_index.json says besides its components, each true or false.
+_SETTINGS = (
+    *("force_zeros_for_empty_prompt", "requires_aesthetics_score", "requires_safety_checker"),
+    "add_watermarker",
+)
+_SCHEDULER = re.compile(r"[A-Za-z]\w*Scheduler")
 
 
 @dataclass(frozen=True)
@@ -143,10 +150,27 @@ def read_model_index(folder: str | Path) -> ModelIndex:
     settings: dict[str, Any] = {}
     for name, value in content.items():
         if not is_list(value):
+            _check_setting(name, value, path)
             settings[name] = value
         elif value != [None, None]:
             components[name] = _component_class(name, value, path)
     return ModelIndex(pipeline, components, settings)
+
+
+def _check_setting(name: str, value: Any, path: Path) -> None:
+    """Refuse a setting that no pipeline has: it may be one that is spelt wrongly."""
+    if name.startswith("_"):
+        return
+    if name not in _SETTINGS:
+        near = get_close_matches(name, _SETTINGS, n=1)
+        raise FileError(
+            f"{path} has an unknown setting {name!r:.80}.",
+            f"It may hold components and: {', '.join(_SETTINGS)}.",
+            f"Did you mean {near[0]!r}?" if near else "Remove it.",
+        )
+    if value is not None and not isinstance(value, bool):
+        why = "It is a switch, true or false."
+        raise FileError(f"{path}: {name} is {value!r:.80}.", why, "Correct the file.")
 
 
 def refuse_custom_code(content: dict[str, Any], path: Path) -> None:
@@ -171,6 +195,9 @@ def _component_class(name: str, value: list[Any], path: Path) -> str:
         raise FileError(f"{path} cannot be used.", why, _USE)
     if value[0] not in _LIBRARIES:
         raise _custom_code(path, f"{name} comes from {value[0]!r:.80}.")
+    if name == "scheduler" and not _SCHEDULER.fullmatch(value[1]):
+        why = f"The component {name} is {value[1]!r:.80}, which is the name of no scheduler."
+        raise FileError(f"{path} cannot be used.", why, _USE)
     return value[1]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from sdcore.attention import check_attention
 from sdcore.checks import as_int, check_choice, check_int
 from sdcore.diffusion.guidance import Guidance
-from sdcore.diffusion.schedulers import canonical_name
+from sdcore.diffusion.sampler_names import canonical_name
 from sdcore.diffusion.steps import check_share
 from sdcore.errors import UsageError
 from sdcore.image.canvas import TOUCHED
@@ -41,7 +41,7 @@ class Job:
         negative_prompt: what to keep away from; without effect at a guidance scale of 1.
         seed: None is drawn when it is painted.
         guidance_scale, guidance_rescale, guidance_interval: see `sdcore.Guidance`.
-        scheduler: a name in `sdcore.diffusion.schedulers.SCHEDULERS`, in any usual spelling.
+        scheduler: a sampler's name in any usual spelling, see `sdcore.make_scheduler`.
         size: in pixels, multiples of 8. None is the model's, or that of the picture rounded down;
             a picture of another size is resized to it.
         source: `Noise`, `Picture` (with its mask), `Latents` or `Handover`.

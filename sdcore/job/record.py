@@ -78,6 +78,8 @@ class ImageSettings:
         prediction_type: what the model was said to predict; None is what its file says.
         model_hash: SHA-256 of the weights, where it was asked for.
         source: what it began from; None is noise.
+        noise_levels: the schedule whose levels the run visited, told by the levels themselves; see
+            `sdcore.diffusion.schedulers.levels_name`.
         batch: which image it was, of how many painted at once: it changes the last digits.
         beyond: arguments of the run that this record cannot hold.
     """
@@ -90,6 +92,7 @@ class ImageSettings:
     model_hash: str | None = None
     source: SourceSettings | None = None
     refiner: RefinerSettings | None = None
+    noise_levels: str | None = None
     batch: tuple[int, int] = (0, 1)
     beyond: tuple[str, ...] = ()
 

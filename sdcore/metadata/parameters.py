@@ -172,7 +172,7 @@ def carries(prompt: str, negative_prompt: str | None = None) -> bool:
 def _pairs(settings: ImageSettings) -> dict[str, object]:
     """In the web UI's order. None is left out, as are values that its reader assumes."""
     job, refiner, source = settings.job, settings.refiner, settings.source
-    sampler, schedule = to_web_ui(settings.sampler)
+    sampler, schedule = to_web_ui(settings.sampler, settings.noise_levels)
     hires, rescale = job.hires, job.guidance_rescale
     return {
         "Steps": job.steps,

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 
 from sdcore.checks import as_finite, as_int
-from sdcore.diffusion.sampler_names import Found, from_web_ui
-from sdcore.diffusion.schedulers import STOCHASTIC, canonical_name
+from sdcore.diffusion.methods import STOCHASTIC
+from sdcore.diffusion.sampler_names import Found, canonical_name, from_web_ui, split_name
 from sdcore.errors import UsageError
 from sdcore.job.job import LARGEST_SEED as LARGEST_SEED
 from sdcore.job.job import Job
@@ -73,14 +73,12 @@ def size_of(width: int | None, height: int | None) -> Size | None:
 
 def sampler_named(name: str, levels: str = "") -> Found:
     """Our sampler for a name as people type it, of a program that has no names of its own."""
-    plain = re.sub(r"_k$", "_karras", re.sub(r"^k_", "", name.strip()))
     try:
-        ours = canonical_name(f"{plain} {levels}".strip())
+        ours = canonical_name(f"{name} {levels}")
     except UsageError:
         return from_web_ui(name, levels or None)
-    noisy = any(ours == each or ours.startswith(f"{each} ") for each in STOCHASTIC)
     why = f"{ours!r} adds noise in every step, which is drawn differently here"
-    return Found(ours, (why,) if noisy else ())
+    return Found(ours, (why,) if split_name(ours)[0] in STOCHASTIC else ())
 
 
 def base_name(name: str) -> str:

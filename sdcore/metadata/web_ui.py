@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from sdcore.diffusion.sampler_names import Found, from_web_ui
-from sdcore.diffusion.schedulers import STOCHASTIC
+from sdcore.diffusion.methods import STOCHASTIC
+from sdcore.diffusion.sampler_names import Found, from_web_ui, split_name
 from sdcore.errors import UsageError
 from sdcore.files.jsonfile import parse_json_object
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
@@ -230,7 +230,7 @@ def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:
         found.append(
             f"the noise was drawn on a GPU (RNG {rng!r:.{_SHOWN}}), here on the CPU: other picture"
         )
-    if pairs.get("ENSD", "0") != "0" and scheduler in STOCHASTIC:
+    if pairs.get("ENSD", "0") != "0" and split_name(scheduler)[0] in STOCHASTIC:
         found.append("ENSD moved the seed of the noise in each step, which is not there")
     for key in pairs:
         if key in _SAID_ELSEWHERE or (key == "VAE hash" and "VAE" in pairs):

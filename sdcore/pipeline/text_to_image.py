@@ -21,13 +21,17 @@ from torch import Tensor
 from sdcore.checkpoint.loading import read_model
 from sdcore.checkpoint.model import Model
 from sdcore.control.run_control import ControlLike, as_run_control
+from sdcore.diffusion.sampler_names import steadier_name
 from sdcore.diffusion.schedulers import (
     copy_scheduler,
+    largest_level,
+    levels_name,
     make_scheduler,
     scheduler_name,
     set_steps,
+    visited_levels,
 )
-from sdcore.diffusion.steps import visited_times
+from sdcore.diffusion.steps import reads_unconditional, visited_times
 from sdcore.errors import UsageError, warn
 from sdcore.image.pictures import to_images
 from sdcore.job.adapters import EmbeddingSettings, LoraSettings
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sdcore")
 
+FEW_STEPS, LATE = 8, 0.9  # when a late begin is warned of: share of the largest noise level
 EMBEDDED = Path(__file__).parents[1] / "models" / "emoji"
 
 
@@ -242,7 +247,8 @@ class TextToImage(Model):
                 "twice, or apart; a second pass makes larger pictures of good ones"
             )
         sampler = self._sampler(jobs, source)
-        plan = self._plan(jobs, len(sampler.times))
+        guidance = replace(job.guidance, plus=reads_unconditional(sampler.scheduler))
+        plan = self._plan(jobs, len(sampler.times), guided=guidance.active)
         grid = job.size.latent_grid(factor)
         reads_mask = self.kind.reads_mask
         start = make_start(
@@ -254,12 +260,12 @@ class TextToImage(Model):
             self.defaults.name or "a model",
         )
         latents = start.latents
-        for step, latents in denoise(self.unet, sampler, start, plan, job.guidance, control):
+        for step, latents in denoise(self.unet, sampler, start, plan, guidance, control):
             yield Moment(step, latents, rerun)
         images: list[Image] = []
         if job.denoising_end is None:
             images = source.put_back(to_images(self.autoencoder.decode(latents, tiled=job.tiled)))
-        settings = self._settings(jobs, source, scheduler_name(sampler.scheduler), control)
+        settings = self._settings(jobs, source, sampler.scheduler, control)
         return TextToImageResult(images, latents, jobs, settings, len(sampler.times))
 
     def _filled(self, job: Job, source: BatchSource) -> Job:
@@ -290,8 +296,11 @@ class TextToImage(Model):
         if job.scheduler is None:
             scheduler = copy_scheduler(self.scheduler)
         else:
-            scheduler = make_scheduler(job.scheduler, self.scheduler.config)
+            config, sdxl = self.scheduler.config, self.kind.pooled_text
+            scheduler = make_scheduler(job.scheduler, config, sdxl=sdxl)
         set_steps(scheduler, job.steps, self.device)
+        if source.strength is None and source.denoising_start is None:
+            _warn_of_late_begin(scheduler, job.steps)
         times = visited_times(
             scheduler,
             job.steps,
@@ -302,7 +311,7 @@ class TextToImage(Model):
         generators = [torch.Generator().manual_seed(job.seed or 0) for job in jobs]
         return Sampler(scheduler, times, generators)
 
-    def _plan(self, jobs: Sequence[Job], steps: int) -> PromptPlan:
+    def _plan(self, jobs: Sequence[Job], steps: int, *, guided: bool) -> PromptPlan:
         job, kind = jobs[0], self.kind
         assert job.size is not None
         sizes = job.size_conditioning, job.negative_size_conditioning
@@ -313,7 +322,7 @@ class TextToImage(Model):
             [job.prompt for job in jobs],
             [job.negative_prompt for job in jobs],
             Steps(steps, job.steps_before),
-            guided=job.guidance.active,
+            guided=guided,
             dialect=job.dialect,
             clip_skip=job.clip_skip,
             size=size,
@@ -322,7 +331,7 @@ class TextToImage(Model):
         )
 
     def _settings(
-        self, jobs: Sequence[Job], source: BatchSource, sampler: str, control: ControlLike | None
+        self, jobs: Sequence[Job], source: BatchSource, scheduler: Any, control: ControlLike | None
     ) -> list[ImageSettings]:
         """The record of each image."""
         beyond = {
@@ -330,18 +339,35 @@ class TextToImage(Model):
             "control": control is not None,
             "steps_before": jobs[0].steps_before != 0,
         }
+        assert jobs[0].steps is not None
+        levels = levels_name(scheduler, jobs[0].steps, sdxl=self.kind.pooled_text)
         return [
             ImageSettings(
                 replace(job, source=Noise(), steps_before=0, denoising_end=None),
-                sampler,
+                scheduler_name(scheduler),
                 self.defaults.name,
                 str(self.dtype).removeprefix("torch."),
                 source=source_settings(job.source, source.strength),
+                noise_levels=levels,
                 batch=(i, len(jobs)),
                 beyond=tuple(name for name, there in beyond.items() if there),
             )
             for i, job in enumerate(jobs)
         ]
+
+
+def _warn_of_late_begin(scheduler: Any, steps: int) -> None:
+    """Warn of a short run that begins where much of the picture is already decided.
+
+    It begins with pure noise all the same, which the model takes for part of a picture.
+    """
+    begins, most = visited_levels(scheduler)[0], largest_level(scheduler)
+    if steps <= FEW_STEPS and begins < LATE * most:
+        name = scheduler_name(scheduler)
+        warn(
+            f"{steps} steps of {name!r} begin at noise level {begins:.3g}, not at {most:.3g} where "
+            f"noise is pure; {steadier_name(name)!r} begins there"
+        )
 
 
 def _check_adapters(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,6 +82,17 @@ class StepControls:
 NO_CONTROLS = StepControls()
 
 
+class Prediction(NamedTuple):
+    """What the UNet predicts for B images, (B, C, h, w), in the type of its answer.
+
+    guided:        with guidance.
+    unconditional: without the prompt; None where it was not run.
+    """
+
+    guided: Tensor
+    unconditional: Tensor | None
+
+
 def guided_prediction(
     unet: Callable[..., Tensor],
     latents: Tensor,
@@ -88,8 +100,8 @@ def guided_prediction(
     conditioning: StepConditioning,
     guidance: Guidance,
     controls: StepControls = NO_CONTROLS,
-) -> Tensor:
-    """The UNet's prediction for B images, guided: (B, C, h, w) in the type of the UNet's answer.
+) -> Prediction:
+    """The UNet's prediction for B images, guided, and the one without the prompt.
 
     Args:
         unet: called as `unet(latents, time, text, control, added=...)`.
@@ -100,7 +112,7 @@ def guided_prediction(
         _Rows(part.conditioning, controls.of_part(number)) for number, part in enumerate(parts)
     ]
     if _is_one_prompt(parts) and not guidance.active:
-        return _predict(unet, latents, time, groups)[0]
+        return Prediction(_predict(unet, latents, time, groups)[0], None)
 
     assert conditioning.unconditional is not None, "guidance needs the unconditional rows"
     unconditional = _Rows(conditioning.unconditional, controls.negative)
@@ -114,7 +126,7 @@ def guided_prediction(
     if guidance.rescale > 0 and guidance.active:
         positive = positives[0] if _is_one_prompt(parts) else negative + direction
         prediction = _rescale(prediction, positive, guidance.rescale)
-    return prediction
+    return Prediction(prediction, negative)
 
 
 @dataclass(frozen=True)

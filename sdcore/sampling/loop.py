@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from sdcore.attention import describe
-from sdcore.diffusion.steps import Step, guess_clean, iterate_steps, take_step
+from sdcore.diffusion.steps import Step, guess_clean, iterate_steps, passed_share, take_step
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.sampling.begin import begin_run
 from sdcore.sampling.guidance import (
     Guidance,
     Part,
+    Prediction,
     StepConditioning,
     StepControls,
     guided_prediction,
@@ -119,30 +120,32 @@ def denoise(
         conditioning: StepConditioning,
         guidance: Guidance,
         controls: StepControls,
-    ) -> Tensor:
+    ) -> Prediction:
         seen = scheduler.scale_model_input(latents, time)
         if start.mask_channels is not None:
             seen = torch.cat([seen, start.mask_channels], dim=1)  #            (B, 2C + 1, h, w)
         seen = seen.to(dtype)
-        return guided_prediction(unet, seen, time, conditioning, guidance, controls).float()
+        found = guided_prediction(unet, seen, time, conditioning, guidance, controls)
+        alone = found.unconditional
+        return Prediction(found.guided.float(), None if alone is None else alone.float())
 
     def predict_alone(
         latents: Tensor, control: Control | None, time: Tensor, conditioning: StepConditioning
     ) -> Tensor:
         """The first prompt's rows alone, for a control that looks ahead."""
         first = StepConditioning((Part(conditioning.parts[0].conditioning),), None)
-        return predict(latents, time, first, Guidance(1.0), StepControls((control,)))
+        return predict(latents, time, first, Guidance(1.0), StepControls((control,))).guided
 
     for step, time in iterate_steps(sampler.times):
         conditioning = plan.at(step)
         look_ahead = partial(predict_alone, time=time, conditioning=conditioning)
         changed = ready.control.before_step(step, latents, look_ahead)
         latents = _checked(changed, latents, step, "before_step")
-        here = guidance.at(1 - step.time / scheduler.config.num_train_timesteps)
-        prediction = predict(latents, time, conditioning, here, ready.at(step))
+        here = guidance.at(passed_share(scheduler, step.time))
+        prediction, alone = predict(latents, time, conditioning, here, ready.at(step))
         guess = partial(guess_clean, scheduler, prediction, time, latents)
         ready.control.on_guess(step, guess)
-        latents = take_step(scheduler, prediction, time, latents, sampler.generators)
+        latents = take_step(scheduler, prediction, time, latents, sampler.generators, alone)
         _check_finite(latents, prediction, step)
         latents = _checked(ready.control.after_step(step, latents), latents, step, "after_step")
         if start.kept is not None:

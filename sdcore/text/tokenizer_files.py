@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ _WITHOUT = (
     "sep_token",
     "cls_token",
     "mask_token",
+)
+# What else such files hold, without a meaning for CLIP's tokenizer.
+_NO_EFFECT = (
+    *("tokenizer_class", "model_max_length", "added_tokens_decoder", "name_or_path", "errors"),
+    *("special_tokens_map_file", "clean_up_tokenization_spaces", "use_fast", "tokenizer_file"),
+    *("processor_class", "model_input_names", "backend", "is_local", "local_files_only"),
 )
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _LENGTH_LIMIT = 65536
@@ -127,6 +134,13 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         if config.get(key, value) != value:
             why = f"{key} is {config[key]!r:.80}; sdcore has only {value!r}."
             raise FileError("A tokenizer setting cannot be used.", why, "Use another tokenizer.")
+    known = (*_ROLES, *_FIXED, *_WITHOUT, *_NO_EFFECT)
+    for key in config:
+        # Programs add notes of their own here; what is nearly a setting is one spelt wrongly.
+        near = get_close_matches(key, known, n=1, cutoff=0.8)
+        if key not in known and near:
+            what = f"There is a setting {key!r:.80}, which is not known."
+            raise FileError(what, f"It is nearly {near[0]!r}.", f"Did you mean {near[0]!r}?")
     for key in _WITHOUT:
         if config.get(key):
             raise FileError("A tokenizer setting cannot be used.", f"{key} is set.", "Remove it.")

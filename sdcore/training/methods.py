@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from sdcore.adapters.textual_inversion import Embedding, apply_embeddings
 from sdcore.checkpoint.defaults import FILE_NAME as SAMPLING
 from sdcore.checkpoint.loading import save_folder
 from sdcore.checkpoint.single_file import save_single_file
+from sdcore.diffusion.schedulers import with_settings
 from sdcore.errors import UsageError
 from sdcore.files.atomic import replace_file
 from sdcore.pipeline.text_to_image import EMBEDDED
@@ -255,9 +256,8 @@ def _export_full(
 ) -> Path:
     pipe = method.pipe
     if settings.noise.zero_terminal_snr:  # what was trained down to pure noise is painted from it
-        kind = cast(Any, type(pipe.scheduler))
         changed = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        pipe = pipe.replace(scheduler=kind.from_config({**pipe.scheduler.config, **changed}))
+        pipe = pipe.replace(scheduler=with_settings(pipe.scheduler, **changed))
     if form == "single_file":
         path = folder / f"{name}.safetensors"
         save_single_file(pipe, path, dtype=dtype)

@@ -300,6 +300,9 @@ def test_model_index(sd_folder):
         {"_class_name": "P", "unet": ["diffusers"]},
         {"_class_name": "P", "unet": ["diffusers", 3]},
         {"_class_name": "P", "../unet": ["diffusers", "UNet2DConditionModel"]},
+        {"_class_name": "P", "scheduler": ["diffusers", "os.system"]},
+        {"_class_name": "P", "force_zeros_for_empty_promt": True},
+        {"_class_name": "P", "requires_safety_checker": "no"},
     ],
 )
 def test_model_index_refusals(tmp_path, content):

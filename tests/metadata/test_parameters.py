@@ -10,8 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
 from sdcore import __version__
+from sdcore.diffusion.levels import SCHEDULES
+from sdcore.diffusion.methods import METHODS
 from sdcore.diffusion.sampler_names import from_web_ui, to_web_ui
-from sdcore.diffusion.schedulers import SCHEDULERS
 from sdcore.job.adapters import HiresSettings, LoraSettings
 from sdcore.metadata.parameters import carries, read_parameters, write_parameters
 from sdcore.metadata.web_ui import recipe_of_parameters
@@ -30,7 +31,9 @@ def test_the_text_as_the_web_ui_writes_it() -> None:
     plain = with_job(SETTINGS, negative_prompt=None, clip_skip=0, scheduler="euler a")
     text = write_parameters(plain)
     assert "Negative" not in text and "Clip skip" not in text
-    assert "Sampler: Euler a, Schedule type: Uniform, CFG" in text
+    assert "Sampler: Euler a, Schedule type: model's own (sdcore), CFG" in text
+    told = write_parameters(replace(plain, noise_levels="ddim uniform"))
+    assert "Sampler: Euler a, Schedule type: DDIM, CFG" in told
 
 
 def test_hashes_are_as_long_as_the_web_ui_writes_them() -> None:
@@ -110,9 +113,13 @@ def test_any_value_is_read_back(value) -> None:
     assert read_parameters(text).pairs["Model"] == value
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_scheduler_goes_there_and_back(name) -> None:
-    assert from_web_ui(*to_web_ui(name)).name == name
+@pytest.mark.parametrize("method", METHODS)
+def test_every_scheduler_goes_there_and_back(method) -> None:
+    assert from_web_ui(*to_web_ui(method)).name == method
+    assert from_web_ui(*to_web_ui(method, "leading")).name == f"{method} leading"
+    for schedule in SCHEDULES:
+        name = f"{method} {schedule}"
+        assert from_web_ui(*to_web_ui(name)).name == name
 
 
 @pytest.mark.parametrize(
@@ -121,13 +128,18 @@ def test_every_scheduler_goes_there_and_back(name) -> None:
         ("DPM++ 2M Karras", None, "dpm++ 2m karras", ""),
         ("DPM++ 2M", "Karras", "dpm++ 2m karras", ""),
         ("DPM++ 2M", "Automatic", "dpm++ 2m karras", ""),  # the solver's own since 1.9
-        ("DPM++ 2M", None, "dpm++ 2m", "spacing"),
-        ("DDIM", None, "ddim", ""),
-        ("Euler a", "Automatic", "euler a", "noise in every step"),
-        ("Euler", "SGM Uniform", "euler", "'sgm uniform' are not there"),
-        ("DPM++ 2M SDE", "Automatic", "dpm++ 2m sde", "'exponential' are not there"),
-        ("DPM++ 3M SDE Exponential", None, "dpm++ 2m sde", "'DPM++ 3M SDE Exponential' is not"),
-        ("Restart", None, "dpm++ 2m", "'Restart' is not there; 'dpm++ 2m' is used"),
+        ("DPM++ 2M", None, "dpm++ 2m normal", ""),
+        ("DDIM", None, "ddim ddim uniform", "leaves out the last of its steps"),
+        ("Euler a", "Automatic", "euler a normal", "noise in every step"),
+        ("Euler", "SGM Uniform", "euler sgm uniform", ""),
+        ("Euler", "Polyexponential", "euler exponential", ""),
+        ("Euler", "KL Optimal", "euler kl optimal", "end at the least one there"),
+        ("Euler", "Bong Tangent", "euler", "'bong tangent' are not there"),
+        ("DPM++ 2M SDE", "Automatic", "dpm++ 2m sde exponential", "noise in every step"),
+        ("DPM++ 2M SDE Heun Karras", None, "dpm++ 2m sde heun karras", "noise in every step"),
+        ("DPM++ 3M SDE Exponential", None, "dpm++ 3m sde exponential", "before its last"),
+        ("Restart", None, "heun normal", "goes back to noisier levels, and times only fall here)"),
+        ("DPM Turbo Nova", None, "dpm++ 2m normal", "'DPM Turbo Nova' is not there; 'dpm++ 2m'"),
     ],
 )
 def test_samplers_of_the_web_ui(sampler, schedule, name, said) -> None:

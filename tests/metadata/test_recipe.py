@@ -118,8 +118,9 @@ ADVANCED = node(
         ({"7": ADVANCED}, "only some of the steps"),
         ({"7": {"denoise": 0.5}}, "only in part"),
         ({"7": {"seed": "x"}}, "seed 'x' cannot be used"),
-        ({"7": {"sampler_name": "dpmpp_2s_ancestral"}}, "'dpmpp_2s_ancestral' is not there"),
-        ({"7": {"scheduler": "beta"}}, "'beta' are not there"),
+        ({"7": {"sampler_name": "dpmpp_2s_ancestral"}}, "adds noise in every step"),
+        ({"7": {"sampler_name": "seeds_2"}}, "'seeds_2' is not there"),
+        ({"7": {"scheduler": "beta57"}}, "'beta57' are not there"),
         ({"7": {"steps": ["4", 0]}, "4": {"more": 1}}, "comes from 'CLIPTextEncode'"),
         ({"6": {"batch_size": 4}}, "painted in a batch"),
         ({"6": {"width": 10**9}}, "width 1000000000 cannot be used"),
@@ -206,10 +207,12 @@ def test_mutated_graphs_are_read_or_refused() -> None:
 @pytest.mark.parametrize(
     ("sampler", "scheduler", "name"),
     [
-        ("euler_ancestral", "normal", "euler a"),
+        ("euler_ancestral", "normal", "euler a normal"),
         ("dpmpp_sde_gpu", "karras", "dpm++ sde karras"),
-        ("uni_pc", "simple", "unipc"),
-        ("ddim", "ddim_uniform", "ddim"),
+        ("uni_pc", "simple", "unipc bh1 simple"),
+        ("uni_pc_bh2", "simple", "unipc simple"),
+        ("ddim", "ddim_uniform", "euler ddim uniform"),  # ComfyUI runs its euler by this name
+        ("res_multistep", "beta", "dpm++ 2m beta"),
         ("what_is_this", "karras", "dpm++ 2m karras"),
     ],
 )

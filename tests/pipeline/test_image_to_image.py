@@ -17,7 +17,8 @@ from PIL import Image
 
 from sdcore import TextToImage
 from sdcore.control.reweight import Reweight
-from sdcore.diffusion.schedulers import SCHEDULERS, STOCHASTIC, make_scheduler, set_steps
+from sdcore.diffusion.methods import METHODS, STOCHASTIC
+from sdcore.diffusion.schedulers import make_scheduler, set_steps
 from sdcore.diffusion.steps import visited_times
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from sdcore.image import tiles
@@ -263,7 +264,7 @@ def test_latents_may_be_what_a_run_begins_from(pipe) -> None:
     assert again.settings[0].source != other.settings[0].source
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_run_in_two_parts_visits_each_time_once(pipe, name) -> None:
     for share in (0.2, 0.5, 0.8):
         scheduler = make_scheduler(name, pipe.scheduler.config)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sdcore import TextToImage
 from sdcore.control.run_control import RunControl
-from sdcore.diffusion.schedulers import STOCHASTIC
+from sdcore.diffusion.methods import STOCHASTIC
 from sdcore.diffusion.steps import Step
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from tests.painting import paint

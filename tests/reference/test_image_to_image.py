@@ -12,11 +12,15 @@ import torch
 from PIL import Image, ImageDraw
 
 from sdcore import TextToImage
-from sdcore.diffusion.schedulers import SCHEDULERS
 from sdcore.size import SizeConditioning
 from tests import tiny
 from tests.painting import paint
-from tests.reference.test_pipeline import PROMPTS, assert_same_picture, by_diffusers
+from tests.reference.test_pipeline import (
+    ONE_OF_EACH_CLASS,
+    PROMPTS,
+    assert_same_picture,
+    by_diffusers,
+)
 
 PIPELINES = {
     "sd": ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
@@ -113,8 +117,8 @@ def inpaint9(folders, tmp_path_factory) -> dict[str, Both]:
     return both
 
 
-# The sampler that is our own is compared in its loop, with diffusers' pipeline around it.
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+# Where a run begins is an affair of the class.
+@pytest.mark.parametrize("scheduler", ONE_OF_EACH_CLASS)
 def test_same_picture_from_a_picture(from_picture, scheduler) -> None:
     given = {"image": picture(), "strength": 0.7}
     assert_same_picture(from_picture["sd"].paint(scheduler=scheduler, ours=given, theirs=given))
@@ -172,7 +176,7 @@ def keep_outside(pictures: tuple, image: Image.Image, where: Image.Image) -> tup
 # goes on is the same.
 @pytest.mark.parametrize(
     ("scheduler", "strength"),
-    [*((name, 0.6) for name in SCHEDULERS), *((name, 1.0) for name in ("ddim", "euler", "lcm"))],
+    [(name, 0.6) for name in ONE_OF_EACH_CLASS] + [(n, 1.0) for n in ("ddim", "euler", "lcm")],
 )
 def test_same_inpainting_with_any_model(inpaint, scheduler, strength) -> None:
     image, where = picture(4), mask((19, 8, 64, 51))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from sdcore import TextToImage
-from sdcore.diffusion.schedulers import SCHEDULERS, make_scheduler
 from tests.painting import paint
 
 # How diffusers' own documentation makes the sampler of each name from a model's config.
@@ -23,7 +24,16 @@ BY_DIFFUSERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "euler": ("EulerDiscreteScheduler", {}),
-    "euler karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    # In diffusers it goes from end to end only where the model's own steps do.
+    "euler karras": (
+        "EulerDiscreteScheduler",
+        {"use_karras_sigmas": True, "timestep_spacing": "linspace"},
+    ),
+    "euler exponential": (
+        "EulerDiscreteScheduler",
+        {"use_exponential_sigmas": True, "timestep_spacing": "linspace"},
+    ),
+    "euler trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
     "euler a": ("EulerAncestralDiscreteScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
     "dpm++ 2m": ("DPMSolverMultistepScheduler", {}),
@@ -33,8 +43,23 @@ BY_DIFFUSERS: dict[str, tuple[str, dict[str, Any]]] = {
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
     ),
+    "dpm++ 2m sde heun": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+    ),
+    "dpm++ 3m": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    "dpm++ 2s": ("DPMSolverSinglestepScheduler", {}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2 a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
+    "unipc bh1": (
+        "UniPCMultistepScheduler",
+        {"solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+    ),
+    "sa-solver": ("SASolverScheduler", {}),
     "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
 }
 PROMPTS = ["a red apple on a tree", "photo of the big blue fox"]
 STEPS = 4
@@ -67,6 +92,8 @@ class Pair:
             "width": 8 * size[1],
         }
         theirs.pop("steps", None)
+        if scheduler == "tcd":
+            theirs["eta"] = 0.3  # its own default, which the pipeline would set to 0
         expected = self.reference(prompts, latents=noise.clone(), **theirs).images
         ours = {"steps": STEPS, "scheduler": scheduler, **how}
         got = paint(self.ours, prompts, latents=noise, seed=0, **ours).images
@@ -75,8 +102,6 @@ class Pair:
 
 
 def by_diffusers(name: str, config: Any) -> Any:
-    if name not in BY_DIFFUSERS:  # "dpm++ sde" is our own solver; here only the loop is compared
-        return make_scheduler(name, config)
     cls, changes = BY_DIFFUSERS[name]
     return getattr(diffusers, cls).from_config(config, **changes)
 
@@ -111,7 +136,9 @@ def sdxl(sdxl_folder: Path) -> Pair:
 # A scheduler reads the model's config, which differs between epsilon (sd) and v (sd2), and no more
 # of the family; guidance is formed before it. So the rest needs one scheduler of each kind: with
 # and without a scale of its own, and one that draws noise.
-CASES = [(model, name, 7.5) for model in ("sd", "sd2") for name in SCHEDULERS]
+ONE_OF_EACH_CLASS = list({cls: name for name, (cls, _) in BY_DIFFUSERS.items()}.values())
+CASES = [("sd", name, 7.5) for name in BY_DIFFUSERS]
+CASES += [("sd2", name, 7.5) for name in ONE_OF_EACH_CLASS]
 CASES += [("sdxl", name, 7.5) for name in ("ddim", "euler karras", "dpm++ 2m sde")]
 CASES += [(model, "euler", 1.0) for model in ("sd", "sd2", "sdxl")]
 
@@ -203,3 +230,16 @@ def test_the_seed_gives_the_latents_that_diffusers_draws(sd: Pair) -> None:
     expected = sd.reference(PROMPTS, num_inference_steps=STEPS, generator=generators, **how).images
     got = paint(sd.ours, PROMPTS, steps=STEPS, seed=41, **how).images
     assert_same_picture((_stack(got), _stack(expected)))
+
+
+@pytest.mark.parametrize("changes", [{}, {"clip_sample": True, "steps_offset": 0}])
+def test_a_folder_whose_settings_diffusers_repairs(sd_folder, tmp_path, changes) -> None:
+    shutil.copytree(sd_folder, tmp_path / "model")
+    path = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    config = {k: v for k, v in config.items() if k not in ("clip_sample", "steps_offset")}
+    path.write_text(json.dumps({**config, "_class_name": "DDIMScheduler", **changes}))
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(index.read_text().replace("PNDMScheduler", "DDIMScheduler"))
+    pair = Pair(tmp_path / "model", StableDiffusionPipeline)
+    assert_same_picture(pair.paint(PROMPTS[0], guidance_scale=7.5))

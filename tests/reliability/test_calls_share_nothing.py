@@ -46,7 +46,7 @@ from sdcore import (
     read_tokens,
     save_png,
 )
-from sdcore.diffusion.schedulers import SCHEDULERS
+from sdcore.diffusion.methods import METHODS
 from sdcore.errors import NonFiniteError, UsageError
 from tests.adapters.test_lora import whole_lora
 from tests.test_torch_state import STATES
@@ -277,7 +277,7 @@ def test_a_call_changes_nothing(painter, name):
 
 def test_no_scheduler_changes_the_models_own(sd):
     with unchanged(sd.pipe):
-        for scheduler in SCHEDULERS:
+        for scheduler in METHODS:
             paint(sd.pipe, scheduler)
 
 
@@ -380,7 +380,7 @@ def assert_same(got: TextToImageResult, expected: TextToImageResult, name: str) 
     assert not got.latents.requires_grad and not got.latents.is_inference(), name
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", METHODS)
 def test_the_callers_torch_state_is_not_in_the_picture_of_any_scheduler(sd, scheduler):
     expected = paint(sd.pipe, scheduler)
     with STATES["everything"]():

@@ -52,7 +52,7 @@ def test_scale_one_runs_the_conditional_rows_alone(rows) -> None:
     latents, positive, negative = rows
     for unconditional in (None, negative):
         unet = Recorder()
-        out = guided_prediction(unet, latents, TIME, one(positive, unconditional), Guidance(1.0))
+        out, _ = guided_prediction(unet, latents, TIME, one(positive, unconditional), Guidance(1.0))
         assert len(unet.calls) == 1 and unet.calls[0][0].shape[0] == 2
         assert torch.equal(out, unet.alone(latents, positive))
 
@@ -61,7 +61,7 @@ def test_scale_one_runs_the_conditional_rows_alone(rows) -> None:
 def test_guided_prediction_is_the_formula(rows, scale) -> None:
     latents, positive, negative = rows
     unet = Recorder()
-    out = guided_prediction(unet, latents, TIME, one(positive, negative), Guidance(scale))
+    out, _ = guided_prediction(unet, latents, TIME, one(positive, negative), Guidance(scale))
     with_prompt, without = unet.alone(latents, positive), unet.alone(latents, negative)
     torch.testing.assert_close(out, without + scale * (with_prompt - without))
     assert not torch.allclose(out, without + scale * (without - with_prompt))
@@ -71,8 +71,8 @@ def test_rescale_equals_diffusers(rows) -> None:
     latents, positive, negative = rows
     unet = Recorder()
     given = one(positive, negative)
-    plain = guided_prediction(unet, latents, TIME, given, Guidance(6.0))
-    out = guided_prediction(unet, latents, TIME, given, Guidance(6.0, rescale=0.7))
+    plain, _ = guided_prediction(unet, latents, TIME, given, Guidance(6.0))
+    out, _ = guided_prediction(unet, latents, TIME, given, Guidance(6.0, rescale=0.7))
     with_prompt = unet.alone(latents, positive)
     torch.testing.assert_close(out, rescale_noise_cfg(plain, with_prompt, 0.7))
     assert not torch.allclose(out, plain)
@@ -101,7 +101,7 @@ def test_parts_add_up_by_weight(rows, scale) -> None:
     latents, positive, negative = rows
     parts, unet = make_parts(positive), Recorder()
     given = StepConditioning(parts, negative)
-    out = guided_prediction(unet, latents, TIME, given, Guidance(scale))
+    out, _ = guided_prediction(unet, latents, TIME, given, Guidance(scale))
     assert len(unet.calls) == 1 and unet.calls[0][0].shape[0] == 6
     without, first, second = (
         unet.alone(latents, c) for c in (negative, positive, parts[1].conditioning)
@@ -116,7 +116,7 @@ def test_texts_of_different_length_are_each_read_whole(rows) -> None:
     long = Conditioning(torch.randn(2, 14, 6))
     unet = Recorder()
     given = StepConditioning((Part(long), Part(positive, 0.3)), positive)
-    out = guided_prediction(unet, latents, TIME, given, Guidance(3.0))
+    out, _ = guided_prediction(unet, latents, TIME, given, Guidance(3.0))
     assert [call[2].shape for call in unet.calls] == [(4, 7, 6), (2, 14, 6)]
     without, with_long = unet.alone(latents, positive), unet.alone(latents, long)
     torch.testing.assert_close(out, without + 3.0 * (with_long - without))
