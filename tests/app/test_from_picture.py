@@ -210,15 +210,15 @@ def test_a_text_of_the_web_ui(run, sd_folder, lora, tmp_path) -> None:
     code, paths, err = run("--from", source, "--model", sd_folder, *folder)
     assert code == 0 and "a picture by Stable Diffusion web UI" in err
     for said in (
-        *("'DPM++ 2S a' is not there", "RNG 'GPU'", "'Odd key'", "LoRA 'gone' is not here"),
-        *("LoRA 'ink': ", "the model: it is", "'passwd'"),
+        *("'dpm++ 2s a' adds noise in every step", "RNG 'GPU'", "'Odd key'"),
+        *("LoRA 'gone' is not here", "LoRA 'ink': ", "the model: it is", "'passwd'"),
     ):
         assert said in err, said
     read = read_settings(paths[0])
     job = read.job
     assert (job.seed, job.steps, job.guidance_scale, job.clip_skip) == (5, 2, 4.0, 1)
     assert (job.size, job.negative_prompt) == (Size(40, 24), "bad")
-    assert (read.sampler, job.dialect) == ("dpm++ sde karras", "a1111")
+    assert (read.sampler, job.dialect) == ("dpm++ 2s a karras", "a1111")
     assert [(lora.name, lora.unet) for lora in job.loras] == [("ink", 0.5)]
 
 
