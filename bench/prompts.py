@@ -29,7 +29,8 @@ from train.emoji.data.captions import (
     CHINESE_SIZES,
     PLACE_WORDS,
 )
-from train.emoji.data.scenes import MARGIN, PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
+from train.emoji.data.layout import MARGIN, PLACES, RELATIONS, SIZES, Drawn, Scene
+from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings
 
 TWO_OBJECTS_SHARE = 0.2  # of the prompts

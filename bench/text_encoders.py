@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # torch is imported when something is read or timed
     from bench.shares import Tally
     from sdcore.pipeline.text_to_image import TextToImage
     from sdcore.training.objective import Objective
-    from train.emoji.data.scenes import Scene
+    from train.emoji.data.layout import Scene
     from train.emoji.data.settings import DataSettings
 
 NETWORKS = ("transformer", "lstm", "rnn")
@@ -112,7 +112,7 @@ def wrong_words(data: DataSettings, scenes: Sequence[Scene]) -> dict[str, list[t
     Captions say everything, always in the same way.
     """
     from train.emoji.data.captions import PLACE_WORDS
-    from train.emoji.data.scenes import PLACES, RELATIONS
+    from train.emoji.data.layout import PLACES, RELATIONS
 
     def following(item: str, items: Sequence[str]) -> str:
         return items[(items.index(item) + 1) % len(items)]

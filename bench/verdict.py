@@ -42,7 +42,7 @@ def verdict(prompt: Prompt, reading: Reading, side: int = 64) -> dict[str, bool]
     relation: each is seen in its own half.
     """
     from bench.prompts import offset
-    from train.emoji.data.scenes import PLACES
+    from train.emoji.data.layout import PLACES
 
     right = {"background": reading.background == prompt.background}
     if prompt.relation:

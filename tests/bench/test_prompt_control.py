@@ -37,7 +37,8 @@ from sdcore.errors import UsageError
 from sdcore.training.settings import load_settings
 from train.emoji.data.captions import Captions
 from train.emoji.data.drawings import load
-from train.emoji.data.scenes import Drawn, Scenes
+from train.emoji.data.layout import Drawn
+from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, Words
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "train"

@@ -21,6 +21,7 @@ from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import END, START, WORD_END, Tokenizer
 from sdcore.text.tokenizer_files import read_tokenizer_files
 from sdcore.training.command import main
+from train.emoji.data import own_words
 from train.emoji.data.captions import chinese_words
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
@@ -28,12 +29,14 @@ from train.emoji.data.vocabulary import learn_vocabulary
 
 _SHORT = len("a" + WORD_END)  # what is longer was learned as a part of words, not as a single byte
 CAPTIONS = 40_000  # from which the vocabulary is learned
+OFTEN = 200  # a word of newcomers counts for so many, so that each is whole
 
 
 class VocabularySettings(SceneSettings):
     start_from: str = "sdcore/models/emoji"  # holds tokenizer/ and text_encoder/
     vocabulary: int = 8192  # at most so many tokens
     max_tokens: int = 32
+    own_words: bool = True  # those that newcomers say around the names, too
     seed: int = 0
     folder: str = "runs/emoji/vocabulary"  # gets tokenizer/ and text_encoder/
 
@@ -46,7 +49,9 @@ def extend(settings: VocabularySettings) -> None:
     old = CLIPTextEncoder.from_pretrained(source / "text_encoder")
     scenes = Scenes(settings.data.model_copy(update={"chinese_share": 0.0}))
     captions = [scenes.scene(settings.seed, index).caption for index in range(CAPTIONS)]
-    texts = captions + chinese_texts(settings.data)
+    texts = captions + chinese_texts(settings.data, settings.own_words)
+    if settings.own_words:
+        texts += own_words.english_words() * OFTEN
     vocabulary, merges = learn_vocabulary(texts, settings.vocabulary)
     tokenizer = Tokenizer.from_vocab(vocabulary, merges, max_length=settings.max_tokens)
     extended = with_vocabulary(old, known, vocabulary)
@@ -55,12 +60,14 @@ def extend(settings: VocabularySettings) -> None:
     print(f"{len(known)} tokens before, {len(vocabulary)} now: {folder}")
 
 
-def chinese_texts(settings: DataSettings) -> list[str]:
+def chinese_texts(settings: DataSettings, own: bool = False) -> list[str]:
     """The Chinese words, and all letters, so often that each is whole before two are joined.
 
     Else a merge could join the end of one letter and the beginning of the next, across two words.
     """
     words = chinese_words(settings.words, settings.chinese_styles().values())
+    if own:
+        words = list(dict.fromkeys([*words, *own_words.chinese_words()]))
     return words + sorted(set("".join(words))) * len(words)
 
 

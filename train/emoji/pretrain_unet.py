@@ -36,8 +36,9 @@ from sdcore.training.objective import NoiseSettings, Objective, draw_noise
 from sdcore.training.run import Run
 from sdcore.training.run_settings import RunSettings
 from sdcore.unet.unet import UNet, UNetConfig
-from train.emoji.data.captions import PLACE_WORDS, Drawn
-from train.emoji.data.scenes import PLACES, Scene, Scenes
+from train.emoji.data.captions import PLACE_WORDS
+from train.emoji.data.layout import PLACES, Drawn, Scene
+from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 from train.emoji.data.words import save_words
 from train.emoji.grounding import Grounding, object_marks
@@ -83,6 +84,7 @@ class UNetSettings(SceneSettings):
     layers_per_block: int = 1
     heads: int = 4
     start_from: str = ""  # folder of a UNet whose weights to begin with; empty: random ones
+    own_words: float = 0.0  # share of the scenes that are told in newcomers' own words
     train_text_encoder: bool = True  # False: leave it as recipe (b) made it
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
     weighting: Literal["plain", "min_snr", "soft_min_snr", "p2"] = "plain"  # noise.loss_weight
@@ -173,7 +175,7 @@ class Source:
             fresh = dict(zip(missing, self.autoencoder.encode(image), strict=True))
         if not self.scenes.settings.jitter:
             # Cloned, since a row of a batch would keep the whole batch in memory.
-            self._kept |= {scene: x.clone() for scene, x in fresh.items() if not scene.relation}
+            self._kept |= {scene: x.clone() for scene, x in fresh.items() if scene.single}
         return torch.stack([fresh[s] if s in fresh else self._kept[s] for s in scenes])
 
 
@@ -182,7 +184,7 @@ def train(settings: UNetSettings) -> None:
     data = settings.data
     assert isinstance(data, DataSettings)
     torch.manual_seed(settings.run.seed)
-    source = Source(settings, Scenes(data))
+    source = Source(settings, Scenes(data, own_words=settings.own_words))
     network = build(settings, source.autoencoder)
     run = Run(settings, settings.run, network)
     use_attention(network, "auto")  # chosen for the device that the run took
@@ -256,7 +258,7 @@ class Check:
 
     def __init__(self, source: Source, objective: Objective) -> None:
         found = (source.scenes.scene(7, i) for i in range(300))
-        chosen = [scene for scene in found if not scene.relation and scene.objects[0].size != "big"]
+        chosen = [scene for scene in found if scene.single and scene.objects[0].size != "big"]
         self.objective, self.latents = objective, source.latents(chosen[:64])
         drawn = [(scene.objects[0], scene.background) for scene in chosen[:64]]
         concepts = list(source.scenes.settings.concepts)

@@ -24,7 +24,8 @@ from sdcore.text.tokenizer import Tokenizer
 from sdcore.training.command import main
 from sdcore.training.run import Run
 from sdcore.training.run_settings import RunSettings
-from train.emoji.data.scenes import PLACES, RELATIONS, SIZES, Scene, Scenes
+from train.emoji.data.layout import PLACES, RELATIONS, SIZES, Scene
+from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 from train.emoji.grounding import object_marks
 
@@ -117,8 +118,8 @@ def train(settings: ReadingSettings) -> None:
         marks = object_marks(tokens, captions, [scene.names for scene in chosen])
         which = torch.zeros(len(chosen), marks.shape[-1], dtype=torch.long)
         for row, scene in zip(which, chosen, strict=True):
-            for i, drawn in enumerate(scene.objects):
-                row[i] = concepts.index(drawn.concept)
+            for i, concept in enumerate(dict.fromkeys(d.concept for d in scene.objects)):
+                row[i] = concepts.index(concept)
         found = [answers(scene) for scene in chosen]
         truth = torch.tensor([[possible[q].index(one[q]) for q in possible] for one in found])
         return tokens.ids.to(device), marks.to(device), which.to(device), truth.to(device)

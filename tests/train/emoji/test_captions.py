@@ -12,7 +12,8 @@ from sdcore.text.tokenizer import Tokenizer
 from sdcore.training.settings import load_settings
 from tests.train.emoji.tiny_recipe import write_drawings
 from train.emoji.data.captions import CHINESE_SIZES, Captions, plural
-from train.emoji.data.scenes import PLACES, RELATIONS, SIZES, Drawn, Scene, Scenes
+from train.emoji.data.layout import PLACES, RELATIONS, SIZES, Drawn, Scene
+from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, Words
 from train.emoji.data.vocabulary import learn_vocabulary
 from train.emoji.data.words import known_words

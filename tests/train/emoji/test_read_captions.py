@@ -14,7 +14,7 @@ from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.text.tokenizer import Tokenizer
 from sdcore.training.run_settings import RunSettings
 from tests.train.emoji.tiny_recipe import write_drawings, write_networks
-from train.emoji.data.scenes import Drawn, Scene
+from train.emoji.data.layout import Drawn, Scene
 from train.emoji.data.settings import DataSettings, Words
 from train.emoji.pretrain_text_encoder import TextSettings, begin
 from train.emoji.read_captions import Probes, ReadingSettings, answers, possible_answers, train

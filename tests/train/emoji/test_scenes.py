@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from sdcore.errors import FileError
 from train.emoji.data.captions import CHINESE_BACKGROUNDS, STYLE_SAID
 from train.emoji.data.drawings import SIZE
-from train.emoji.data.scenes import RELATIONS, SIZES, Scene, Scenes
+from train.emoji.data.layout import RELATIONS, SIZES, Scene
+from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import BACKGROUNDS, DataSettings, Words
 
 CONCEPTS = ["fox", "owl", "red apple", "cactus", "rocket", "umbrella", "ice cream", "orange cat"]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from train.emoji.data.layout import Drawn
 
 if TYPE_CHECKING:
     from train.emoji.data.settings import DataSettings, Words
@@ -102,17 +103,6 @@ def plural(name: str, irregular: Mapping[str, str]) -> str:
         return name
     ending, several = next(pair for pair in _PLURAL_ENDINGS if re.search(pair[0], name))
     return re.sub(ending, several, name, count=1)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One object of a scene: what it is and the square it fills (x, y, side in pixels)."""
-
-    concept: str
-    style: str
-    size: str
-    place: str
-    box: tuple[int, int, int]
 
 
 class Captions:
@@ -230,9 +220,12 @@ class Captions:
 
 def _with_article(thing: str, article: float) -> str:
     """An article before most things; `article` is drawn from 0 to 1."""
-    if _is_plural(thing) or article >= ARTICLE:
-        return thing
-    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+    return thing if article >= ARTICLE else with_article(thing)
+
+
+def with_article(thing: str) -> str:
+    """The thing with its article, unless it is plural."""
+    return thing if _is_plural(thing) else f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
 
 
 def _is_plural(thing: str) -> bool:

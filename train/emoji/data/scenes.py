@@ -8,47 +8,34 @@ paints can be measured against what the caption asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from train.emoji.data.captions import Captions, Drawn
+from train.emoji.data.captions import Captions
+from train.emoji.data.colors import recolor
 from train.emoji.data.drawings import load
+from train.emoji.data.layout import (
+    PLACES,
+    RELATIONS,
+    SIZES,
+    Drawn,
+    Scene,
+    box_at,
+    box_beside,
+)
+from train.emoji.data.own_scenes import OwnScenes
 from train.emoji.data.settings import DataSettings
-
-SIZES = {"big": 56, "": 40, "small": 28}  # pixels of 64; "" is the size that goes without saying
-PLACES = ("center", "left", "right", "top", "bottom")
-RELATIONS = {  # where the first object is, seen from the second
-    "to the left of": (-1, 0),
-    "to the right of": (1, 0),
-    "above": (0, -1),
-    "below": (0, 1),
-}
-MARGIN = 4  # pixels between an object and the edge it stands at
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Ground truth of a picture; `relation` is empty unless there are two objects.
-
-    names: what the caption calls the objects, in their order; it says them in that order.
-    """
-
-    objects: tuple[Drawn, ...]
-    background: str
-    relation: str
-    caption: str
-    names: tuple[str, ...] = ()
 
 
 class Scenes:
     """All scenes of one set of settings.
 
     `held_out=False` never shows a held-out (style, concept) pair or two-object combination;
-    `held_out=True` shows only those. Pictures are put together on `device`.
+    `held_out=True` shows only those. Pictures are put together on `device`. A share of the scenes,
+    `own_words`, is what newcomers ask for (own_scenes.py); it is none of those of one stage.
     """
 
     def __init__(
@@ -56,15 +43,17 @@ class Scenes:
         settings: DataSettings,
         held_out: bool = False,
         device: torch.device | str = "cpu",
+        own_words: float = 0.0,
     ) -> None:
         self.settings, self.device = settings, torch.device(device)
         self._drawings = load(settings)
-        self._layers: dict[tuple[str, str, int], tuple[Tensor, Tensor]] = {}
+        self._layers: dict[tuple[str, str, str, int], tuple[Tensor, Tensor]] = {}
         kept_back = settings.held_out_pairs()
         self._pairs = [pair for pair in self._drawings if (pair in kept_back) == held_out]
         self._combinations = {frozenset(pair) for pair in settings.held_out_combinations}
         self._held_out = held_out
-        self._captions = Captions(settings)
+        self._captions, self.own_words = Captions(settings), own_words
+        self._own = OwnScenes(settings, self._drawings, self._pairs) if own_words else None
 
     def scene(self, seed: int, index: int, stage: int | None = None) -> Scene:
         """The scene number `index` of the series `seed`, without its picture.
@@ -74,38 +63,50 @@ class Scenes:
         """
         random = np.random.default_rng((seed, index))
         setting = random if stage is None else np.random.default_rng((seed, 1 << 40, stage))
+        if self._own is not None and stage is None and random.random() < self.own_words:
+            return self._own.compose(random)
         two = setting.random() < self.settings.two_objects_share
         return (self._two_objects if two else self._one_object)(random, setting)
 
-    def images(self, scenes: Sequence[Scene]) -> Tensor:
-        """Pictures as the autoencoder reads them: (B, 3, H, W), float32, in [-1, 1]."""
-        return self._paint(scenes) / 127.5 - 1
+    def images(self, scenes: Sequence[Scene], side: int | None = None) -> Tensor:
+        """Pictures as the autoencoder reads them: (B, 3, H, W), float32, in [-1, 1].
+
+        side: of the pictures, a multiple of `image_size`, in which the scenes are enlarged.
+        """
+        return self._paint(scenes, side or self.settings.image_size) / 127.5 - 1
 
     def picture(self, scene: Scene) -> np.ndarray:
         """Scene -> RGB picture (image_size, image_size, 3), uint8."""
-        return self._paint([scene])[0].permute(1, 2, 0).byte().cpu().numpy()
+        return (
+            self._paint([scene], self.settings.image_size)[0].permute(1, 2, 0).byte().cpu().numpy()
+        )
 
     def masks(self, scenes: Sequence[Scene]) -> Tensor:
-        """What each object covers: (B, 2, H, W), 0 to 1; the second is 0 where there is one."""
+        """What the objects of each name cover: (B, 2, H, W), 0 to 1; a missing one covers nothing.
+
+        Several of one kind have one name.
+        """
         side = self.settings.image_size
         masks = torch.zeros(len(scenes), 2, side, side, device=self.device)
         for picture, scene in zip(masks, scenes, strict=True):
-            for mask, drawn in zip(picture, scene.objects, strict=False):
+            kinds = list(dict.fromkeys(drawn.concept for drawn in scene.objects))
+            for drawn in scene.objects:
                 x, y, size = drawn.box
-                clear = self._layer(drawn.style, drawn.concept, size)[1]
+                clear = self._layer(drawn, size)[1]
+                mask = picture[kinds.index(drawn.concept)]
                 mask[y : y + size, x : x + size] = 1 - clear[0]
         return masks
 
-    def _paint(self, scenes: Sequence[Scene]) -> Tensor:
-        """Pictures (B, 3, H, W), whole levels 0-255 as float32."""
-        side = self.settings.image_size
+    def _paint(self, scenes: Sequence[Scene], side: int) -> Tensor:
+        """Pictures (B, 3, side, side), whole levels 0-255 as float32."""
+        scale = side // self.settings.image_size
         colors = [self.settings.backgrounds[scene.background] for scene in scenes]
         canvas = torch.tensor(colors, dtype=torch.float32, device=self.device)
         canvas = canvas[:, :, None, None].repeat(1, 1, side, side)
         for picture, scene in zip(canvas, scenes, strict=True):
             for drawn in scene.objects:
-                x, y, size = drawn.box
-                color, clear = self._layer(drawn.style, drawn.concept, size)
+                x, y, size = (scale * value for value in drawn.box)
+                color, clear = self._layer(drawn, size)
                 picture[:, y : y + size, x : x + size].mul_(clear).add_(color)
         return canvas.round_().clamp_(0, 255)
 
@@ -127,11 +128,8 @@ class Scenes:
         background = self._background(setting)
         style, first, second = self._two_concepts(random)
         dx, dy = RELATIONS[relation]
-        size = SIZES["small"]
-        boxes = []
-        for sign in (1, -1):  # the first object at the relation's side, the second opposite
-            x, y = (round((self.settings.image_size - size) / 2 + sign * d * 15) for d in (dx, dy))
-            boxes.append((x, y, size))
+        # The first object at the relation's side, the second opposite.
+        boxes = [box_beside(sign * dx, sign * dy, self.settings.image_size) for sign in (1, -1)]
         objects = (
             Drawn(first, style, "small", "", boxes[0]),
             Drawn(second, style, "small", "", boxes[1]),
@@ -162,23 +160,24 @@ class Scenes:
         return names[random.integers(len(names))]
 
     def _box(self, random: np.random.Generator, size: int, place: str) -> tuple[int, int, int]:
-        free, middle = self.settings.image_size - size, (self.settings.image_size - size) // 2
-        x = {"left": MARGIN, "right": free - MARGIN}.get(place, middle)
-        y = {"top": MARGIN, "bottom": free - MARGIN}.get(place, middle)
+        x, y, _ = box_at(place, size, self.settings.image_size)
+        free = self.settings.image_size - size
         jitter = self.settings.jitter
         if jitter:
             x, y = (int(np.clip(v + random.integers(-jitter, jitter + 1), 0, free)) for v in (x, y))
         return x, y, size
 
-    def _layer(self, style: str, concept: str, size: int) -> tuple[Tensor, Tensor]:
+    def _layer(self, drawn: Drawn, size: int) -> tuple[Tensor, Tensor]:
         """A drawing `size` pixels wide, reduced once and kept: colour and what shows through.
 
         color (3, size, size), 0-255, is multiplied by alpha before it is reduced, lest clear pixels
         lend theirs; clear (1, size, size) is 1 - alpha.
         """
-        key = (style, concept, size)
+        key = (drawn.style, drawn.concept, drawn.color, size)
         if key not in self._layers:
-            straight = self._drawings[style, concept].astype(np.float32)
+            picture = self._drawings[drawn.style, drawn.concept]
+            picture = recolor(picture, drawn.color) if drawn.color else picture
+            straight = picture.astype(np.float32)
             straight[..., :3] *= straight[..., 3:] / 255
             channels = [
                 Image.fromarray(straight[..., c]).resize((size, size), Image.Resampling.BOX)

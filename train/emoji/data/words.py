@@ -17,8 +17,10 @@ from sdcore.errors import FileError, exit_on_error
 from sdcore.files.atomic import replace_file, text_writer
 from sdcore.text.known_words import FILE_NAME, KnownWords
 from sdcore.training.settings import load_settings
+from train.emoji.data import own_words
 from train.emoji.data.captions import CHINESE_BACKGROUNDS, chinese_words, plural
-from train.emoji.data.scenes import PLACES, Scenes
+from train.emoji.data.layout import PLACES
+from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings
 
 CAPTIONS = 20_000  # that are looked through for the words around the names
@@ -27,6 +29,8 @@ CAPTIONS = 20_000  # that are looked through for the words around the names
 def known_words(scenes: Scenes, count: int) -> KnownWords:
     """All words that the captions of these scenes can contain, as far as `count` of them tell."""
     names, other = _told(scenes.settings)
+    if scenes.own_words:
+        other |= {*own_words.english_words(), *own_words.chinese_words()} - names
     known = KnownWords.of(names, other)
     captions = (scenes.scene(0, index).caption for index in range(count))
     found = {word for caption in captions for word in known.unknown(caption)}
