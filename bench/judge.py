@@ -27,11 +27,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
+from train.emoji.data.colors import main_color
+
 COARSE, FINE = 16, 32  # cells along a picture's side: all drawings, and the best of them
 BEST = 16  # drawings that are compared once more
 BORDER = 3  # of 64 pixels: the ring that is taken for background
 DIFFERENT = 30.0  # levels (of 255) by which a pixel of an object differs from the background
 SMALL = 0.55  # of the picture's side: objects that can stand in one half of it
+GAP = 1.0  # of 64 pixels, by which two things stand apart at least
+SPECK = 0.2  # of the pixels of the largest thing: less is none
 CHUNK = 16  # pictures compared at a time; bounds the memory
 HALVES = {"left": (0, 0, 1, 2), "right": (0, 1, 1, 2), "top": (0, 0, 2, 1), "bottom": (1, 0, 2, 1)}
 
@@ -44,6 +48,8 @@ class Reading:
         center: (x, y), middle of the square that the nearest drawing fills, in pixels from the
             picture's middle; (0, 0) where nothing differs from the background.
         halves: the concept seen in the left, right, top and bottom half taken alone.
+        color: that most pixels of what differs from the background have; empty: none differs.
+        things: the concept of each thing that stands apart from the others, left to right.
     """
 
     concept: str
@@ -51,6 +57,8 @@ class Reading:
     background: str
     center: tuple[float, float]
     halves: dict[str, str]
+    color: str = ""
+    things: tuple[str, ...] = ()
 
 
 class Judge:
@@ -94,7 +102,9 @@ class Judge:
             for name in HALVES
         }
         named = torch.cdist(background, self._colors).argmin(1).tolist()
-        shown = difference.square().sum(1).amax((1, 2)) > DIFFERENT**2
+        apart = difference.square().sum(1) > DIFFERENT**2  # (B, side, side)
+        shown, seen = apart.any((1, 2)), apart.numpy()
+        colors = pixels.permute(0, 2, 3, 1).numpy()
         return [
             Reading(
                 concept=self.names[drawing][1],
@@ -102,9 +112,20 @@ class Judge:
                 background=self.backgrounds[named[i]],
                 center=center if shown[i] else (0.0, 0.0),
                 halves={name: self.names[half[i][0]][1] for name, half in halves.items()},
+                color=main_color(colors[i], seen[i]) if shown[i] else "",
+                things=self._things(difference[i], background[i], seen[i]),
             )
             for i, (drawing, center) in enumerate(found)
         ]
+
+    def _things(self, difference: Tensor, background: Tensor, seen: np.ndarray) -> tuple[str, ...]:
+        """The concepts of what stands apart: difference (3, side, side), seen (side, side)."""
+        masks = separate(seen)
+        if not masks:
+            return ()
+        alone = torch.stack([difference * torch.from_numpy(mask) for mask in masks])
+        found = self._nearest(alone, background.expand(len(masks), 3), self.side)
+        return tuple(self.names[drawing][1] for drawing, _ in found)
 
     def _nearest(
         self, difference: Tensor, background: Tensor, largest: float
@@ -191,6 +212,57 @@ class Templates:
         parts = torch.cat([one, -2 * background, background.square().sum(1, keepdim=True)], 1)
         length = (parts @ self.squares.T).clamp(min=1.0).sqrt()  # (B, K)
         return conv2d(seen, self.layers).flatten(2) / length[:, :, None]
+
+
+def separate(seen: np.ndarray) -> list[np.ndarray]:
+    """What stands apart of what differs from the background, as masks (side, side), left to right.
+
+    Parts whose bounding boxes come within `GAP` of 64 pixels of each other are one thing; specks
+    are none.
+    """
+    gap = GAP * len(seen) / 64
+    parts = _pieces(seen)
+    boxes = [[part[0].min(), part[1].min(), part[0].max(), part[1].max()] for part in parts]
+    joined = True
+    while joined:
+        joined = False
+        for i in range(len(boxes)):
+            for j in range(i + 1, len(boxes)):
+                a, b = boxes[i], boxes[j]
+                if all(a[k] - gap <= b[k + 2] and b[k] - gap <= a[k + 2] for k in (0, 1)):
+                    boxes[i] = [*np.minimum(a[:2], b[:2]), *np.maximum(a[2:], b[2:])]
+                    parts[i] = np.concatenate([parts[i], parts[j]], 1)
+                    del boxes[j], parts[j]
+                    joined = True
+                    break
+            if joined:
+                break
+    largest = max((part.shape[1] for part in parts), default=0)
+    masks = []
+    for part in sorted(parts, key=lambda part: part[1].mean()):
+        if part.shape[1] >= SPECK * largest:
+            mask = np.zeros_like(seen)
+            mask[part[0], part[1]] = True
+            masks.append(mask)
+    return masks
+
+
+def _pieces(seen: np.ndarray) -> list[np.ndarray]:
+    """Connected pixels (8 neighbours) of a mask: rows and columns (2, n) of each piece."""
+    left, found = seen.copy(), []
+    while left.any():
+        first = np.unravel_index(int(left.argmax()), left.shape)
+        piece = np.zeros_like(left)
+        piece[first] = True
+        size = 0
+        while piece.sum() > size:
+            size = piece.sum()
+            wide = np.pad(piece, 1)
+            around = [np.roll(wide, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+            piece = np.logical_or.reduce(around)[1:-1, 1:-1] & left
+        left &= ~piece
+        found.append(np.stack(piece.nonzero()))
+    return found
 
 
 def _half(difference: Tensor, name: str) -> Tensor:

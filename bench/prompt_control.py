@@ -9,7 +9,8 @@ Needs the drawings (`python -m train.emoji.data.drawings`). Prints a markdown ta
 for the model, one for each part of its prompts (seen in training or held out; by language, and
 where an object has another than its usual name), and, by the same judge and the same prompts: real
 drawings composed as the prompt asks (ceiling), the same through the model's autoencoder, and the
-model's pictures held against shuffled prompts (floor). Every share has its 95 % interval (Wilson
+model's pictures held against shuffled prompts (floor). A second table has the prompts that
+newcomers typed (`bench/prompts/`), by kind, with the same of real drawings as its ceiling. Every share has its 95 % interval (Wilson
 1927), every difference between two rows too (Newcombe 1998). Writes `prompt_control.json`, which
 `bench.model_card` makes a card of, and the contact sheet `pictures.png` into the --out folder.
 """
@@ -34,8 +35,9 @@ if TYPE_CHECKING:  # torch and the drawings are imported when something is paint
 
     from bench.judge import Judge, Reading
     from bench.prompts import Prompt
+    from train.emoji.data.settings import DataSettings
 
-Painter = Callable[[Sequence["Prompt"]], list["Image"]]
+Painter = Callable[[Sequence[Any]], list["Image"]]  # prompts have a `text`
 MODEL, SEEN, HELD_OUT = "model", "model, seen in training", "model, held out"
 ENGLISH, CHINESE = "model, English", "model, Chinese"
 DIFFERENCES = {  # row -> what it is the difference of
@@ -206,6 +208,7 @@ def run(arguments: argparse.Namespace) -> None:
     start = time.perf_counter()
     rows, painted = measure(painters, prompts, judge)
     print(table(rows))
+    own = _own_words(settings, judge, painters[MODEL], arguments.seed)
     images, readings = painted[MODEL]
     wrong = confusions(prompts, readings)
     most = "; ".join(f"{asked}, {seen}, {times}" for asked, seen, times in wrong[:12])
@@ -217,12 +220,26 @@ def run(arguments: argparse.Namespace) -> None:
         "settings": plain(arguments) | sampling,
         "rows": rows,
         "confusions": wrong,
+        "own_words": own,
     }
     result["pictures"] = records
     sheet = contact_sheet(prompts[:SHEET], images[:SHEET], readings[:SHEET])
     files = {"prompt_control.json": json_writer(result, indent=1), "pictures.png": sheet.save}
     replace_files(folder, files)
     print(f"{time.perf_counter() - start:.0f} s; pictures and figures: {folder}")
+
+
+def _own_words(
+    settings: DataSettings, judge: Judge, paint: Painter, seed: int
+) -> dict[str, dict[str, dict[str, Tally]]]:
+    """The rows of the second table, which is printed: the model's and real drawings'."""
+    from bench.own_prompts import measure_own, own_table, perfect
+
+    model, _ = measure_own(settings, judge, paint)
+    ceiling, _ = measure_own(settings, judge, perfect(settings, seed))
+    print(f"\nnewcomers' own words\n\n{own_table(model)}")
+    print(f"\nthe same, real drawings\n\n{own_table(ceiling)}")
+    return {"model": model, "ceiling": ceiling}
 
 
 if __name__ == "__main__":

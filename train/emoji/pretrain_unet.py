@@ -86,6 +86,7 @@ class UNetSettings(SceneSettings):
     start_from: str = ""  # folder of a UNet whose weights to begin with; empty: random ones
     own_words: float = 0.0  # share of the scenes that are told in newcomers' own words
     train_text_encoder: bool = True  # False: leave it as recipe (b) made it
+    train_convolutions: bool = True  # False: of the UNet, only what attends, and what follows it
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
     weighting: Literal["plain", "min_snr", "soft_min_snr", "p2"] = "plain"  # noise.loss_weight
     time_power: float = 0.6  # time = 1000 u^power, u uniform; below 1 noisy times come more often
@@ -225,6 +226,9 @@ def build(settings: UNetSettings, autoencoder: Autoencoder) -> Network:
         unet = UNet.from_pretrained(settings.start_from)
     else:
         unet = UNet(config(settings, autoencoder, text_encoder.config.hidden_size))
+    if not settings.train_convolutions:
+        for name, weight in unet.named_parameters():
+            weight.requires_grad_(".attentions." in name)
     return Network(unet.train(), text_encoder.train())
 
 
