@@ -99,7 +99,12 @@ def read_result(path: Path) -> tuple[dict[str, Any], Pairs]:
         pairs = []
         for record in result["pictures"]:
             read = record.pop("read")
-            for row, key in ((record, "concepts"), (record, "names"), (read, "center")):
+            for row, key in (
+                (record, "concepts"),
+                (record, "names"),
+                (read, "center"),
+                (read, "things"),
+            ):
                 if key in row:  # else Prompt or Reading says what is missing
                     row[key] = tuple(row[key])
             pairs.append((Prompt(**record), Reading(**read)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ class Asked:
     color: str
     background: str
     number: int
-    held_out: bool
+    held_out: bool = False
 
     @property
     def language(self) -> str:
@@ -69,41 +69,53 @@ class Asked:
 def read_asked(settings: DataSettings, folder: Path = FOLDER) -> list[Asked]:
     """All prompts, by kind and then in the order of their file.
 
+    Those of things or backgrounds that the settings do not have are left out.
+
     Raises:
-        FileError: a line names what the settings do not have.
+        FileError: a line cannot be read.
     """
     found = []
     for kind in KINDS:
         path = folder / f"{kind}.txt"
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            asked = _parsed(settings, kind, line)
+            asked = _parsed(kind, line)
             if asked is None:
                 raise FileError(
                     f"Line {number} of {path} cannot be used.",
-                    f"It is {line!r:.80}, which names something that no scene has.",
+                    f"It is {line!r:.80}, with a colour or a number that no scene has.",
                     "Write: prompt | things | colour | background | how many.",
                 )
-            found.append(asked)
+            if _can_show(settings, asked):
+                found.append(replace(asked, held_out=_is_held_out(settings, asked)))
     return found
 
 
-def _parsed(settings: DataSettings, kind: str, line: str) -> Asked | None:
+def _parsed(kind: str, line: str) -> Asked | None:
     from train.emoji.data.colors import COLORS
 
     parts = [part.strip() for part in line.split("|")]
     text, things, color, background, number = [*parts, "", "", "", ""][:5]
     answers = tuple(tuple(a.strip() for a in thing.split("/")) for thing in things.split("+"))
-    known = all(answer in settings.concepts for thing in answers for answer in thing)
-    known = known and color in ("", *COLORS) and number in ("", *map(str, GROUPS))
-    known = known and (not background or _grounds(settings, background) != [])
-    if not known:
-        return None
-    style, first = next(iter(settings.styles)), answers[0][0]
-    unseen = any((style, thing[0]) in settings.held_out_pairs() for thing in answers)
-    unseen |= {a[0] for a in answers} in [set(pair) for pair in settings.held_out_combinations]
-    unseen |= bool(color) and held_out("color", f"{color} {first}")
-    unseen |= bool(number) and held_out("count", f"{number} {first}")
-    return Asked(kind, text, answers, color, background, int(number or 1), unseen)
+    known = color in ("", *COLORS) and number in ("", *map(str, GROUPS))
+    known = known and bool(text) and all(answer for thing in answers for answer in thing)
+    return Asked(kind, text, answers, color, background, int(number or 1)) if known else None
+
+
+def _can_show(settings: DataSettings, asked: Asked) -> bool:
+    names = {answer for thing in asked.things for answer in thing}
+    grounds = not asked.background or bool(_grounds(settings, asked.background))
+    return names <= settings.concepts.keys() and grounds
+
+
+def _is_held_out(settings: DataSettings, asked: Asked) -> bool:
+    style, first = next(iter(settings.styles)), asked.things[0][0]
+    pair = {thing[0] for thing in asked.things}
+    return (
+        any((style, thing) in settings.held_out_pairs() for thing in pair)
+        or pair in [set(kept_apart) for kept_apart in settings.held_out_combinations]
+        or (bool(asked.color) and held_out("color", f"{asked.color} {first}"))
+        or (asked.number > 1 and held_out("count", f"{asked.number} {first}"))
+    )
 
 
 def _grounds(settings: DataSettings, said: str) -> list[str]:
@@ -195,6 +207,8 @@ def measure_own(
     from train.emoji.data.drawings import load
 
     asked = read_asked(settings)
+    if not asked:
+        return {}, []
     images = paint(asked)
     colored = own_judge(settings, load(settings))
     readings: list[Any] = [None] * len(asked)

@@ -10,9 +10,10 @@ for the model, one for each part of its prompts (seen in training or held out; b
 where an object has another than its usual name), and, by the same judge and the same prompts: real
 drawings composed as the prompt asks (ceiling), the same through the model's autoencoder, and the
 model's pictures held against shuffled prompts (floor). A second table has the prompts that
-newcomers typed (`bench/prompts/`), by kind, with the same of real drawings as its ceiling. Every share has its 95 % interval (Wilson
-1927), every difference between two rows too (Newcombe 1998). Writes `prompt_control.json`, which
-`bench.model_card` makes a card of, and the contact sheet `pictures.png` into the --out folder.
+newcomers typed (`bench/prompts/`), by kind, and the same of real drawings as its ceiling. Every
+share has its 95 % interval (Wilson 1927), every difference between two rows too (Newcombe 1998).
+Writes `prompt_control.json`, which `bench.model_card` makes a card of, and the contact sheet
+`pictures.png` into the --out folder.
 """
 
 from __future__ import annotations

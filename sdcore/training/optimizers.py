@@ -144,7 +144,7 @@ def orthogonal(matrix: Tensor, steps: int) -> Tensor:
     a, b, c = _QUINTIC
     x = matrix.to(torch.bfloat16 if _fast_in_bfloat16(matrix.device) else torch.float32)
     x = x.T if matrix.shape[0] > matrix.shape[1] else x
-    x = x / x.norm().clamp(min=1e-7)
+    x = x / x.square().sum().sqrt().clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -154,7 +154,8 @@ def orthogonal(matrix: Tensor, steps: int) -> Tensor:
 def _fast_in_bfloat16(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
-    known: Any = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: Any = getattr(torch.cpu, "get_capabilities", None)  # since torch 2.10
+    known: Mapping[str, Any] = capabilities() if capabilities else {}
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -94,11 +94,14 @@ def turned_and_halved(x: Tensor, turns: int) -> Tensor:
     return F.avg_pool2d(torch.rot90(x, turns, (2, 3)), 2)
 
 
-def reconstruction_loss(output: Tensor, image: Tensor) -> Tensor:
-    """Mean L1 of the pixels and of their differences to the right and lower neighbours."""
+def reconstruction_loss(output: Tensor, image: Tensor, edge_weight: float = 1.0) -> Tensor:
+    """Mean L1 of the pixels, and `edge_weight` times that of their gradients.
+
+    Gradients are the differences to the right and to the lower neighbour.
+    """
     difference = output - image
     edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-    return difference.abs().mean() + edges
+    return difference.abs().mean() + edge_weight * edges
 
 
 def train(settings: AutoencoderSettings) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from diffusers import AutoencoderKL
 
 from sdcore import Autoencoder, CLIPTextEncoder, Tokenizer
 from sdcore.training.run_settings import RunSettings
 from tests.train.emoji.tiny_recipe import write_drawings, write_networks
-from train.emoji import pretrain_autoencoder, pretrain_text_encoder
+from train.emoji import enlarge_autoencoder, pretrain_autoencoder, pretrain_text_encoder
+from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings
+from train.emoji.pretrain_unet import Source, UNetSettings, build
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +80,75 @@ def test_the_autoencoder(data: DataSettings, tmp_path: Path) -> None:
     pretrain_autoencoder.train(settings)
     after = Autoencoder.from_pretrained(tmp_path / "b" / "vae").encode(torch.zeros(1, 3, 64, 64))
     assert torch.equal(after, before), "the latents stay"
+
+
+def test_the_autoencoder_of_pictures_twice_as_large(data: DataSettings, tmp_path: Path) -> None:
+    old = pretrain_autoencoder.AutoencoderSettings(
+        data=data, block_out_channels=[8, 8, 16], run=loop(tmp_path / "a", 1)
+    )
+    pretrain_autoencoder.train(old)
+    before = Autoencoder.from_pretrained(tmp_path / "a" / "vae")
+    made = enlarge_autoencoder.enlarged(
+        AutoencoderKL.from_pretrained(tmp_path / "a" / "vae"), first_channels=8
+    )
+    for ours, theirs in (("down_blocks.1", "down_blocks.0"), ("mid_block", "mid_block")):
+        state, known = made.encoder.state_dict(), before.encoder.state_dict()
+        names = [name for name in state if name.startswith(ours)]
+        assert names
+        for name in names:
+            assert torch.equal(state[name], known[name.replace(ours, theirs)]), name
+    settings = enlarge_autoencoder.EnlargingSettings(
+        data=data,
+        start_from=str(tmp_path / "a" / "vae"),
+        first_channels=8,
+        own_words=0.0,
+        run=loop(tmp_path / "b", 12).model_copy(update={"warmup_steps": 1}),
+    )
+    enlarge_autoencoder.train(settings)
+    found = rows(tmp_path / "b", "metrics.jsonl")
+    assert found[-1]["latent"] < found[0]["latent"] and found[-1]["loss"] < found[0]["loss"]
+    keys = {"psnr_db", "psnr_own_db", "latent_error", "crispness"}
+    assert keys <= rows(tmp_path / "b", "evaluation.jsonl")[0].keys()
+    after = Autoencoder.from_pretrained(tmp_path / "b" / "vae")
+    assert after.factor == 2 * before.factor
+    assert after.config.scaling_factor == before.config.scaling_factor
+    large, small = torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 64, 64)
+    assert after.encode(large).shape == before.encode(small).shape
+
+
+def test_crispness_is_one_of_the_picture_itself_and_less_of_a_soft_one() -> None:
+    torch.manual_seed(0)
+    image = (torch.rand(2, 3, 16, 16) > 0.5).float().repeat_interleave(4, 2).repeat_interleave(4, 3)
+    soft = torch.nn.functional.avg_pool2d(image, 3, stride=1, padding=1)
+    assert enlarge_autoencoder.crispness(image, image) == pytest.approx(1)
+    assert enlarge_autoencoder.crispness(soft, image) < 0.6
+    assert enlarge_autoencoder.psnr(soft, image) < enlarge_autoencoder.psnr(image, image)
+
+
+def test_a_unet_whose_convolutions_rest_and_scenes_in_newcomers_words(
+    data: DataSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "unet_run").mkdir()
+    settings = UNetSettings(
+        data=data,
+        **write_networks(tmp_path),
+        own_words=1.0,
+        train_convolutions=False,
+        grounding=0.1,
+        run=loop(tmp_path / "unet_run", 3),
+    )
+    source = Source(settings, Scenes(data, own_words=settings.own_words))
+    network = build(settings, source.autoencoder)
+    trained = {name for name, weight in network.named_parameters() if weight.requires_grad}
+    assert {name for name in trained if name.startswith("unet.")} == {
+        name for name, _ in network.named_parameters() if ".attentions." in name
+    }
+    assert any(name.startswith("text_encoder.") for name in trained)
+    batch = source.batch(0, 32)
+    assert any(len(scene.objects) == 3 for scene in batch.scenes)
+    grounding = source.grounding(batch)
+    network(batch.latents, 500, batch.tokens.ids, grounding)
+    assert 0 < float(grounding.loss()) < 1
 
 
 def test_the_text_encoder(data: DataSettings, tmp_path: Path) -> None:

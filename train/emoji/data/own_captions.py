@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from train.emoji.data.settings import DataSettings
 
 FILLED = 0.45  # share of the captions with words that decide nothing
+SIZE_SAID = {"big": 0.25, "": 0.0, "small": 1.0}  # share of the things alone of that size
 ADJECTIVE = 0.2  # share of the things with one
 CAPITALS = ((0.12, str.capitalize), (0.04, str.title), (0.04, str.upper))
 MARKS = ("!", "!!", ".", ",", " ,", "?", "...", "!!!")
@@ -89,7 +90,7 @@ class OwnCaptions:
             parts.append(_choose(random, options).format(wanted.style))
         place = wanted.objects[0].place
         alone = len(things) == wanted.count == 1
-        if alone and random.random() < (0.1 if place == "center" else 0.9):
+        if alone and (place != "center" or random.random() < 0.1):
             parts.append(_choose(random, words.PLACES[place]))
         if wanted.background:
             ground = _choose(random, (wanted.background, *self._grounds.get(wanted.background, ())))
@@ -102,7 +103,8 @@ class OwnCaptions:
 
     def _thing(self, random: np.random.Generator, drawn: Drawn, name: str, count: int) -> str:
         alone = drawn.place and count == 1
-        size = _choose(random, words.SIZES[drawn.size]) if alone and random.random() < 0.5 else ""
+        says = alone and random.random() < SIZE_SAID[drawn.size]
+        size = _choose(random, words.SIZES[drawn.size]) if says else ""
         adjective = _choose(random, self._adjectives) if random.random() < ADJECTIVE else ""
         color = _choose(random, words.COLORS.get(drawn.color, (drawn.color,)))
         thing = " ".join(w for w in (size, adjective, color, name) if w)
@@ -116,7 +118,7 @@ class OwnCaptions:
             between = _choose(random, (" ", " ", ", "))
             return between.join([text, *parts])
         order = random.permutation(len(parts) + 1)
-        return _choose(random, (", ", ", ", " ")).join([[text, *parts][i] for i in order])
+        return ", ".join([[text, *parts][i] for i in order])  # "on red fox" would be a red fox
 
     def _filled(self, random: np.random.Generator, text: str) -> str:
         if random.random() < 0.55:
@@ -135,7 +137,7 @@ class OwnCaptions:
         text = _choose(random, words.CHINESE_JOINED).join(things)
         place = wanted.objects[0].place
         alone = len(things) == wanted.count == 1
-        if alone and random.random() < (0.1 if place == "center" else 0.9):
+        if alone and (place != "center" or random.random() < 0.1):
             text += f"在{_choose(random, CHINESE_PLACES[place])}"
         before, parts = "", []
         if wanted.style:
@@ -155,14 +157,14 @@ class OwnCaptions:
         if random.random() < 0.7:
             return "，".join([text, *parts]), names
         order = random.permutation(len(parts) + 1)
-        return _choose(random, ("，", " ")).join([[text, *parts][i] for i in order]), names
+        return "，".join([[text, *parts][i] for i in order]), names
 
     def _chinese_thing(
         self, random: np.random.Generator, drawn: Drawn, name: str, count: int
     ) -> str:
         alone = drawn.place and count == 1
         size = ""
-        if alone and random.random() < 0.5:
+        if alone and random.random() < SIZE_SAID[drawn.size]:
             size = _choose(random, words.CHINESE_SIZES[drawn.size])
         adjective = _choose(random, self._zh_adjectives) if random.random() < ADJECTIVE else ""
         color = _choose(random, words.CHINESE_COLORS[drawn.color]) if drawn.color else ""

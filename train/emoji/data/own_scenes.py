@@ -1,8 +1,9 @@
 """Scenes as newcomers ask for them: no style named, colours, counts, pairs, words that say nothing.
 
-Where no style is said, the first of the settings is drawn. A colour before a thing's name is the
-thing's: its own by its pixels, or one that it is recoloured in. Where no background is said, it is
-a light one from which the thing stands out.
+What is not said is always the same, so that the words alone decide: the first style of the
+settings, a large thing in the middle, the first of the light backgrounds from which the thing
+stands out. A colour before a thing's name is the thing's: its own by its pixels, or one that it is
+recoloured in. A thing at another place is of the middle size, unless it is said to be small.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 KINDS = {"plain": 0.3, "styled": 0.1, "colored": 0.22, "pair": 0.22, "group": 0.16}
-SIZES_SHARES = {"big": 0.5, "": 0.3, "small": 0.2}
+PLACED = 0.2  # of the things alone stand somewhere
+SMALL = 0.2  # of the things alone are said to be small
 OWN_COLOR = 0.35  # of the coloured things are in their own colour, where it has a name
 COLORED_OF_MANY = 0.15  # of the pairs and the groups
 LIGHT = ("white", "light blue", "light green", "yellow", "pink")  # where none is asked for
@@ -83,9 +85,9 @@ class OwnScenes:
         return Scene(_drawn_as(objects, self._own), background, relation, caption, names)
 
     def _one(self, random: np.random.Generator, kind: str) -> Drawn:
-        size = tuple(SIZES_SHARES)[random.choice(3, p=tuple(SIZES_SHARES.values()))]
-        free = size != "big" and random.random() < 0.3
-        place = PLACES[random.integers(len(PLACES))] if free else "center"
+        place = PLACES[random.integers(1, len(PLACES))] if random.random() < PLACED else "center"
+        size = "" if place != "center" else "big"
+        size = "small" if random.random() < SMALL else size
         style, concept, color = self.style, _choose(random, self._concepts), ""
         if kind == "styled":
             style, concept = _choose(random, self._pairs)
@@ -136,8 +138,8 @@ class OwnScenes:
         known = self.settings.backgrounds
         names = list(known) if told else [name for name in LIGHT if name in known] or list(known)
         shades = [self._shade(d) for d in objects if d.style == self.style]
-        clear = [n for n in names if all(_distance(known[n], s) > APART for s in shades)]
-        return _choose(random, clear or names), told
+        clear = [n for n in names if all(_distance(known[n], s) > APART for s in shades)] or names
+        return _choose(random, clear) if told else clear[0], told
 
     def _shade(self, drawn: Drawn) -> tuple[int, int, int]:
         return COLORS[drawn.color or self._own[drawn.concept]]

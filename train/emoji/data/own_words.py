@@ -48,12 +48,10 @@ CHINESE_COLORS = {
 COLORS = {"gray": ("gray", "grey"), "purple": ("purple", "violet")}  # others: their name alone
 SIZES = {
     "big": ("big", "huge", "large", "giant", "enormous", "very big"),
-    "": ("",),
     "small": ("small", "tiny", "mini", "miniature", "very small"),
 }
 CHINESE_SIZES = {
     "big": ("大大的", "巨大的", "很大的", "超大的"),
-    "": ("",),
     "small": ("小小的", "迷你的", "很小的", "微小的"),
 }
 PLACES = {
@@ -74,7 +72,7 @@ CHINESE_JOINED = ("和", "和", "和", "与", "跟", "，", "、", "旁边有")
 OPENINGS = _list(
     """
     a picture of|a photo of|an image of|a drawing of|an illustration of|an emoji of|an icon of|
-    a painting of|a cartoon of|a sketch of|a sticker of|a portrait of|a render of|clipart of|
+    a cartoon of|a sketch of|a sticker of|a portrait of|a render of|clipart of|
     emoji of|picture of|photo of|image of|draw|draw me|please draw|paint|please paint|paint me|
     make|make me|create|generate|show me|show|give me|i want|i need|i would like|
     i'd like to see|can you draw|can you make|could you draw|could you paint|let's see|imagine|

@@ -52,7 +52,10 @@ class Scenes:
         self._pairs = [pair for pair in self._drawings if (pair in kept_back) == held_out]
         self._combinations = {frozenset(pair) for pair in settings.held_out_combinations}
         self._held_out = held_out
-        self._captions, self.own_words = Captions(settings), own_words
+        self.own_words = own_words
+        # Newcomers' plurals mean several things, those of the grammar one.
+        grammar = settings.model_copy(update={"plural_share": 0.0}) if own_words else settings
+        self._captions = Captions(grammar)
         self._own = OwnScenes(settings, self._drawings, self._pairs) if own_words else None
 
     def scene(self, seed: int, index: int, stage: int | None = None) -> Scene:
