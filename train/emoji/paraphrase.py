@@ -57,7 +57,7 @@ class ParaphraseSettings(SceneSettings):
     own_words: float = 0.75  # share of the captions; the others are the grammar's
     empty: float = 0.02  # share of the captions that say nothing
     queries: int = 64  # of each layer, in a step
-    naming: float = 0.3  # weight of where the names are attended to
+    naming: float = 0.1  # weight of where the names are attended to
     run: RunSettings
 
 
@@ -120,6 +120,12 @@ class Readings(nn.Module):
         self.values = nn.ModuleList(layer.to_v for layer in layers)
         self.queries = list(queries)
         self.requires_grad_(False)
+
+    def keep(self, chosen: Sequence[int]) -> None:
+        """Read with these layers alone."""
+        self.keys = nn.ModuleList(self.keys[i] for i in chosen)
+        self.values = nn.ModuleList(self.values[i] for i in chosen)
+        self.queries = [self.queries[i] for i in chosen]
 
     def forward(self, text: Tensor, marks: Tensor, some: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Of each layer: what is read (B, H, n, d), and attention to names (B, H, n, G).
@@ -234,8 +240,11 @@ def train(settings: ParaphraseSettings) -> None:
     with torch.no_grad():
         known = [said for said, _ in pairs(grammar, grammar, usual, 4, 0, SPREAD)]
         found = readings(*states(teacher, known_tokens, known), torch.arange(SPREAD))
-        # Where all queries look away from the text, its captions differ in nothing.
         spread = torch.stack([_spread([pair[i] for pair in found]) for i in (0, 1)])
+    # Where all queries look away from the text, its captions differ in nothing.
+    chosen = [i for i, value in enumerate(spread[0]) if value > spread[0].mean() / 100]
+    readings.keep(chosen)
+    spread = spread[:, chosen]
 
     for step in run.steps():
         draw = torch.Generator().manual_seed(step)
@@ -261,10 +270,10 @@ def train(settings: ParaphraseSettings) -> None:
 def _spread(read: Sequence[Tensor]) -> Tensor:
     """The variance over captions of what each layer reads (B, H, n, d): (layers,).
 
-    At least a hundredth of the layers' mean.
+    At least a thousandth of the largest.
     """
     variances = torch.stack([(one - one.mean(0)).square().mean() for one in read])
-    return variances.clamp(min=float(variances.mean()) / 100)
+    return variances.clamp(min=float(variances.max()) / 1000)
 
 
 def export(run: Run, source: Path, tokenizer: Tokenizer, scenes: Scenes) -> None:
