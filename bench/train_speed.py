@@ -158,10 +158,9 @@ def _sdcore(method: str, folder: Path, batch: int, arguments: argparse.Namespace
 
     from sdcore import TextToImage
     from sdcore.training.finetune_settings import FinetuneSettings
-    from sdcore.training.methods import prepare_method
+    from sdcore.training.methods import prepare_method, prepare_networks
     from sdcore.training.network import CaptionReader
     from sdcore.training.objective import Objective
-    from sdcore.training.prepare import prepare_networks
     from sdcore.training.run import Run
 
     place = tempfile.mkdtemp()

@@ -77,7 +77,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 def _work(options: argparse.Namespace, stopped: list[int]) -> None:
     from sdcore.training.finetune import train
     from sdcore.training.prepare import prepare
-    from sdcore.training.run import Interrupted
+    from sdcore.training.signals import Interrupted
+    from sdcore.training.summary import command_to_paint, summary
 
     settings = load(options)
     if options.verify_resume:
@@ -87,7 +88,7 @@ def _work(options: argparse.Namespace, stopped: list[int]) -> None:
         return
     ready = prepare(settings, cache=not options.dry_run)
     if ready.is_main:
-        print(ready.summary(), flush=True)
+        print(summary(ready), flush=True)
     if options.dry_run:
         return
     try:
@@ -103,7 +104,7 @@ def _work(options: argparse.Namespace, stopped: list[int]) -> None:
     for path in paths:
         print(path)
     if paths:
-        print(f"paint with it: {ready.command_to_paint(paths[0])}")
+        print(f"paint with it: {command_to_paint(ready, paths[0])}")
 
 
 def load(options: argparse.Namespace) -> FinetuneSettings:

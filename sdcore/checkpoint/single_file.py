@@ -104,7 +104,13 @@ def read_single_file(
     return model
 
 
-def save_single_file(model: Model, path: str | Path, *, dtype: torch.dtype | None = None) -> None:
+def save_single_file(
+    model: Model,
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a model as one .safetensors file in LDM layout, by the exact inverse of reading.
 
     The file says what the UNet predicts: the marker tensors v_pred and ztsnr where they apply, and
@@ -114,6 +120,7 @@ def save_single_file(model: Model, path: str | Path, *, dtype: torch.dtype | Non
 
     Args:
         dtype: of the weights in the file; None keeps that of each parameter.
+        metadata: further strings for the header.
 
     Raises:
         UsageError: what the model predicts is none that files can say, or it has parameters that
@@ -132,7 +139,7 @@ def save_single_file(model: Model, path: str | Path, *, dtype: torch.dtype | Non
             tensors[entry.name] = whole.to("cpu", dtype).contiguous()
     check_finite(tensors, dtype)
     word = "v" if "v_pred" in tensors else "epsilon"
-    notes = {"format": "pt", "modelspec.prediction_type": word}
+    notes = {**(metadata or {}), "format": "pt", "modelspec.prediction_type": word}
     replace_file(path, tensors_writer(tensors, notes))
 
 

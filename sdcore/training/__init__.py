@@ -3,18 +3,22 @@
 Needs the extra `train`.
 
 finetune.py     the loop, for every method;  finetune_settings.py  all that can be said
-prepare.py      from settings to what the loop needs;  choices.py  what is left open
+prepare.py      from settings to what the loop needs, prepared.py;  choices.py  what is left open
+summary.py      what is said of it before the first step
 data/           people's pictures
-methods.py      what is trained and what is written: lora, full, textual_inversion
+methods.py      what is trained: lora, full, textual_inversion;  export.py  what is written
 network.py      a model's networks as one module;  peft_layers.py  layers of LoRAs, by PEFT
 objective.py    noise at random times, and the weighted error of what the UNet answers
 inpainting.py   masks of models that fill holes;  prior.py  class pictures of DreamBooth
 validation.py   pictures, heatmaps, drift and the held-out loss of a run
 verify.py       a proof of exact resume;  estimate.py  what a step costs
 run.py          a run: place, updates, metrics, checkpoints, resume;  run_settings.py  its settings
-state.py        checkpoints that survive anything;  processes.py  those of accelerate
+folder.py       whether a run may go on in its folder;  signals.py  Ctrl-C and SIGTERM
+fingerprint.py  what tells models and data from others
+state.py        checkpoints that survive anything
+processes.py    those of accelerate;  sharding.py  a UNet divided over them
 optimizers.py   AdamW and its relatives, and Muon
-facts.py        what a trained file's header says about its training
+facts.py        names in a trained file's header;  header.py  what they say of a fine-tuning
 report.py       a run as one page, of report_data.py, report_curves.py and report_pictures.py
 settings.py     YAML that holds only what differs;  command.py  the command line of a recipe
 """

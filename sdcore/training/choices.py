@@ -6,6 +6,7 @@ A run that goes on keeps what it chose: `resolved.yaml` is asked first.
 from __future__ import annotations
 
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from sdcore.checkpoint.model import Model
 from sdcore.errors import FileError
 from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.peft_layers import AdapterSettings
-from sdcore.training.settings import read_yaml
+from sdcore.training.run_settings import MAY_CHANGE
+from sdcore.training.settings import flat, read_yaml
 
 _SMALL = 100_000_000  # parameters of a UNet that is trained on a CPU in minutes
 _SEEN = 100  # times that each picture is seen, at least
@@ -26,16 +28,44 @@ _RATES = {  # method -> of a small model, of Stable Diffusion
     "textual_inversion": (2e-2, 5e-3),
 }
 _RANK = 16
+# Settings that stand for "choose" at one of their values: None, 0, -1, auto or nothing.
+_CHOSEN = (
+    *("run.folder", "run.batch_size", "run.warmup_steps", "run.precision", "lora.rank"),
+    *("data.resolution", "data.cache_latents"),
+)
 # Pixels of a batch for each GB of a GPU, without gradient checkpointing.
 _PIXELS_PER_GB = 512 * 512 / 6
 
 
 def choose_folder(settings: FinetuneSettings) -> FinetuneSettings:
-    """The settings with a folder of the run: named after data and method where none is named."""
+    """The settings with a folder of the run: named after data and method where none is named.
+
+    A run with these settings goes on in its folder; another one gets a number behind the name.
+    """
     if settings.run.folder:
         return settings
     name = Path(settings.data.source.removeprefix("hub:")).stem or "pictures"
-    return _with(settings, {"folder": f"runs/{name}-{settings.method.replace('_', '-')}"})
+    stem = f"runs/{name}-{settings.method.replace('_', '-')}"
+    folders = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
+    return _with(settings, {"folder": next(f for f in folders if _may_be_in(settings, Path(f)))})
+
+
+def _may_be_in(settings: FinetuneSettings, folder: Path) -> bool:
+    """Whether a folder holds no run, or one that began with these settings."""
+    path = folder / "resolved.yaml"
+    if not path.exists():
+        return True
+    try:
+        old = flat(read_yaml(path))
+    except FileError:
+        return True  # the run says what is wrong with it
+    new = flat(settings.model_dump(mode="json"))
+    chosen = set(_CHOSEN)
+    if not {"kind", "targets"} & settings.lora.model_fields_set:
+        chosen |= {"lora.kind", "lora.targets"}
+    asked = {k: v for k, v in new.items() if not (k in chosen and v in (None, 0, -1, "auto", ""))}
+    asked = {k: v for k, v in asked.items() if k not in {"lora.kind", "lora.targets"} & chosen}
+    return all(old.get(key) == value for key, value in asked.items() if key not in MAY_CHANGE)
 
 
 def choose_word(settings: FinetuneSettings) -> FinetuneSettings:
@@ -64,8 +94,8 @@ def choose(
     def take(name: str, value: Any, reason: str) -> Any:
         value = before.get(name, value)
         chosen[name] = value
-        why[name] = f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        why[name] += f" ({'as the run began' if name in before else reason})"
+        shown = f"{value:g}" if isinstance(value, float) else value
+        why[name] = f"run.{name}={shown} ({'as the run began' if name in before else reason})"
         return value
 
     batch, rate = run.batch_size, _RATES[settings.method][0 if small else 1]
@@ -94,8 +124,13 @@ def choose(
         changes = _layers(settings.lora, small)
         lora = settings.lora.model_copy(update=changes)
         settings = settings.model_copy(update={"lora": lora})
-        lines += [f"lora.{name} {value} (for {family})" for name, value in changes.items()]
+        lines += [f"lora.{name}={_typed(value)} (for {family})" for name, value in changes.items()]
     return settings, lines
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed on a command line."""
+    return f"[{','.join(value)}]" if isinstance(value, list) else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def _layers(lora: AdapterSettings, small: bool) -> dict[str, Any]:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from sdcore.training.export import Export
 from sdcore.training.finetune_settings import FinetuneSettings
-from sdcore.training.methods import export, rates
+from sdcore.training.header import header
+from sdcore.training.methods import rates
 from sdcore.training.network import CaptionReader
 from sdcore.training.objective import Objective
-from sdcore.training.prepare import Prepared, prepare
+from sdcore.training.prepare import prepare
+from sdcore.training.prepared import Prepared
 from sdcore.training.report import write_report
 from sdcore.training.run import Run
 from sdcore.training.state import generator
@@ -76,7 +80,7 @@ def train(ready: Prepared) -> list[Path]:
             due = (step + 1) % settings.run.sample_every == 0 or step + 1 == settings.run.steps
             if due and _look(validation, run, step + 1):
                 run.finish(f"no better in the last {settings.validation.patience} looks")
-        return _export(ready, run) if run.is_main else []
+        return _export(ready, run)
     finally:
         run.close()
         ready.examples.close()
@@ -95,12 +99,15 @@ def _look(validation: Validation, run: Run, step: int) -> bool:
 def _export(ready: Prepared, run: Run) -> list[Path]:
     settings = ready.settings
     name = settings.output.name or run.folder.name
-    facts = ready.facts(run)
+    export = Export(ready.method, settings, run.folder, name, header(ready, run))
+    paths: list[Path] = []
     with run.averaged():
-        paths = export(ready.method, settings, run.folder, name, facts)
+        if run.is_main:
+            paths += export.write()
     if run.has_best:
         with run.best():
-            paths += export(ready.method, settings, run.folder, f"{name}-best", facts)
+            if run.is_main:
+                paths += replace(export, name=f"{name}-best").write()
     return paths
 
 

@@ -1,38 +1,27 @@
-"""What each method trains of a model, and what it leaves behind.
+"""What each method trains of a model.
 
     full               the networks' own weights, or those of the attention to the text alone
     lora               small layers beside them, by PEFT
     textual_inversion  vectors of one new word
 
-A method changes the model that it is given, in place: the same modules train and paint.
+A method changes the model that it is given, in place: the same modules train and paint. What it
+leaves behind is in export.py.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sdcore.adapters.embedding_saving import save_embedding
-from sdcore.adapters.lora_peft import PEFT_WEIGHTS
-from sdcore.adapters.lora_saving import save_lora
 from sdcore.adapters.textual_inversion import Embedding, apply_embeddings
-from sdcore.checkpoint.defaults import FILE_NAME as SAMPLING
-from sdcore.checkpoint.loading import save_folder
-from sdcore.checkpoint.single_file import save_single_file
-from sdcore.diffusion.schedulers import with_settings
 from sdcore.errors import UsageError
-from sdcore.files.atomic import replace_file
-from sdcore.pipeline.text_to_image import EMBEDDED
-from sdcore.text.known_words import FILE_NAME as WORDS
 from sdcore.training.network import Network
-from sdcore.training.peft_layers import add_adapters, changes_of, target_layers
+from sdcore.training.peft_layers import add_adapters, target_layers
 from sdcore.training.state import trained
 
 if TYPE_CHECKING:
@@ -40,6 +29,7 @@ if TYPE_CHECKING:
     from sdcore.training.finetune_settings import FinetuneSettings
 
 _CROSS = ".attn2."
+TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -79,6 +69,23 @@ def prepare_method(settings: FinetuneSettings, pipe: TextToImage) -> Method:
     for _, parameter in trained(method.network):
         parameter.data = parameter.data.float()  # what is trained has room for small steps
     return method
+
+
+def prepare_networks(method: Method, precision: str) -> None:
+    """Weights as they are computed with fastest, in place.
+
+    What is not trained takes the type that is computed in: half the memory, and no casts.
+    """
+    parameters = trained(method.pipe.unet)
+    if any(".lora_magnitude_vector." in name for name, _ in parameters):
+        for _, parameter in parameters:  # PEFT's DoRA takes them as matrices, by views
+            parameter.data = parameter.data.contiguous()
+    dtype = TYPES[precision]
+    if dtype == torch.float32:
+        return
+    for parameter in method.network.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
 
 
 def rates(settings: FinetuneSettings) -> dict[str, float]:
@@ -142,7 +149,7 @@ def _inversion(settings: FinetuneSettings, pipe: TextToImage) -> Method:
     embedding = Embedding(Path(token), token, "", token, start)
     taught = apply_embeddings(pipe, [embedding]).replace(embeddings=())
     for part in pipe.kind.text_encoders:
-        _rows(taught.part(part)).requires_grad_(True)
+        learned_rows(taught.part(part)).requires_grad_(True)
     what = f"{how.vectors} vectors of the word {token!r}, which begin as {how.begin_from!r}"
     return Method(taught, Network(taught), what)
 
@@ -150,7 +157,7 @@ def _inversion(settings: FinetuneSettings, pipe: TextToImage) -> Method:
 _VECTORS = ("clip_l", "clip_g")
 
 
-def _rows(encoder: nn.Module) -> nn.Parameter:
+def learned_rows(encoder: nn.Module) -> nn.Parameter:
     """The learned rows of a text encoder's table."""
     return encoder.get_parameter("text_model.embeddings.token_embedding.rows")
 
@@ -166,124 +173,3 @@ def _vectors(tokenizer: Any, encoder: Any, words: str, count: int) -> Tensor:
         )
     table = encoder.text_model.embeddings.token_embedding.weight.detach()
     return torch.stack([table[ids[i % len(ids)]] for i in range(count)]).clone()
-
-
-# --- what is left behind -------------------------------------------------------------------------
-
-FORMATS = {  # the first is written where none is named
-    "lora": ("kohya", "diffusers", "peft"),
-    "full": ("folder", "single_file"),
-    "textual_inversion": ("kohya", "diffusers"),
-}
-
-
-def check_output(settings: FinetuneSettings) -> None:
-    """Refuse what could not be written at the end, before the first step.
-
-    Raises:
-        UsageError: a format that the method does not have, or a name that is a path.
-    """
-    known = FORMATS[settings.method]
-    for form in settings.output.formats:
-        if form not in known:
-            raise UsageError(
-                f"The format {form} is not one of {settings.method}.",
-                f"It is written as {' or '.join(known)}.",
-                "Change output.formats, or leave it out.",
-            )
-    name = settings.output.name
-    if name and (name != Path(name).name or name.startswith(".")):
-        raise UsageError(
-            f"The setting output.name cannot be {name!r}.",
-            "It names files in run.folder, without their endings.",
-            "Use a word without / that begins with no dot.",
-        )
-
-
-def export(
-    method: Method, settings: FinetuneSettings, folder: Path, name: str, facts: Mapping[str, str]
-) -> list[Path]:
-    """Write what was trained; the network holds the weights that are meant.
-
-    Args:
-        name: of the files, without suffix.
-        facts: strings for the header.
-
-    Raises:
-        FileError: the disk is full, or the folder cannot be written.
-    """
-    formats = settings.output.formats or FORMATS[settings.method][:1]
-    dtype: torch.dtype = getattr(torch, settings.output.dtype)
-    writers = {"lora": _export_lora, "full": _export_full, "textual_inversion": _export_word}
-    export_one = writers[settings.method]
-    return [export_one(method, settings, each, folder, name, dtype, facts) for each in formats]
-
-
-def _export_lora(
-    method: Method,
-    settings: FinetuneSettings,
-    form: str,
-    folder: Path,
-    name: str,
-    dtype: torch.dtype,
-    facts: Mapping[str, str],
-) -> Path:
-    changes = {
-        place: change.at(torch.device("cpu"), dtype)
-        for part in method.adapted
-        for place, change in changes_of(method.pipe.part(part), part).items()
-    }
-    path = folder / f"{name}.safetensors"
-    if form == "diffusers":
-        path = path.with_name(f"{name}.diffusers.safetensors")
-    if form == "peft":  # of one network each, in a folder with its settings
-        for part in method.adapted:
-            mine = {place: change for place, change in changes.items() if place.part == part}
-            save_lora(folder / f"{name}-{part}" / PEFT_WEIGHTS, mine, spelling=form)
-        return folder / f"{name}-unet"
-    save_lora(path, changes, spelling=form, metadata=facts)
-    return path
-
-
-def _export_full(
-    method: Method,
-    settings: FinetuneSettings,
-    form: str,
-    folder: Path,
-    name: str,
-    dtype: torch.dtype,
-    facts: Mapping[str, str],
-) -> Path:
-    pipe = method.pipe
-    if settings.noise.zero_terminal_snr:  # what was trained down to pure noise is painted from it
-        changed = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        pipe = pipe.replace(scheduler=with_settings(pipe.scheduler, **changed))
-    if form == "single_file":
-        path = folder / f"{name}.safetensors"
-        save_single_file(pipe, path, dtype=dtype)
-        return path
-    source = Path(EMBEDDED if settings.model == "embedded" else settings.model)
-    save_folder(pipe, folder / name, dtype=dtype)
-    for said in (SAMPLING, WORDS):  # how the model is best run, and the words that it knows
-        if (source / said).is_file():
-            replace_file(folder / name / said, partial(shutil.copyfile, source / said))
-    return folder / name
-
-
-def _export_word(
-    method: Method,
-    settings: FinetuneSettings,
-    form: str,
-    folder: Path,
-    name: str,
-    dtype: torch.dtype,
-    facts: Mapping[str, str],
-) -> Path:
-    token = settings.inversion.token
-    vectors = {
-        part: _rows(method.pipe.part(part)).detach().cpu().to(dtype)
-        for part in method.pipe.kind.text_encoders
-    }
-    path = folder / f"{name}{'' if form == 'kohya' else f'.{form}'}.safetensors"
-    spelling = "web_ui" if form == "kohya" else form
-    return save_embedding(path, token, vectors, spelling=spelling, metadata=facts)[0]

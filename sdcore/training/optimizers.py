@@ -88,16 +88,26 @@ def _make(kind: str, groups: list[dict[str, Any]], rate: float) -> torch.optim.O
         return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True)
     if kind == "adafactor":
         return torch.optim.Adafactor(groups, lr=rate)
+    return _extra(kind)(groups, lr=rate, betas=(0.9, 0.99))
+
+
+def check_optimizer(kind: str) -> None:
+    """Refuse an optimizer whose package is not installed. Raises UsageError."""
+    if kind in _EXTRAS:
+        _extra(kind)
+
+
+def _extra(kind: str) -> Any:
+    """The class of an optimizer of another package."""
     module, name, extra = _EXTRAS[kind]
     try:
-        made = getattr(import_module(module), name)
+        return getattr(import_module(module), name)
     except ImportError as error:
         raise UsageError(
             f"The optimizer {kind} is not installed.",
             f"It is in the package {module.partition('.')[0]}, which cannot be imported.",
             f'Install it: pip install "sdcore[{extra}]". Or use run.optimizer=adamw.',
         ) from error
-    return made(groups, lr=rate, betas=(0.9, 0.99))
 
 
 class Muon(torch.optim.Muon):

@@ -19,6 +19,16 @@ from torch import Tensor, nn
 from sdcore.errors import UsageError
 
 
+def check_tracker(name: str) -> None:
+    """Refuse a tracker that is not installed; "" is none. Raises UsageError."""
+    if name and find_spec(name) is None:
+        raise UsageError(
+            f"The tracker {name} is not installed.",
+            "Its package cannot be imported.",
+            f"Install it: pip install {name}. Or leave run.tracker out.",
+        )
+
+
 class Processes:
     """All processes of a training.
 
@@ -36,12 +46,7 @@ class Processes:
     """
 
     def __init__(self, tracker: str = "", folder: Path | None = None) -> None:
-        if tracker and find_spec(tracker) is None:
-            raise UsageError(
-                f"The tracker {tracker} is not installed.",
-                "Its package cannot be imported.",
-                f"Install it: pip install {tracker}. Or leave run.tracker out.",
-            )
+        check_tracker(tracker)
         self.tracker = tracker
         self._accelerator: Any = Accelerator(log_with=tracker or None, project_dir=folder)
         self.count: int = self._accelerator.num_processes

@@ -14,15 +14,11 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import signal
-import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -30,20 +26,30 @@ from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sdcore.errors import FileError, NonFiniteError, UsageError, name_some, warn
-from sdcore.files.atomic import (
-    append_line,
-    make_folder,
-    replace_file,
-    replace_folder,
-    text_writer,
-)
-from sdcore.files.locks import FolderLock
+from sdcore.errors import NonFiniteError, UsageError, name_some, warn
+from sdcore.files.atomic import append_line, make_folder, replace_folder
 from sdcore.files.weights import tensors_writer
+from sdcore.training.folder import (
+    CHECKPOINTS,
+    SETTINGS,
+    check_room,
+    check_unchanged,
+    forget_rows,
+    lock_folder,
+)
 from sdcore.training.optimizers import make_optimizers
 from sdcore.training.processes import Processes
-from sdcore.training.run_settings import MAY_CHANGE, RunSettings, learning_rate
-from sdcore.training.settings import Settings, flat, read_yaml, save_settings
+from sdcore.training.run_settings import RunSettings, learning_rate
+from sdcore.training.settings import Settings, flat, save_settings
+from sdcore.training.sharding import (
+    check_sharding,
+    copy_into,
+    join_gradients,
+    shard,
+    together,
+    whole,
+)
+from sdcore.training.signals import Interrupted, StopSignals
 from sdcore.training.state import (
     Average,
     latest_checkpoint,
@@ -55,20 +61,6 @@ from sdcore.training.state import (
 )
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_SAFETY = 1.1  # of the disk space that checkpoints need
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, finished its step and saved.
-
-    Attributes:
-        signal: that asked.
-        step: how many steps are done.
-    """
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
-        self.signal, self.step = number, step
 
 
 class Run:
@@ -115,6 +107,11 @@ class Run:
         make_folder(self.folder)
         device = self.device
         self.module = module.to(device)
+        self._divided: nn.Module | None = None
+        if loop.shard and self.processes.count > 1:
+            check_sharding(loop, dict(trained(module)))
+            self._divided = cast(nn.Module, module.unet)
+            shard(self._divided)
         self.average = Average(self.module, loop.ema_decay) if loop.ema_decay else None
         self.optimizers = make_optimizers(
             self.module,
@@ -124,18 +121,19 @@ class Run:
             rates=rates,
         )
         self._scaler = torch.amp.GradScaler(device.type, enabled=loop.precision == "fp16")
-        self._lock = _lock(self.folder) if self.is_main else None
-        self._signal, self._finished = 0, False
+        self._lock = lock_folder(self.folder) if self.is_main else None
+        self._signals, self._finished = StopSignals(), False
         try:
             self.step = self._resume(settings)
             if self.is_main:
-                self._check_room()
-                save_settings(settings, self.folder / "resolved.yaml")
+                check_room(self.folder, self.module, loop, self.step)
+                save_settings(settings, self.folder / SETTINGS)
             self.processes.start_tracking(self.folder.name, flat(settings.model_dump(mode="json")))
         except BaseException:
             self.close()
             raise
-        self.network = self.processes.joined(self.module)
+        divided = self._divided is not None
+        self.network = self.module if divided else self.processes.joined(self.module)
         self._started, self._paused, self._first = time.monotonic(), 0.0, self.step
         self._bar: Any = None
 
@@ -167,7 +165,7 @@ class Run:
             unit="step",
         )
         self._bar = bar
-        with bar, self._signals():
+        with bar, self._signals.caught():
             while self.step < self.loop.steps and not self._finished:
                 rate = learning_rate(self.loop, self.step)
                 for optimizer in self.optimizers.values():
@@ -176,7 +174,7 @@ class Run:
                 yield self.step
                 self.step += 1
                 bar.update()
-                stopped = int(self.processes.largest(self._signal))  # of any process
+                stopped = int(self.processes.largest(self._signals.asked))  # of any process
                 if stopped or self._finished or self._saves_now():
                     self.checkpoint()
                 if stopped:
@@ -212,6 +210,9 @@ class Run:
 
     def joining(self, last: bool) -> AbstractContextManager[Any]:
         """Context of forward and backward of one batch; after the last, gradients are joined."""
+        if self._divided is not None:
+            join_gradients(self._divided, last)
+            return nullcontext()
         return nullcontext() if last else self.processes.apart(self.network)
 
     def update(self, loss: Tensor | None = None, names: Sequence[str] = ()) -> float:
@@ -229,7 +230,8 @@ class Run:
         for optimizer in self.optimizers.values():
             self._scaler.unscale_(optimizer)
         parameters = [parameter for _, parameter in trained(self.module)]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.loop.max_grad_norm))
+        clipped = torch.nn.utils.clip_grad_norm_(parameters, self.loop.max_grad_norm)
+        norm = float(whole(clipped))
         if math.isfinite(norm):
             for optimizer in self.optimizers.values():
                 self._scaler.step(optimizer)  # pyright: ignore[reportUnknownMemberType]
@@ -256,26 +258,39 @@ class Run:
 
     @contextmanager
     def averaged(self) -> Generator[None]:
-        """Context in which the module holds the weights that are shown and exported.
+        """Context in which the module holds the weights that are shown and exported, whole.
 
         They are the average, or what a schedule-free optimizer has; the trained ones come back to
-        the bit, also after an error.
+        the bit, also after an error. All processes have to go through it.
         """
+        free = [one for one in self.optimizers.values() if hasattr(one, "eval")]
+        with self._coming_back():
+            try:
+                for optimizer in free:
+                    optimizer.eval()  # pyright: ignore
+                if self.average:
+                    for name, parameter in trained(self.module):
+                        copy_into(parameter, self.average.tensors[name])
+                with self._together():
+                    yield
+            finally:
+                for optimizer in free:
+                    optimizer.train()  # pyright: ignore
+
+    @contextmanager
+    def _coming_back(self) -> Generator[None]:
+        """Context after which the trained weights are what they were before."""
         parameters = trained(self.module)
         kept = [parameter.detach().clone() for _, parameter in parameters]
-        free = [one for one in self.optimizers.values() if hasattr(one, "eval")]
         try:
-            for optimizer in free:
-                optimizer.eval()  # pyright: ignore
-            if self.average:
-                for name, parameter in parameters:
-                    parameter.data.copy_(self.average.tensors[name])
             yield
         finally:
-            for optimizer in free:
-                optimizer.train()  # pyright: ignore
             for (_, parameter), value in zip(parameters, kept, strict=True):
-                parameter.data.copy_(value)
+                copy_into(parameter, value)
+
+    def _together(self) -> AbstractContextManager[None]:
+        """Context in which this process has all weights."""
+        return nullcontext() if self._divided is None else together(self._divided)
 
     # --- what is written -------------------------------------------------------------------------
 
@@ -290,7 +305,9 @@ class Run:
             "step": self.step,
             **{k: round(float(torch.as_tensor(v).detach()), 6) for k, v in metrics.items()},
         }
+        left = (self.loop.steps - self.step - 1) * images / rate
         row |= {"images_per_second": round(rate, 1), "lr": learning_rate(self.loop, self.step)}
+        row["seconds_left"] = round(left)
         self.write("metrics.jsonl", row)
 
     def write(self, name: str, row: Mapping[str, float]) -> None:
@@ -299,7 +316,8 @@ class Run:
             return
         append_line(self.folder / name, json.dumps(dict(row)))
         self.processes.track({k: v for k, v in row.items() if k != "step"}, int(row["step"]))
-        text = " ".join(f"{key} {value:.6g}" for key, value in row.items())
+        said = {k: v for k, v in row.items() if k != "seconds_left"}  # which the bar says
+        text = " ".join(f"{key} {value:.6g}" for key, value in said.items())
         if self._bar is not None and not self._bar.disable:
             shown = {key: row[key] for key in ("loss", "lr", "images_per_second") if key in row}
             self._bar.set_postfix(shown | {"GB": round(peak_memory(self.device) / 1e9, 1)})
@@ -307,18 +325,16 @@ class Run:
 
     def checkpoint(self) -> None:
         """Keep all that is needed to go on from here."""
+        loop = self.loop
+        parts = self._parts() if self.is_main or self._divided is not None else {}
         if self.is_main:
-            loop = self.loop
-            save_checkpoint(
-                self.folder / "checkpoints", self.step, self._parts(), loop.keep, loop.keep_every
-            )
+            save_checkpoint(self.folder / CHECKPOINTS, self.step, parts, loop.keep, loop.keep_every)
         self.processes.wait()
 
     def keep_best(self) -> None:
         """Keep the weights that the module holds now in `best/`, in place of those there."""
 
         def write(folder: Path) -> None:
-            # channels last is a way to lie in memory that files do not have
             tensors = {name: p.detach().contiguous() for name, p in trained(self.module)}
             tensors_writer(tensors)(folder / "model.safetensors")
 
@@ -326,17 +342,13 @@ class Run:
 
     @contextmanager
     def best(self) -> Generator[None]:
-        """Context in which the module holds the weights of `keep_best`."""
-        parameters = trained(self.module)
-        kept = [parameter.detach().clone() for _, parameter in parameters]
+        """Context in which the module holds the weights of `keep_best`, whole."""
         tensors: dict[str, Tensor] = load_file(self.folder / "best" / "model.safetensors")
-        try:
-            for name, parameter in parameters:
-                parameter.data.copy_(tensors[name])
-            yield
-        finally:
-            for (_, parameter), value in zip(parameters, kept, strict=True):
-                parameter.data.copy_(value)
+        with self._coming_back():
+            for name, parameter in trained(self.module):
+                copy_into(parameter, tensors[name])
+            with self._together():
+                yield
 
     @property
     def has_best(self) -> bool:
@@ -362,55 +374,42 @@ class Run:
         if self._scaler.is_enabled():
             numbers = self._scaler.state_dict()
             parts["scaler"] = {k: torch.tensor(v, dtype=torch.float64) for k, v in numbers.items()}
-        return parts
+        return {
+            part: {name: whole(tensor.detach()) for name, tensor in tensors.items()}
+            for part, tensors in parts.items()
+        }
 
     def _saves_now(self) -> bool:
         loop = self.loop
         often = (loop.checkpoint_every, loop.keep_every)
         return self.step == loop.steps or any(n and self.step % n == 0 for n in often)
 
-    def _check_room(self) -> None:
-        """Refuse a disk that is full before the first checkpoint is due."""
-        tensors = [tensor for _, tensor in trained(self.module)]
-        # weights, an average, and two moments of the optimizer, in float32
-        one = sum(tensor.numel() for tensor in tensors) * 4 * (3 + bool(self.average))
-        kept = self.loop.keep + 1
-        if self.loop.keep_every:
-            kept += (self.loop.steps - self.step) // self.loop.keep_every
-        free = shutil.disk_usage(self.folder).free
-        if free < one * kept * _SAFETY:
-            raise FileError(
-                f"{self.folder} has too little room.",
-                f"{kept} checkpoints of {one / 1e9:.2g} GB are kept at once; {free / 1e9:.2g} GB "
-                "are free.",
-                "Free some space, choose another run.folder, or a smaller run.keep.",
-            )
-
     # --- going on --------------------------------------------------------------------------------
 
     def _resume(self, settings: Settings) -> int:
-        checkpoint = latest_checkpoint(self.folder / "checkpoints")
+        checkpoint = latest_checkpoint(self.folder / CHECKPOINTS)
         if checkpoint is None:
-            self._forget_rows(0)
+            if self.is_main:
+                forget_rows(self.folder, 0)
             return 0
-        self._check_unchanged(settings)
+        changes = check_unchanged(self.folder, settings)
         step, parts = load_checkpoint(checkpoint)
-        with torch.no_grad():
-            for name, parameter in trained(self.module):
-                parameter.copy_(parts["model"][name])
+        for name, parameter in trained(self.module):
+            copy_into(parameter, parts["model"][name])
         for name, optimizer in self.optimizers.items():
             restore_optimizer(optimizer, parts[name])
         if self.average:
             for name, tensor in self.average.tensors.items():
-                tensor.copy_(parts["average"][name])
+                copy_into(tensor, parts["average"][name])
         if self._scaler.is_enabled():
             # As they were: torch takes its count of steps only as a whole number.
             now = self._scaler.state_dict()
             numbers = {k: type(now[k])(v.item()) for k, v in parts["scaler"].items()}
             self._scaler.load_state_dict(numbers)
-        self._forget_rows(step)
         if self.is_main:
-            print(f"resumed {checkpoint}")
+            forget_rows(self.folder, step)
+            for text in (*changes, f"resumed {checkpoint}"):
+                print(text)
             if step >= self.loop.steps:
                 print(
                     f"{step} steps are done, and run.steps is {self.loop.steps}: nothing is left "
@@ -418,74 +417,7 @@ class Run:
                 )
         return step
 
-    def _forget_rows(self, step: int) -> None:
-        """Leave out what a killed process wrote after its last checkpoint: it is done again."""
-        if not self.is_main:
-            return
-        for name, first in (("metrics.jsonl", step), ("evaluation.jsonl", step + 1)):
-            path = self.folder / name
-            if not path.exists():
-                continue
-            lines = path.read_text("utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if _step_of(line) < first]
-            if kept != lines:
-                replace_file(path, text_writer("".join(f"{line}\n" for line in kept)))
-
-    def _check_unchanged(self, settings: Settings) -> None:
-        """Refuse to go on with settings that would make it another run."""
-        path = self.folder / "resolved.yaml"
-        if not path.exists():
-            warn(f"{path} is gone; the settings are taken to be the same")
-            return
-        new = flat(settings.model_dump(mode="json"))
-        try:
-            old, why = flat(read_yaml(path)), None
-        except FileError as error:
-            old, why = {}, f"{error.what} {error.why}"
-        lacking = sorted(new.keys() - old.keys())
-        if lacking:
-            raise FileError(
-                f"{self.folder} holds a run whose settings cannot be read.",
-                why or f"{path} lacks {name_some(lacking)}.",
-                f"Where they are the same as before, remove {path} and start again.",
-            )
-        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        texts = {key: f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed}
-        refused = [text for key, text in texts.items() if key not in MAY_CHANGE]
-        if refused:
-            raise UsageError(
-                f"{self.folder} holds a run with other settings.",
-                "; ".join(refused[:3]) + (f"; {len(refused) - 3} more." if refused[3:] else "."),
-                f"Use a new run.folder, or the old settings: those in {path}.",
-            )
-        if self.is_main:
-            for key in {"run.steps", "run.learning_rate"} & texts.keys():
-                print(texts[key])
-
-    # --- stopping --------------------------------------------------------------------------------
-
-    @contextmanager
-    def _signals(self) -> Generator[None]:
-        """SIGINT and SIGTERM ask the loop to stop after its step; a second SIGINT stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._signal:
-                signal.signal(number, before[signal.Signals(number)])
-                raise KeyboardInterrupt
-            self._signal = number
-            tqdm.write("the step is finished and saved; Ctrl-C again stops at once")
-
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    # --- numbers that are not finite -------------------------------------------------------------
 
     def _not_finite(self, what: str, value: float, names: Sequence[str]) -> NonFiniteError:
         of = f" Its pictures: {name_some(list(names))}." if names else ""
@@ -508,23 +440,3 @@ def peak_memory(device: torch.device) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _step_of(line: str) -> float:
-    """The step of a row of metrics; beyond all steps where the line is torn."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _lock(folder: Path) -> FolderLock:
-    """The folder, for one run alone."""
-    try:
-        return FolderLock(folder)
-    except BlockingIOError as error:
-        raise UsageError(
-            f"Another run is at work in {folder}.",
-            "Two runs would write over one another's checkpoints.",
-            "Wait for its end, stop it, or use another run.folder.",
-        ) from error

@@ -41,6 +41,7 @@ class RunSettings(Settings):
     seed: int = Field(default=0, ge=0)
     precision: Literal["no", "bf16", "fp16"] = "bf16"  # fp16: float32 weights, and a loss scaler
     on_non_finite: Literal["stop", "skip"] = "stop"  # what a NaN or infinity does to a run
+    shard: bool = False  # several processes divide the UNet: see sharding.py
     threads: int = Field(default=0, ge=0)  # 0: as many as torch takes
     log_every: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
@@ -57,6 +58,7 @@ MAY_CHANGE = {
     *(f"run.{name}" for name in ("sample_every", "on_non_finite", "tracker")),
     *(f"data.{name}" for name in ("workers", "cache", "cache_latents")),
     *(f"output.{name}" for name in ("name", "formats", "dtype")),
+    "validation.patience",
 }
 
 

@@ -27,6 +27,7 @@ from sdcore.files.atomic import json_writer, replace_folder
 from sdcore.files.jsonfile import read_json
 from sdcore.files.opening import open_file
 from sdcore.files.weights import tensors_writer
+from sdcore.training.sharding import copy_into, part_of
 
 Tensors = Mapping[str, Tensor]
 FILE_BYTES = 14_000_000  # of a file's tensors; one tensor is never divided
@@ -91,6 +92,11 @@ def latest_checkpoint(runs: Path) -> Path | None:
             "Put a copy of one back, or begin a new run in another folder.",
         )
     return None
+
+
+def newest_step(runs: Path) -> int:
+    """The step of the newest checkpoint under `runs`, sound or not; 0 where there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in _checkpoints(runs)), default=0)
 
 
 def fault(checkpoint: Path) -> str | None:
@@ -166,7 +172,8 @@ def _laid_out(optimizer: torch.optim.Optimizer, rows: dict[int, dict[str, Any]])
     for index, row in rows.items():
         for name, value in row.items():
             if isinstance(value, Tensor) and value.shape == parameters[index].shape:
-                row[name] = torch.empty_like(parameters[index], dtype=value.dtype).copy_(value)
+                row[name] = torch.empty_like(parameters[index], dtype=value.dtype)
+                copy_into(row[name], value)
 
 
 def _plain_numbers(optimizer: torch.optim.Optimizer, rows: dict[int, dict[str, Any]]) -> None:
@@ -194,8 +201,8 @@ class Average:
         """Move towards `module`; early steps use a shorter memory, so the start is forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
         # By name: a loaded checkpoint has the tensors in another order than the module.
-        ours = [self.tensors[name] for name, _ in trained(module)]
-        theirs = [p.detach().float() for _, p in trained(module)]
+        ours = [part_of(self.tensors[name]) for name, _ in trained(module)]
+        theirs = [part_of(p.detach()).float() for _, p in trained(module)]
         torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore
 
 

@@ -92,19 +92,15 @@ class Validation:
 
         Only the main process does it; the others wait.
         """
-        if self.run.is_main:
-            was_training = self.run.module.training
-            self.run.module.eval()
-            try:
-                with self.run.averaged(), torch.no_grad():
-                    row = self._measures()
-                    if self.prompts:
-                        row |= self._paint(step)
-                    self._count(row.get("validation_loss"))
-            finally:
-                self.run.module.train(was_training)
-            if row:
-                self.run.write("evaluation.jsonl", {"step": step, **row})
+        was_training = self.run.module.training
+        self.run.module.eval()
+        try:
+            with self.run.averaged(), torch.no_grad():
+                row = self._row(step) if self.run.is_main else {}
+        finally:
+            self.run.module.train(was_training)
+        if row:
+            self.run.write("evaluation.jsonl", {"step": step, **row})
         return bool(self.run.processes.largest(self.hopeless))
 
     @property
@@ -112,6 +108,13 @@ class Validation:
         """Whether the held-out loss has not fallen for as many looks as `patience`."""
         patience = self.settings.patience
         return bool(patience) and self.without_better >= patience
+
+    def _row(self, step: int) -> dict[str, float]:
+        row = self._measures()
+        if self.prompts:
+            row |= self._paint(step)
+        self._count(row.get("validation_loss"))
+        return row
 
     # --- numbers ---------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from sdcore.errors import SdcoreError
-from sdcore.training.choices import choose_folder
+from sdcore.training.choices import choose_folder, choose_word
 from sdcore.training.finetune import train
 from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.prepare import prepare
@@ -34,7 +34,7 @@ def verify_resume(settings: FinetuneSettings) -> str:
     Raises:
         ResumeError: what differs.
     """
-    settings = choose_folder(settings)
+    settings = choose_folder(choose_word(settings))
     place = Path(settings.run.folder) / "verify"
     shutil.rmtree(place, ignore_errors=True)
     cache = settings.data.cache or str(Path(settings.run.folder) / "cache")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sdcore.training.finetune import train
 from sdcore.training.finetune_settings import FinetuneSettings
-from sdcore.training.prepare import Prepared, prepare
+from sdcore.training.prepare import prepare
+from sdcore.training.prepared import Prepared
 from sdcore.training.settings import load_settings
 from sdcore.training.state import latest_checkpoint, load_checkpoint
 

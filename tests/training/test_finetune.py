@@ -20,13 +20,18 @@ from sdcore import TextToImage, apply_embeddings, apply_loras, read_embedding, r
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from sdcore.training.finetune import train
 from sdcore.training.finetune_settings import FinetuneSettings
+from sdcore.training.folder import lock_folder
 from sdcore.training.inpainting import draw_mask
 from sdcore.training.prepare import prepare
-from sdcore.training.run import Interrupted, Run
+from sdcore.training.run import Run
 from sdcore.training.settings import load_settings
+from sdcore.training.sharding import check_sharding
+from sdcore.training.signals import Interrupted
 from sdcore.training.state import generator, trained
+from sdcore.training.summary import command_to_paint, summary
 from tests import tiny
 from tests.training.fine_tuning import (
+    QUICK,
     assert_same_state,
     losses_of,
     make_settings,
@@ -182,7 +187,7 @@ def test_a_word_is_learned_from_captions_that_do_not_say_it(
 ):
     settings = make_settings(sd_folder, pictures, tmp_path, **METHODS["textual_inversion"])
     ready, _ = run(settings)
-    assert "zork, a " in ready.command_to_paint(tmp_path)
+    assert "zork, a " in command_to_paint(ready, tmp_path)
     rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").open()]
     assert all(row["grad_norm"] > 0 for row in rows), "nothing was learned"
 
@@ -191,7 +196,7 @@ def test_the_ready_settings_of_a_word_take_another_word(pictures: Path, tmp_path
     texts = [f"data={pictures}", "inversion.token=<other>", f"run.folder={tmp_path}"]
     file = ROOT / "configs" / "train" / "textual_inversion.yaml"
     ready = prepare(load_settings(FinetuneSettings, file, texts), cache=False)
-    assert ready.word == "<other>" and "a photo of <other>" in ready.command_to_paint(tmp_path)
+    assert ready.word == "<other>" and "a photo of <other>" in command_to_paint(ready, tmp_path)
 
 
 def test_a_word_that_no_caption_says_is_refused(sd_folder: Path, pictures: Path, tmp_path: Path):
@@ -256,7 +261,7 @@ def test_the_command_that_paints_is_quoted_for_a_shell(
     sd_folder: Path, pictures: Path, tmp_path: Path
 ):
     ready = prepare(make_settings(sd_folder, pictures, tmp_path, validation__prompts="a $5 apple"))
-    said = shlex.split(ready.command_to_paint(tmp_path / "my first" / "my first.safetensors"))
+    said = shlex.split(command_to_paint(ready, tmp_path / "my first" / "my first.safetensors"))
     assert said[2] == "a $5 apple" and said[-1] == str(tmp_path / "my first/my first.safetensors")
 
 
@@ -521,35 +526,70 @@ def test_a_signal_finishes_the_step_saves_and_the_same_command_goes_on(
     assert_same_state(straight, stopped)
 
 
+def two_processes(**values: object) -> None:
+    """Train in two processes on the CPU, joined by gloo."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    settings = {**QUICK, **{name.replace("__", "."): value for name, value in values.items()}}
+    texts = [f"{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, *launch, str(ROOT / "train" / "finetune.py"), *texts]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def assert_close_state(one: Path, other: Path) -> None:
+    """Weights and losses of two runs are equal but for the order of sums."""
+    ours, theirs = state_of(one)["model"], state_of(other)["model"]
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5)
+    losses, others = losses_of(one), losses_of(other)
+    assert losses.keys() == others.keys()
+    assert all(abs(losses[step] - others[step]) <= 1e-5 for step in losses)
+
+
 @pytest.mark.slow
 def test_two_processes_are_one_with_accumulation(sd_folder: Path, pictures: Path, tmp_path: Path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     run(make_settings(sd_folder, pictures, alone, run__accumulate=2, run__batch_size=1))
-    settings = make_settings(sd_folder, pictures, together, run__batch_size=1)
-    values = {"model": sd_folder, "data": pictures, "run.folder": together, "run.steps": 4}
-    values |= {"run.batch_size": 1, "run.learning_rate": 1e-3, "run.schedule": "constant"}
-    values |= {"run.warmup_steps": 0, "run.log_every": 1, "run.precision": "no"}
-    values |= {"validation.images": 0, "run.checkpoint_every": 100, "run.sample_every": 100}
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-    ]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    texts = [f"{name}={value}" for name, value in values.items()]
-    command = [*launch, str(ROOT / "train" / "finetune.py"), *texts]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert settings.run.folder == str(together)
-    ours, theirs = state_of(together)["model"], state_of(alone)["model"]
+    two_processes(model=sd_folder, data=pictures, run__folder=together, run__batch_size=1)
+    assert_close_state(together, alone)
+
+
+@pytest.mark.slow
+def test_a_divided_network_is_a_whole_one(sd_folder: Path, pictures: Path, tmp_path: Path):
+    """FSDP2 in two processes, with a look and a stop on the way: as one process, and resumable."""
+    changes: dict[str, object] = {"method": "full", "run__batch_size": 1, "run__ema_decay": 0.9}
+    changes |= {"validation__images": 1, "validation__steps": 2, "run__sample_every": 2}
+    changes |= {"data__held_out": 1}
+    alone, divided = tmp_path / "alone", tmp_path / "divided"
+    run(make_settings(sd_folder, pictures, alone, run__accumulate=2, **changes))
+    shared = {"model": sd_folder, "data": pictures, "run__folder": divided, **changes}
+    two_processes(**shared, run__shard="true", run__steps=2)
+    two_processes(**shared, run__shard="true")
+    assert_close_state(divided, alone)
+    ours, theirs = (state_of(folder)["average"] for folder in (divided, alone))
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5)
-    one, two = losses_of(alone), losses_of(together)
-    assert one.keys() == two.keys()
-    assert all(abs(one[step] - two[step]) <= 1e-5 for step in one)
+    assert (divided / "samples" / "step-000004.png").exists()
+    one, two = (TextToImage.from_pretrained(f / f.name).unet.state_dict() for f in (divided, alone))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, two[name], rtol=0, atol=1e-3)  # written in float16
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"run__optimizer": "muon"}, {"full__text_encoder": True}, {"run__precision": "fp16"}],
+)
+def test_what_a_divided_network_cannot_do_is_refused(
+    changes: dict[str, object], sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    settings = make_settings(
+        sd_folder, pictures, tmp_path, method="full", run__shard=True, **changes
+    )
+    ready = prepare(settings, cache=False)
+    with pytest.raises(UsageError, match="shard cannot be used"):
+        check_sharding(ready.settings.run, dict(trained(ready.method.network)))
 
 
 # --- before anything -----------------------------------------------------------------------------
@@ -558,7 +598,7 @@ def test_two_processes_are_one_with_accumulation(sd_folder: Path, pictures: Path
 def test_a_dry_run_says_everything_and_trains_nothing(
     sd_folder: Path, pictures: Path, tmp_path: Path
 ):
-    text = prepare(make_settings(sd_folder, pictures, tmp_path, data__trigger="zork")).summary()
+    text = summary(prepare(make_settings(sd_folder, pictures, tmp_path, data__trigger="zork")))
     for said in (
         "4 found, 4 used, 0 skipped",
         "a | blue | apple",
@@ -567,6 +607,50 @@ def test_a_dry_run_says_everything_and_trains_nothing(
     ):
         assert said in text, said
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_dry_run_refuses_what_the_run_would(sd_folder: Path, pictures: Path, tmp_path: Path):
+    run(make_settings(sd_folder, pictures, tmp_path / "run", run__steps=2))
+
+    def dry(cache: bool = False, **changes: object) -> None:
+        settings = make_settings(
+            sd_folder, pictures, tmp_path / "run", **{"run__steps": 2, **changes}
+        )
+        prepare(settings, cache=cache)
+
+    dry(run__log_every=3)  # may change
+    for changes, said in (
+        ({"run__seed": 4}, "run with other settings"),
+        ({"run__optimizer": "adamw_8bit"}, "adamw_8bit is not installed"),
+        ({"run__tracker": "wandb"}, "wandb is not installed"),
+        ({"noise__zero_terminal_snr": True}, "zero_terminal_snr"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            dry(**changes)
+        assert said in str(refused.value)
+    lock = lock_folder(tmp_path / "run")
+    with pytest.raises(UsageError, match="Another run"):
+        dry()
+    lock.release()
+    caption = pictures / "red.txt"
+    before = caption.read_text("utf-8")
+    caption.write_text("another one", "utf-8")
+    try:
+        with pytest.raises(UsageError, match="other pictures"):
+            dry()
+    finally:
+        caption.write_text(before, "utf-8")
+    weights = next((tmp_path / "run" / "checkpoints").glob("*/model*"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(FileError, match="No checkpoint"):
+        dry()
+
+
+def test_captions_that_all_say_nothing_are_warned_of(
+    sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    with pytest.warns(UserWarning, match="shows in pictures of every prompt"):
+        prepare(make_settings(sd_folder, pictures, tmp_path, data__captions="none"), cache=False)
 
 
 def test_a_full_disk_is_found_before_the_first_step(

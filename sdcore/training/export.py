@@ -1,0 +1,143 @@
+"""The files that a training leaves behind, which other programs open.
+
+lora               kohya (the web UI, ComfyUI, diffusers, sdcore), diffusers, peft
+full               a folder in diffusers' layout, a single file
+textual_inversion  kohya (the web UI's file), diffusers
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from sdcore.adapters.embedding_saving import save_embedding
+from sdcore.adapters.lora_peft import PEFT_WEIGHTS
+from sdcore.adapters.lora_saving import save_lora
+from sdcore.checkpoint.defaults import FILE_NAME as SAMPLING
+from sdcore.checkpoint.loading import save_folder
+from sdcore.checkpoint.single_file import save_single_file
+from sdcore.diffusion.schedulers import with_settings
+from sdcore.errors import UsageError
+from sdcore.files.atomic import replace_file
+from sdcore.pipeline.text_to_image import EMBEDDED
+from sdcore.text.known_words import FILE_NAME as WORDS
+from sdcore.training.finetune_settings import FinetuneSettings
+from sdcore.training.methods import Method, learned_rows
+from sdcore.training.peft_layers import changes_of
+from sdcore.training.sharding import undivided
+
+FORMATS = {  # the first is written where none is named
+    "lora": ("kohya", "diffusers", "peft"),
+    "full": ("folder", "single_file"),
+    "textual_inversion": ("kohya", "diffusers"),
+}
+
+
+def check_output(settings: FinetuneSettings) -> None:
+    """Refuse what could not be written at the end, before the first step.
+
+    Raises:
+        UsageError: a format that the method does not have, or a name that is a path.
+    """
+    known = FORMATS[settings.method]
+    for form in settings.output.formats:
+        if form not in known:
+            raise UsageError(
+                f"The format {form} is not one of {settings.method}.",
+                f"It is written as {' or '.join(known)}.",
+                "Change output.formats, or leave it out.",
+            )
+    name = settings.output.name
+    if name and (name != Path(name).name or name.startswith(".")):
+        raise UsageError(
+            f"The setting output.name cannot be {name!r}.",
+            "It names files in run.folder, without their endings.",
+            "Use a word without / that begins with no dot.",
+        )
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was trained, about to be written; the network holds the weights that are meant.
+
+    Attributes:
+        folder: of the files.
+        name: theirs, without suffix.
+        facts: strings for the header.
+    """
+
+    method: Method
+    settings: FinetuneSettings
+    folder: Path
+    name: str
+    facts: Mapping[str, str]
+
+    def write(self) -> list[Path]:
+        """Write it in each format that the settings name; the paths.
+
+        Raises:
+            FileError: the disk is full, or the folder cannot be written.
+        """
+        kind = self.settings.method
+        writers = {"lora": self._lora, "full": self._full, "textual_inversion": self._word}
+        return [writers[kind](form) for form in self.settings.output.formats or FORMATS[kind][:1]]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return getattr(torch, self.settings.output.dtype)
+
+    def _path(self, form: str) -> Path:
+        """The format that is usual has the plain name."""
+        usual = form == FORMATS[self.settings.method][0]
+        return self.folder / f"{self.name}{'' if usual else f'.{form}'}.safetensors"
+
+    def _lora(self, form: str) -> Path:
+        method = self.method
+        changes = {
+            place: change.at(torch.device("cpu"), self._dtype)
+            for part in method.adapted
+            for place, change in changes_of(method.pipe.part(part), part).items()
+        }
+        if form == "peft":  # of one network each, in a folder with its settings
+            for part in method.adapted:
+                mine = {place: change for place, change in changes.items() if place.part == part}
+                save_lora(self.folder / f"{self.name}-{part}" / PEFT_WEIGHTS, mine, spelling=form)
+            return self.folder / f"{self.name}-unet"
+        save_lora(self._path(form), changes, spelling=form, metadata=self.facts)
+        return self._path(form)
+
+    def _full(self, form: str) -> Path:
+        pipe = self.method.pipe.replace(unet=undivided(self.method.pipe.unet))
+        if self.settings.noise.zero_terminal_snr:  # trained down to pure noise, it begins there
+            changed = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+            pipe = pipe.replace(scheduler=with_settings(pipe.scheduler, **changed))
+        if form == "single_file":
+            path = self.folder / f"{self.name}.safetensors"
+            save_single_file(pipe, path, dtype=self._dtype, metadata=self.facts)
+            return path
+        model = self.settings.model
+        source, target = Path(EMBEDDED if model == "embedded" else model), self.folder / self.name
+        save_folder(pipe, target, dtype=self._dtype)
+        for said in (SAMPLING, WORDS):  # how the model is best run, and the words that it knows
+            if (source / said).is_file():
+                replace_file(target / said, partial(shutil.copyfile, source / said))
+        return target
+
+    def _word(self, form: str) -> Path:
+        pipe = self.method.pipe
+        vectors = {
+            part: learned_rows(pipe.part(part)).detach().cpu().to(self._dtype)
+            for part in pipe.kind.text_encoders
+        }
+        return save_embedding(
+            self._path(form),
+            self.settings.inversion.token,
+            vectors,
+            spelling="web_ui" if form == "kohya" else form,
+            metadata=self.facts,
+        )[0]
