@@ -36,6 +36,10 @@ class UsageError(SdcoreError, ValueError):
     exit_code = 2
 
 
+class NotHereError(UsageError, AttributeError):
+    """A name that another library's object has and ours does not, so that `hasattr` says no."""
+
+
 class FileError(SdcoreError, ValueError):
     """A file or folder that is missing, damaged or not what its name says."""
 

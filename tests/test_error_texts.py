@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ERRORS = {"SdcoreError", "UsageError", "FileError", "MemoryLimitError", "NonFiniteError"}
+ERRORS |= {"NotHereError"}
 PARTS = ("what", "why", "hint")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 IDENTIFIER = re.compile(r"[a-z]\w*(_\w+|=|\()|sdcore\b|torch\b|diffusers\b|pip\b")

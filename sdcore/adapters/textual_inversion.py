@@ -100,7 +100,8 @@ def read_embedding(path: str | Path, *, token: str | None = None) -> Embedding:
     word = path.stem if token is None and not inside else token or inside or ""
     if not word.strip() or len(word) > LONGEST_WORD or not word.isprintable():
         why = f"It is {word!r:.80}."
-        raise FileError(f"{path} cannot be called by its token.", why, "Choose one with token=...")
+        hint = "Save it again under a word that can be typed."
+        raise FileError(f"{path} cannot be called by its token.", why, hint)
     return Embedding(path, path.stem, file_hash(path), word.strip(), vectors)
 
 

@@ -1,6 +1,7 @@
 """Commands, and what they share with a page or a server.
 
 cli.py           the command `sdcore`;  command.py   how every command ends: errors, exit codes
+other_flags.py   flags as other tools have them
 flags.py         flags, and the model, adapters and jobs that they stand for
 model_choice.py  which model, and where it runs;  adapters.py   LoRAs and learned words by name
 session.py       a loaded model that paints jobs;  output.py   the files that are written

@@ -6,17 +6,28 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn, cast
 
+from sdcore.app.other_flags import answer, in_our_words
 from sdcore.errors import MemoryLimitError, SdcoreError, UsageError
 
 EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are in three parts, as all others of a command."""
+    """A parser whose errors are in three parts, as all others of a command, and which knows flags
+    as other tools have them.
+    """
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """As argparse does it, of which every other way of parsing is made."""
+        given = sys.argv[1:] if args is None else args
+        known = cast("dict[str, Any]", self._option_string_actions)
+        return super().parse_known_args(in_our_words(given, known), namespace)
 
     def error(self, message: str) -> NoReturn:
         hint = f"See what `{self.prog} --help` says."
@@ -24,7 +35,9 @@ class Parser(argparse.ArgumentParser):
         flags: list[str] = re.findall(r"(?<!\S)--[\w-]+", message)
         for flag in flags:
             near = get_close_matches(flag, known, n=1)
-            if near and near[0] != flag:
+            if (told := answer(flag)) is not None:
+                hint = told
+            elif near and near[0] != flag:
                 hint = f"Did you mean {near[0]}? `{self.prog} --help` lists all."
         why = f"{message[:1].upper()}{message[1:]}."
         error = UsageError("The command line cannot be read.", why, hint)

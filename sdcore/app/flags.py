@@ -105,7 +105,8 @@ def add_hires_flags(parser: argparse.ArgumentParser) -> None:
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """Where to, and how loud."""
     add = parser.add_argument
-    add("--output", type=Path, default=Path("outputs"), help="folder, or file.png" + _DEFAULT)
+    text = "folder, or file.png; {seed}, {prompt}, {date}, {index} are filled in" + _DEFAULT
+    add("--output", type=Path, metavar="PATH", default=Path("outputs"), help=text)
     add("--debug", action="store_true", help="show the traceback of an error (default: no)")
 
 

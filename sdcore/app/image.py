@@ -62,7 +62,7 @@ def paint(options: argparse.Namespace) -> None:
     model, sides = flags.model_choice(options), flags.sides(options)
     batch_size = flags.count(options, "batch_size", flags.BATCH_SIZE)
     jobs = flags.with_loras(make_jobs(options), adapters)
-    output.check_output(options.output)
+    output.check_output(options.output, jobs)
 
     from sdcore.app.session import Session, results
     from sdcore.pipeline.start import complete_size
@@ -71,8 +71,9 @@ def paint(options: argparse.Namespace) -> None:
     pipe = session.pipe
     size = complete_size(*sides, jobs[0].source, pipe.native_size, pipe.autoencoder.factor)
     jobs = [replace(job, size=size) for job in jobs]
+    names = output.Names(options.output)
     for result in results(session.paint(jobs, batch_size=batch_size)):
-        for _ in output.save(result, options.output):
+        for _ in output.save(result, names):
             pass
 
 

@@ -49,9 +49,7 @@ class ModelChoice:
         from sdcore.attention import use_attention
         from sdcore.pipeline.text_to_image import EMBEDDED, TextToImage
 
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = _best_device() if self.device == "auto" else self.device
         # Half precision is for GPUs: CPUs are slower in it.
         precision = self.precision or "auto"
         if precision == "auto":
@@ -77,3 +75,12 @@ class ModelChoice:
             return weights_hash(EMBEDDED)
         path = Path(self.name).expanduser()
         return weights_hash(path, self.variant) if self.hash_model else None
+
+
+def _best_device() -> str:
+    """cuda where there is one, then Apple's mps, else cpu."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

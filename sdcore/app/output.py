@@ -1,27 +1,64 @@
-"""Files that the commands write: where to, under which names, and pictures in a grid."""
+"""Files that the commands write: where to, under which names, and pictures in a grid.
+
+--output is a folder, or a PNG file, whose name may be a pattern: out/{date}/{seed}-{prompt}.png
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import string
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdcore.errors import FileError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from sdcore.job.job import Job
     from sdcore.pipeline.result import TextToImageResult
 
+_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
+_LONGEST_NAME = 240  # bytes of a file's name, which a number may be added to; systems take 255
+_LONGEST_SLUG = 60
+# What Windows takes for devices, whatever stands behind the first dot.
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(10))}
+# What a pattern may hold -> what stands for it.
+FIELDS: dict[str, Callable[[Job, int, datetime], str | int]] = {
+    "prompt": lambda job, index, now: slug(job.prompt),
+    "seed": lambda job, index, now: 0 if job.seed is None else job.seed,
+    "steps": lambda job, index, now: 0 if job.steps is None else job.steps,
+    "index": lambda job, index, now: index,
+    "date": lambda job, index, now: f"{now:%Y-%m-%d}",
+    "time": lambda job, index, now: f"{now:%H-%M-%S}",
+}
 
-def save(result: TextToImageResult, output: Path) -> Iterator[Image]:
-    """Write each picture with its settings and print its path; gives the pictures."""
+
+class Names:
+    """The names of the pictures of one command, in the order in which they are painted."""
+
+    def __init__(self, output: Path) -> None:
+        self.output, self._index, self._now = output, 0, datetime.now()
+
+    def next(self, job: Job) -> Path:
+        """Where the next picture goes, which a job has painted."""
+        self._index += 1
+        return _named(self.output, job, self._index, self._now)
+
+
+def save(result: TextToImageResult, names: Names) -> Iterator[Image]:
+    """Write each picture with its settings and print its path, and its seed beside it on standard
+    error; gives the pictures.
+    """
     from sdcore.metadata.png import save_png
 
     for image, settings in zip(result.images, result.settings, strict=True):
-        path = output if is_file(output) else output / f"{slug(settings.job.prompt)}.png"
-        print(save_png(image, path, settings), flush=True)
+        print(f"seed {settings.job.seed}", file=sys.stderr)
+        print(save_png(image, names.next(settings.job), settings), flush=True)
         yield image
 
 
@@ -38,15 +75,17 @@ def save_grid(images: Sequence[Image], rows: int, columns: int, output: Path) ->
     grid = Image.new("RGB", (columns * width, rows * height), "white")
     for place, image in enumerate(images):
         grid.paste(image, (place % columns * width, place // columns * height))
-    path = output.with_stem(f"{output.stem}-grid") if is_file(output) else output / "grid.png"
+    plain = is_file(output) and not _fields(str(output))
+    path = output.with_stem(f"{output.stem}-grid") if plain else _folder(output) / "grid.png"
     return save_png(grid, path)
 
 
 def is_file(path: Path) -> bool:
-    """Whether --output names a PNG file and not a folder; UsageError for other kinds of file."""
-    if path.suffix.lower() == ".png":
-        return not path.is_dir()
-    if path.suffix and not path.is_dir():
+    """Whether --output names a PNG file and not a folder; UsageError for other pictures."""
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        return not _is_dir(path)
+    if suffix in _PICTURES and not _is_dir(path):
         raise UsageError(
             f"--output {path} cannot be written.",
             "Pictures are PNG files, which keep their settings.",
@@ -55,9 +94,29 @@ def is_file(path: Path) -> bool:
     return False
 
 
-def check_output(path: Path) -> None:
-    """Refuse before painting what could not be written after it."""
-    folder = path.parent if is_file(path) else path
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
+
+
+def check_output(path: Path, jobs: Sequence[Job] | None = None) -> None:
+    """Refuse before painting what could not be written after it.
+
+    Args:
+        jobs: that name the pictures by a pattern; None where a name must be one.
+    """
+    if jobs is None and _fields(str(path)):
+        raise UsageError(
+            f"--output {path} cannot be used here.",
+            "This command gives its files names of its own.",
+            "Name a folder.",
+        )
+    names = Names(path)
+    for each in [names.next(job) for job in jobs or ()] or [path]:
+        _check_length(path, each)
+    folder = _folder(path)
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -69,6 +128,61 @@ def check_output(path: Path) -> None:
 
 
 def slug(prompt: str) -> str:
-    """The prompt's first words as a file name on every system."""
-    kept = "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
-    return "-".join(kept)[:60].rstrip("-") or "image"
+    """The prompt's first words as a file name on every system, none of them cut."""
+    letters = unicodedata.normalize("NFC", prompt.lower())
+    kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in letters)
+    name = ""
+    for word in kept.split():
+        longer = f"{name}-{word}" if name else word[:_LONGEST_SLUG]
+        if len(longer) > _LONGEST_SLUG:
+            break
+        name = longer
+    while len(name.encode("utf-8", "replace")) > _LONGEST_NAME - len(".png"):
+        name = name[:-1]
+    return f"{name}-image" if name in _DEVICES else name or "image"
+
+
+def _named(output: Path, job: Job, index: int, now: datetime) -> Path:
+    values = {name: FIELDS[name](job, index, now) for name in _fields(str(output))}
+    named = Path(str(output).format(**values)) if "{" in str(output) else output
+    if not is_file(output):
+        return named / f"{slug(job.prompt)}.png"
+    return named.with_stem(f"{named.stem}-image") if named.stem.lower() in _DEVICES else named
+
+
+def _fields(pattern: str) -> list[str]:
+    """The names in {} of a pattern. UsageError where there is one that is not known."""
+    found: list[Any] = []
+    try:
+        for _, name, spec, how in string.Formatter().parse(pattern):
+            if name is not None:
+                found.append(name)
+                if name not in FIELDS or how or (spec and name not in ("seed", "index", "steps")):
+                    raise ValueError(f"there is no {{{name}}}")
+                format(0, spec or "")
+    except ValueError as error:
+        raise UsageError(
+            f"--output {pattern} cannot be used.",
+            f"It is a pattern that cannot be filled: {error}.",
+            f"Use {', '.join(f'{{{name}}}' for name in FIELDS)}, or {{{{ for a brace.",
+        ) from error
+    return found
+
+
+def _folder(path: Path) -> Path:
+    """The folder that must be there: above the first part of a path that is filled in."""
+    folder = path.parent if is_file(path) else path
+    parts = folder.parts
+    filled = [place for place, part in enumerate(parts) if "{" in part]
+    return Path(*parts[: filled[0]]) if filled else folder
+
+
+def _check_length(output: Path, path: Path) -> None:
+    for part in path.parts:
+        length = len(part.encode("utf-8", "replace"))
+        if length > _LONGEST_NAME:
+            raise UsageError(
+                f"--output {str(output)[:80]} cannot be written.",
+                f"A name in it has {length} bytes, and file systems take no more than 255.",
+                "Use a shorter one.",
+            )

@@ -65,7 +65,7 @@ def paint(options: argparse.Namespace) -> None:
     batch_size = flags.count(options, "batch_size", usual)
     jobs = make_jobs(options, prompts, images, again)
     jobs = flags.with_loras(jobs, adapters, () if again is None else again.job.loras)
-    output.check_output(options.output)
+    output.check_output(options.output, jobs)
 
     from sdcore.app.session import Session, results
     from sdcore.pipeline.start import complete_size
@@ -80,8 +80,9 @@ def paint(options: argparse.Namespace) -> None:
     size = complete_size(*sides, jobs[0].source, pipe.native_size, pipe.autoencoder.factor)
     jobs = [with_size(job if size is None else replace(job, size=size), session) for job in jobs]
     grid: list[Image] = []
+    names = output.Names(options.output)
     for result in results(session.paint(jobs, batch_size=batch_size)):
-        for image in output.save(result if again is None else again.kept(result), options.output):
+        for image in output.save(result if again is None else again.kept(result), names):
             if options.grid:
                 grid.append(image)
     if options.grid:

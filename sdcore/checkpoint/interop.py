@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 from sdcore.attention import use_attention
-from sdcore.errors import UsageError
+from sdcore.errors import NotHereError, UsageError
 from sdcore.files.component import Component
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.unet.unet import AddedConditions, UNet
@@ -43,10 +43,6 @@ _ELSEWHERE = {
     **dict.fromkeys(("enable_freeu", "disable_freeu", "fuse_qkv_projections"), _TRACE),
     **dict.fromkeys(("load_lora_adapter", "load_attn_procs", "add_adapter", "set_adapters"), _LORA),
 }
-
-
-class NotHereError(UsageError, AttributeError):
-    """What diffusers' own module has and ours has not, so that `hasattr` says no."""
 
 
 class _Adapter(ModelMixin):

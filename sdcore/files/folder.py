@@ -63,6 +63,9 @@ class LocalFolder:
         return self.path
 
 
+_FILES = (".safetensors", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".zip")
+
+
 def find_model(
     name_or_path: str | Path, *, revision: str | None = None, offline: bool = False
 ) -> ModelFiles:
@@ -90,7 +93,11 @@ def find_model(
     if is_folder:
         return _local(path, revision)
     if exists:
-        raise _no_folder(path, "This is a file.")
+        raise FileError(
+            f"{path} is a file.",
+            "A model's parts lie in a folder in diffusers layout, or all in one file.",
+            "Give the folder, or a single file with all parts: .safetensors or .gguf.",
+        )
     local = isinstance(name_or_path, Path) or (parent_exists and path.parent != Path())
     if local or not _HUB_NAME.fullmatch(str(name_or_path)):
         holds = f"holds: {listing(path.parent)}" if parent_exists else "does not exist either"
@@ -208,5 +215,11 @@ def _custom_code(path: Path, why: str) -> FileError:
 
 
 def _no_folder(path: Path, why: str) -> FileError:
+    file = path.suffix.lower() in _FILES
     hint = "Give a folder in diffusers layout, or a hub name such as owner/model."
-    return FileError(f"There is no model folder {str(path)!r:.200}.", why, hint)
+    if file:
+        hint = (
+            "Give the file's path as it lies on this computer, or a hub name such as owner/model."
+        )
+    kind = "file" if file else "folder"
+    return FileError(f"There is no model {kind} {str(path)!r:.200}.", why, hint)

@@ -25,7 +25,7 @@ from sdcore.image.canvas import TOUCHED
 from sdcore.image.pictures import to_mask, to_rgb
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
 from sdcore.job.sources import Latents, Noise, Picture, Source, check_latents
-from sdcore.prompt.dialects import find_dialect
+from sdcore.prompt.dialects import dialect_name
 from sdcore.size import Size, SizeConditioning
 
 LARGEST_SEED = 2**63 - 1
@@ -112,7 +112,7 @@ class Job:
             raise UsageError(
                 f"The switch tiled is {self.tiled!r:.80}.", "It is on or off.", "Use True or False."
             )
-        find_dialect(self.dialect)
+        object.__setattr__(self, "dialect", dialect_name(self.dialect))
         if self.attention != "auto":
             check_attention(self.attention)
         check_share("denoising_end", self.denoising_end)

@@ -32,10 +32,11 @@ from sdcore.diffusion.schedulers import (
     visited_levels,
 )
 from sdcore.diffusion.steps import reads_unconditional, visited_times
-from sdcore.errors import UsageError, warn
+from sdcore.errors import NotHereError, UsageError, warn
 from sdcore.image.pictures import to_images
 from sdcore.job.adapters import EmbeddingSettings, LoraSettings
 from sdcore.job.job import Job, as_jobs, make_jobs
+from sdcore.job.other_names import CALL, LOADING, METHODS, in_our_words
 from sdcore.job.record import ImageSettings, source_settings
 from sdcore.job.sources import Noise
 from sdcore.pipeline.larger import joined, larger_jobs
@@ -62,6 +63,10 @@ logger = logging.getLogger("sdcore")
 
 FEW_STEPS, LATE = 8, 0.9  # when a late begin is warned of: share of the largest noise level
 EMBEDDED = Path(__file__).parents[1] / "models" / "emoji"
+
+
+# Fields of a job that a call takes beside its arguments, as they stand there.
+_OF_A_JOB = ("clip_skip", "guidance_rescale", "guidance_interval", "tiled", "attention", "hires")
 
 
 class TextToImage(Model):
@@ -92,6 +97,7 @@ class TextToImage(Model):
         text_encoder: str | Path | Sequence[str | Path] | None = None,
         unet: str | Path | None = None,
         allow_extra: bool = False,
+        **others: Any,
     ) -> TextToImage:
         """A model in diffusers' folder layout, or in one file. A safety checker is not run.
 
@@ -108,24 +114,36 @@ class TextToImage(Model):
                 encoders also several, which are told apart by their width. See
                 `sdcore.checkpoint.part_files`.
             allow_extra: leave out tensors that are in none of the networks, with a warning.
+            others: diffusers' names of what means the same (`torch_dtype`); all else is refused.
 
         Raises:
             FileError: something is missing, damaged, or of a kind that is not supported.
         """
-        model = read_model(
-            folder,
-            dtype=dtype,
-            device=device,
-            variant=variant,
-            revision=revision,
-            offline=offline,
-            prediction_type=prediction_type,
-            vae=vae,
-            text_encoder=text_encoder,
-            unet=unet,
-            allow_extra=allow_extra,
-        )
+        where: dict[str, Any] = {
+            "dtype": dtype,
+            "device": device,
+            "variant": variant,
+            "revision": revision,
+            "offline": offline,
+            "prediction_type": prediction_type,
+            "vae": vae,
+            "text_encoder": text_encoder,
+            "unet": unet,
+            "allow_extra": allow_extra,
+        }
+        if others:
+            where = in_our_words(others, where, LOADING)
+        model = read_model(folder, **where)
         return cls.of(model)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in METHODS:
+            raise NotHereError(
+                f"TextToImage has no {name}.",
+                "It is no pipeline of diffusers, and does the same in another way.",
+                METHODS[name],
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def native_size(self) -> Size:
@@ -153,6 +171,7 @@ class TextToImage(Model):
         dialect: str = "plain",
         control: ControlLike | None = None,
         progress: bool | None = None,
+        **others: Any,
     ) -> TextToImageResult:
         """Paint one or more prompts; for all other settings make a `Job` and `paint` it.
 
@@ -163,24 +182,29 @@ class TextToImage(Model):
             width, height: in pixels, multiples of 8. None is the model's size, or that of the
                 picture rounded down; a picture of another size is resized to them.
             control, progress: see `paint`.
+            others: further fields of a `Job`, and diffusers' names of what means the same
+                (`num_inference_steps`, `generator`); all else is refused with what to use.
 
         Raises:
             UsageError: an argument that cannot be used.
             NonFiniteError: NaN or infinity appeared; the message names the stage and step.
         """
-        jobs = make_jobs(
-            prompt,
-            negative_prompt=negative_prompt,
-            seed=seed,
-            images_per_prompt=images_per_prompt,
-            image=image,
-            mask=mask,
-            strength=strength,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            scheduler=scheduler,
-            dialect=dialect,
-        )
+        settings: dict[str, Any] = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "seed": seed,
+            "images_per_prompt": images_per_prompt if images_per_prompt != 1 else None,
+            "image": image,
+            "mask": mask,
+            "strength": strength,
+            "steps": steps,
+            "guidance_scale": guidance_scale,
+            "scheduler": scheduler,
+        }
+        if others:
+            settings = in_our_words(others, settings, CALL, _OF_A_JOB)
+        settings["images_per_prompt"] = settings["images_per_prompt"] or 1
+        jobs = make_jobs(**settings, dialect=dialect)
         factor = self.autoencoder.factor
         size = complete_size(width, height, jobs[0].source, self.native_size, factor)
         return self.paint([replace(job, size=size) for job in jobs], control, progress=progress)

@@ -79,16 +79,32 @@ DIALECTS = {
 }
 
 
-def find_dialect(name: str) -> Dialect:
-    """The dialect of a name. UsageError, with the nearest name, if there is none."""
-    if name in DIALECTS:
-        return DIALECTS[name]
-    near = get_close_matches(str(name), DIALECTS, n=1)
+# What else people call them.
+_ALSO = {
+    **dict.fromkeys(("web ui", "webui", "automatic1111", "auto1111", "forge", "sd.next"), "a1111"),
+    **dict.fromkeys(("comfyui", "swarmui"), "comfy"),
+    **dict.fromkeys(("invokeai", "invoke"), "compel"),
+    **dict.fromkeys(("diffusers", "none"), "plain"),
+}
+
+
+def dialect_name(name: str) -> str:
+    """Our name of a dialect, in any case, or by its tool. UsageError if there is none."""
+    plain = str(name).strip().lower().replace("_", "-")
+    plain = _ALSO.get(plain.replace("-", " "), plain)
+    if plain in DIALECTS:
+        return plain
+    near = get_close_matches(plain, DIALECTS, n=1)
     raise UsageError(
         f"Unknown dialect {name!r}.",
         f"The dialects are: {', '.join(DIALECTS)}.",
         f"Did you mean {near[0]!r}?" if near else "Use one of these names.",
     )
+
+
+def find_dialect(name: str) -> Dialect:
+    """The dialect of a name, see `dialect_name`."""
+    return DIALECTS[dialect_name(name)]
 
 
 def parse_prompt(prompt: str, dialect: str, negative: bool = False) -> Parsed:

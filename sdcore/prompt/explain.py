@@ -17,7 +17,7 @@ MANY_PIECES = 4
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One token: its position in the long row, its chunk from 1, and the word it belongs to."""
+    """One token, in letters: its position in the long row, its chunk from 1, and its word."""
 
     position: int
     chunk: int
@@ -64,8 +64,7 @@ class Explanation:
             yield self._title(text)
             yield "position  chunk  weight  token             word"
             for row in text.rows:
-                token = row.token.removesuffix("</w>")
-                yield f"{row.position:8d}{row.chunk:7d}{row.weight:8.4g}  {token:<18}{row.word}"
+                yield f"{row.position:8d}{row.chunk:7d}{row.weight:8.4g}  {row.token:<18}{row.word}"
         for lora in self.loras:
             yield f"\nLoRA {lora.name}: text encoder {lora.text_encoder:g}, UNet {lora.unet:g}"
         if self.notes:
@@ -143,7 +142,11 @@ def _explain(
     ]
     rows = tuple(
         TokenRow(
-            at, at // length + 1, tokenizer.token(ids[at]), round(weights[at], 6), words.get(at, "")
+            at,
+            at // length + 1,
+            tokenizer.readable(ids[at]),
+            round(weights[at], 6),
+            words.get(at, ""),
         )
         for at in positions
     )

@@ -30,6 +30,10 @@ _WORD = re.compile(f"{_LETTERS}(?:['\u2019-]{_LETTERS})*")
 _WITHOUT_SPACES = re.compile(f"[{UNSPACED}]")
 _UNIT = re.compile(f"{_WORD.pattern}|{_WITHOUT_SPACES.pattern}")
 _RUN = re.compile(f"[^{_SIGNS}]+(?:['\u2019-][^{_SIGNS}]+)*")
+# Words of Chinese that only join others: no picture shows them, so no model needs to know them.
+# Within a word most of them mean something, as 地 does in 草地; the first few hardly do.
+_PARTICLES = "的了和与" + "地得着过及跟或而且之个里中内"
+_JOINING = _PARTICLES[:4]
 # Of words, and of Chinese, which says in one sign what takes several letters:
 _LIKE = (0.75, 0.6)  # likeness of spelling, 0 to 1, from which on a name is called near
 _SHORTEST_PART = (3, 1)  # letters of a name that is looked for inside an unknown word
@@ -70,7 +74,8 @@ class KnownWords:
         cover most of it; what they leave is unknown.
         """
         runs = _RUN.findall(_normal(text))
-        found = [word for run in runs for word in self._left_over(_UNIT.findall(run))]
+        left = [word for run in runs for word in self._left_over(_UNIT.findall(run))]
+        found = [word.strip(_JOINING) for word in left if word.strip(_PARTICLES)]
         return list(dict.fromkeys(found))
 
     def near(self, word: str, count: int = 3) -> list[str]:

@@ -268,6 +268,20 @@ class Tokenizer:
         """The token of an id, in the spelling of the vocabulary."""
         return self._bpe.id_to_token(id) or ""
 
+    def readable(self, id: int) -> str:
+        """The letters of a token; a part of a letter as its bytes, such as <e4b8>.
+
+        The vocabulary writes each byte as a sign of its own, so that 一 stands there as ä¸Ģ.
+        """
+        token = self.token(id).removesuffix(WORD_END)
+        if not all(sign in _BYTES for sign in token):
+            return token
+        data = bytes(_BYTES[sign] for sign in token)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return f"<{data.hex()}>"
+
     def row(self, ids: Sequence[int]) -> list[int]:
         """`max_length` ids: start, these, end, padding."""
         padding = [self.pad_id] * (self.max_length - 2 - len(ids))
@@ -277,6 +291,18 @@ class Tokenizer:
         number = self._bpe.token_to_id(token)
         assert number is not None, token  # the files were checked for it
         return number
+
+
+def _byte_signs() -> dict[str, int]:
+    """Which sign of the vocabulary stands for which byte: itself where it can be seen, else one
+    from 256 on, in order (Radford et al. 2019, GPT-2).
+    """
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + i): b for i, b in enumerate(hidden)}
+
+
+_BYTES = _byte_signs()
 
 
 def describe_cut(cut: str, room: int) -> str:

@@ -90,6 +90,9 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
         (["--attention", "flesh"], 2, "flesh"),
         (["--output", "picture.jpg"], 2, "picture.jpg"),
         (["--output", "here.txt/new"], 3, "here.txt is not a folder"),
+        (["--output", "{sed}.png"], 2, "there is no {sed}"),
+        (["--output", "x" * 300 + ".png"], 2, "more than 255"),
+        (["--model", "gone.safetensors"], 3, "There is no model file 'gone.safetensors'"),
         (["--device", "abacus"], 2, "abacus"),
         (["--model", "no/such/folder"], 3, "no/such/folder"),
     ],
@@ -166,10 +169,10 @@ def test_unforeseen_errors_are_named_too(monkeypatch, capsys, error, code) -> No
 def test_non_finite_numbers_leave_no_picture(run, monkeypatch, tmp_path) -> None:
     from sdcore.image import autoencoder
 
-    def overflow(kl, latents):
+    def overflow(model, latents, tiled):
         return latents.new_full((1, 3, 64, 64), float("nan"))
 
-    monkeypatch.setattr(autoencoder, "_decode_whole", overflow)
+    monkeypatch.setattr(autoencoder, "_decode", overflow)
     code, paths, err = run("a cat")
     assert code == 5 and not paths and "decoder" in err
     assert not (tmp_path / "out").exists()
@@ -179,3 +182,19 @@ def test_a_cut_prompt_is_a_plain_warning(run) -> None:
     code, paths, err = run("a red apple " * 30)
     assert code == 0 and len(paths) == 1
     assert "warning: the prompt is longer" in err and ".py" not in err
+
+
+def test_files_are_named_by_a_pattern_and_the_seed_is_printed(run, tmp_path) -> None:
+    pattern = str(tmp_path / "run.v2" / "{index}-{seed}.png")
+    code, paths, err = run("a cat", "--images", "2", "--seed", "5", "--output", pattern)
+    assert code == 0 and [path.name for path in paths] == ["1-5.png", "2-6.png"]
+    assert "seed 5\n" in err and "seed 6\n" in err
+    _, (path,), err = run("a cat", "-s", "1")
+    assert f"seed {read_settings(path).job.seed}\n" in err
+
+
+def test_an_explanation_is_in_letters(capsys) -> None:
+    assert paint.main(["一只猫在狐狸的左边", "--explain-prompt"]) == 0
+    told = capsys.readouterr()
+    assert "  一只 " in told.out
+    assert "does not know" not in told.err

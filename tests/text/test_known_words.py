@@ -76,6 +76,7 @@ def test_no_false_alarm_on_training_captions(scenes: Scenes) -> None:
         ("noto风格的T恤", []),
         ("一只狼狗在草地左边", ["狼狗", "草地"]),
         ("fluent风格的狐狸", ["fluent"]),
+        ("小猫的左边和狐狸，一只的老鼠了", ["老鼠"]),  # what only joins words is none
         ("", []),
         ("， ... !", []),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,8 @@ from transformers import CLIPTokenizer
 from sdcore.errors import FileError, UsageError
 from sdcore.text.tokenizer import Tokenizer
 from tests.tiny import END, START, make_tokenizer, vocabulary
+
+MODELS = Path(__file__).parents[2] / "sdcore" / "models"
 
 LENGTH = 24
 PIECES = [
@@ -292,3 +295,15 @@ def test_a_vocabulary_that_cannot_work():
 def test_transformers_is_not_imported():
     code = "import sdcore.text.tokenizer, sys; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tokens_are_shown_in_letters() -> None:
+    tokenizer = Tokenizer.from_pretrained(MODELS / "emoji" / "tokenizer")
+    for text in ("一只狐狸在左边", "a red fox, café", "naïve 🦊"):
+        shown = [tokenizer.readable(piece.id) for piece in tokenizer.pieces(text)]
+        data = [
+            bytes.fromhex(part[1:-1]) if re.fullmatch("<[0-9a-f]+>", part) else part.encode()
+            for part in shown
+        ]
+        assert b"".join(data).decode() == text.replace(" ", "")
+    assert tokenizer.readable(tokenizer.start_id) == "<|startoftext|>"
