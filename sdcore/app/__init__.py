@@ -4,6 +4,7 @@ cli.py           the command `sdcore`;  command.py   how every command ends: err
 other_flags.py   flags as other tools have them
 flags.py         flags, and the model, adapters and jobs that they stand for
 model_choice.py  which model, and where it runs;  adapters.py   LoRAs and learned words by name
+model_folders.py the folders of other programs, and the names of what lies there
 session.py       a loaded model that paints jobs;  output.py   the files that are written
 paint.py, image.py, edit.py, inspect.py, train.py    commands
 from_picture.py  --from: a job from what a picture says

@@ -1,7 +1,7 @@
 """LoRAs and embeddings by name: which files, and how much of each, for which job.
 
-Names, from a prompt or a picture, are looked for among the files of --lora and of --lora-folder; a
-name is never opened as a path.
+Names, from a prompt or a picture, are looked for among the files of --lora, --lora-folder and
+--models-dir; a name is never opened as a path.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import argparse
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdcore.app.model_folders import ModelFolders
 from sdcore.errors import FileError, UsageError
 
 if TYPE_CHECKING:
@@ -61,12 +62,14 @@ class Adapters:
         folder: where the LoRAs lie that prompts and pictures name.
         embeddings: learned words.
         allow_partial: use LoRAs of which only a part fits the model.
+        folders: of --models-dir and the settings file, where names are looked for last.
     """
 
     loras: tuple[LoraFile, ...] = ()
     folder: Path | None = None
     embeddings: tuple[Path, ...] = ()
     allow_partial: bool = False
+    folders: ModelFolders = field(default_factory=ModelFolders)
 
     def check(self) -> None:
         """Refuse files that are not there or cannot be read. Raises FileError."""
@@ -89,29 +92,35 @@ class Adapters:
 
     def known(self) -> Mapping[str, Path]:
         """Every LoRA that a name may stand for. FileError where two files have one name."""
-        named = {lora.name: lora.path for lora in self.loras}
+        elsewhere = self.folders.names("loras")
+        named = elsewhere | {lora.name: lora.path for lora in self.loras}
         if self.folder is None:
             return named
         in_folder: dict[str, Path] = {}
         for path in sorted(self.folder.expanduser().rglob("*.safetensors")):
             other = in_folder.setdefault(path.stem, path)
-            if other != path and path.stem not in named:
+            if other != path and path.stem not in {lora.name for lora in self.loras}:
                 raise FileError(
                     f"Two LoRAs are called {path.stem!r}.",
                     f"They are {other} and {path}.",
                     "Rename one of them, or give the one that is meant with --lora.",
                 )
-        return in_folder | named
+        return elsewhere | in_folder | {lora.name: lora.path for lora in self.loras}
 
     def find(self, name: str) -> Path:
         """The file for a name. UsageError, with the nearest name, where there is none."""
         known = self.known()
         if name in known:
             return known[name]
+        found = self.folders.find("loras", name)
+        if found is not None:
+            return found
         near = get_close_matches(name, known, n=1, cutoff=0.4)
-        where = "LoRAs in prompts are looked for in --lora-folder, which is not given"
-        if self.folder:
-            where = f"{self.folder} holds no such file"
+        where = "LoRAs in prompts are looked for in --lora-folder and --models-dir; none is given"
+        if self.folder or self.folders.places:
+            places = [self.folder] if self.folder else []
+            places += self.folders.places.get("loras", ())
+            where = f"{', '.join(map(str, places)) or '--models-dir'} holds no such file"
         raise UsageError(
             f"There is no LoRA {name!r:.80}.",
             f"The prompt or the picture names it; {where}.",
@@ -144,13 +153,30 @@ class Adapters:
                 read_blocks(lora.blocks)
         return tuple(chosen.values())
 
-    def embedding_settings(self) -> tuple[EmbeddingSettings, ...]:
-        """The embeddings as a job names them."""
+    def embedding_settings(self, dialect: str, *texts: str) -> tuple[EmbeddingSettings, ...]:
+        """The embeddings as a job names them: those of flags, and those that its texts call."""
         from sdcore.files.hashes import file_hash
         from sdcore.job.adapters import EmbeddingSettings
 
-        read = [_read_embedding(path) for path in self.embeddings]
+        read = [_read_embedding(path) for path in self._embedding_files(dialect, texts).values()]
         return tuple(EmbeddingSettings(one.name, file_hash(one.path)) for one in read)
+
+    def _embedding_files(self, dialect: str, texts: Sequence[str]) -> dict[str, Path]:
+        """Name -> file: of --embedding, and what texts call as the web UI and ComfyUI do."""
+        files = {path.stem: path for path in self.embeddings}
+        if not self.folders.places.get("embeddings"):
+            return files
+        text = "\n".join(texts)
+        if dialect == "comfy":
+            for name in re.findall(r"\bembedding:([^\s,()]+)", text):
+                found = self.folders.find("embeddings", name)
+                if found is not None:
+                    files.setdefault(found.stem, found)
+        elif dialect.startswith("a1111"):
+            for name, path in self.folders.names("embeddings").items():
+                if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE):
+                    files.setdefault(path.stem, path)
+        return files
 
     def without_missing(self, recipe: Recipe) -> Recipe:
         """The recipe without what is not here of its LoRAs and embeddings; its differences name it.
@@ -185,7 +211,8 @@ class Adapters:
         from sdcore.files.hashes import file_hash
         from sdcore.metadata.recipe import SDCORE
 
-        here = {path.stem: path.expanduser() for path in self.embeddings}
+        here = self.folders.names("embeddings")
+        here |= {path.stem: path.expanduser() for path in self.embeddings}
         found: list[str] = []
         for embedding in recipe.job.embeddings:
             path = here.get(embedding.name)
@@ -205,14 +232,15 @@ class Adapters:
 
     def with_embeddings(self, pipe: TextToImage, jobs: Sequence[Job]) -> TextToImage:
         """The pipeline with the learned words, which prompts call as the jobs' dialect does."""
-        if not self.embeddings:
+        texts = [text for job in jobs for text in (job.prompt, job.negative_prompt or "")]
+        files = self._embedding_files(jobs[0].dialect, texts)
+        if not files:
             return pipe
         from sdcore.adapters.textual_inversion import apply_embeddings, unused_words
         from sdcore.errors import warn
 
-        read = [_read_embedding(path) for path in self.embeddings]
+        read = [_read_embedding(path) for path in files.values()]
         learned = apply_embeddings(pipe, read, dialect=jobs[0].dialect)
-        texts = [text for job in jobs for text in (job.prompt, job.negative_prompt or "")]
         for word in unused_words(learned, *texts):
             warn(f"no prompt says {word!r}, so its embedding has no effect")
         return learned

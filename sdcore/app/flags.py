@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sdcore.app.adapters import Adapters, read_lora_flag
 from sdcore.app.model_choice import PRECISIONS, ModelChoice
+from sdcore.app.model_folders import ModelFolders, find_folders
 from sdcore.errors import FileError, UsageError
 from sdcore.files.opening import read_bytes
 
 if TYPE_CHECKING:
-    from sdcore.job.adapters import HiresSettings, LoraSettings
+    from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
     from sdcore.job.job import Job
 
 _DEFAULT = " (default: %(default)s)"
@@ -81,6 +82,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     text = "where the LoRAs that prompts and pictures name lie (default: nowhere)"
     add("--lora-folder", type=Path, metavar="FOLDER", help=text)
+    text = "folder of web UI or ComfyUI whose files names stand for; several (default: sdcore.toml)"
+    add("--models-dir", action="append", default=[], type=Path, metavar="FOLDER", help=text)
     text = "use LoRAs of which only a part fits the model (default: no)"
     add("--allow-partial", action="store_true", help=text)
     text = "learned words for prompts; may be given several times (default: none)"
@@ -124,7 +127,11 @@ def read_interval(text: str) -> tuple[float, float]:
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:
     """The model that the flags name. UsageError where flags have no effect."""
-    model, unet = options.model, options.unet
+    folders = find_folders(options.models_dir)
+    model = _named(folders, "checkpoints", options.model)
+    unet = _named(folders, "unets", options.unet)
+    vae = _named(folders, "vae", options.vae)
+    texts = [_named(folders, "text-encoders", path) for path in options.text_encoder]
     if model is None and unet is not None:
         model, unet = str(unet), None  # a UNet alone, with other parts beside it
     for name in ("variant", "revision", "prediction_type", "vae", "text_encoder"):
@@ -141,14 +148,32 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
             "Leave it out.",
         )
     names = ("variant", "revision", "offline", "prediction_type", "hash_model", "device")
-    named = {name: getattr(options, name) for name in (*names, "vae", "allow_extra")}
+    named = {name: getattr(options, name) for name in (*names, "allow_extra")}
     return ModelChoice(
         model,
         **named,
-        unet=unet,
-        text_encoders=tuple(options.text_encoder),
+        unet=None if unet is None else Path(unet),
+        vae=None if vae is None else Path(vae),
+        text_encoders=tuple(Path(text) for text in texts if text is not None),
         precision=options.precision,
         attention=options.attention,
+    )
+
+
+def _named(folders: ModelFolders, kind: str, name: str | Path | None) -> str | None:
+    """What is there under a path stays; else what the name stands for; else the name itself."""
+    if name is None or Path(name).expanduser().exists() or kind not in folders.places:
+        return None if name is None else str(name)
+    found = folders.find(kind, str(name))
+    if found is not None:
+        return str(found)
+    if "/" in str(name).strip("/"):
+        return str(name)  # perhaps one on the hub
+    near = folders.nearest(kind, str(name))
+    raise UsageError(
+        f"There is no {kind.removesuffix('s')} {str(name)!r:.80}.",
+        f"It is looked for in {', '.join(map(str, folders.places[kind]))}.",
+        f"Did you mean {near!r}?" if near else "Give its path, or its name as it is there.",
     )
 
 
@@ -159,7 +184,8 @@ def _shown(value: Any) -> str:
 def adapters(options: argparse.Namespace) -> Adapters:
     """The LoRAs and embeddings that the flags name. FileError where one cannot be read."""
     files = tuple(options.lora), options.lora_folder, tuple(options.embedding)
-    found = Adapters(*files, allow_partial=options.allow_partial)
+    folders = find_folders(options.models_dir)
+    found = Adapters(*files, allow_partial=options.allow_partial, folders=folders)
     found.check()
     return found
 
@@ -243,7 +269,9 @@ def with_loras(
 
     from sdcore.prompt.dialects import parse_prompt
 
-    embeddings = found.embedding_settings()
+    def embeddings(job: Job) -> tuple[EmbeddingSettings, ...]:
+        return found.embedding_settings(job.dialect, job.prompt, job.negative_prompt or "")
+
     loras = {
         (job.prompt, job.dialect): found.choose(
             parse_prompt(job.prompt, job.dialect).loras, of_picture
@@ -251,7 +279,8 @@ def with_loras(
         for job in jobs
     }
     return [
-        replace(job, loras=loras[job.prompt, job.dialect], embeddings=embeddings) for job in jobs
+        replace(job, loras=loras[job.prompt, job.dialect], embeddings=embeddings(job))
+        for job in jobs
     ]
 
 
