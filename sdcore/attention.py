@@ -30,8 +30,26 @@ _recomputed = cast(Backend, partial(checkpoint, use_reentrant=False, preserve_rn
 QUERY_CHUNK, KEY_CHUNK = 512, 1024
 
 
+def check_mask(mask: Tensor | None) -> None:
+    """Refuse a mask that is not boolean: of 0 and -inf it would be read the wrong way round.
+
+    Raises:
+        UsageError: its numbers are of another type.
+    """
+    if mask is not None and mask.dtype != torch.bool:
+        raise UsageError(
+            f"An attention mask is boolean, and this one is {mask.dtype}.",
+            "True means attend; numbers could mean that, its opposite, or what is added to scores.",
+            "Convert it: mask.bool() of ones and zeros, mask == 0 of zeros and -inf.",
+        )
+
+
 def reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention as it is written in the book; every other backend is tested against it."""
+    """Attention as it is written in the book; every other backend is tested against it.
+
+    It can be differentiated any number of times, and transformed by torch.func and torch.export.
+    """
+    check_mask(mask)
     with torch.autocast(q.device.type, enabled=False):  # scores need float32: see _widen
         q, k, v, dtype = _widen(q, k, v)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, H, N, T)
@@ -45,7 +63,14 @@ def reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Torch's fused attention: flash, memory-efficient, cuDNN or math, as torch chooses."""
+    """Torch's fused attention: flash, memory-efficient, cuDNN or math, as torch chooses.
+
+    Its kernels cannot be differentiated twice: torch says that a derivative of
+    _scaled_dot_product is not implemented. `reference` and `chunked` can.
+    """
+    check_mask(mask)
+    if not k.shape[-2]:
+        return q.new_zeros(*q.shape[:-1], v.shape[-1])  # there is nothing to attend to
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
@@ -54,8 +79,10 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
 
     At most QUERY_CHUNK x KEY_CHUNK scores exist at a time per head. The backward pass computes
     them once more, one block of queries at a time: QUERY_CHUNK x T (Rabe and Staats 2021,
-    arXiv:2112.05682).
+    arXiv:2112.05682). The number of blocks is fixed when it is exported, and with gradients on
+    torch.func cannot transform it: use `reference` there.
     """
+    check_mask(mask)
     if mask is not None:
         mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
     rows: list[Tensor] = []
@@ -66,7 +93,7 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
             rows.append(_recomputed(_online_softmax, *arguments))
         else:
             rows.append(_online_softmax(*arguments))
-    return torch.cat(rows, dim=-2)
+    return torch.cat(rows, dim=-2) if rows else q.new_zeros(*q.shape[:-1], v.shape[-1])
 
 
 def _online_softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -95,7 +122,11 @@ def _online_softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Ten
 
 
 def xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The memory-efficient kernel of the optional xformers package (CUDA)."""
+    """The memory-efficient kernel of the optional xformers package (CUDA).
+
+    It can be differentiated once, and neither be exported nor transformed by torch.func.
+    """
+    check_mask(mask)
     from xformers.ops import memory_efficient_attention  # pyright: ignore
 
     attend = cast(Backend, memory_efficient_attention)
@@ -128,14 +159,44 @@ BACKENDS: dict[str, Backend] = {
 # --- masks -------------------------------------------------------------------------------------
 
 
-def causal_mask(tokens: int, device: torch.device | str | None = None) -> Tensor:
-    """Each token sees itself and those before it: (N, N)."""
-    return torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
+def causal_mask(
+    tokens: int, device: torch.device | str | None = None, *, before: int = 0
+) -> Tensor:
+    """Each token sees itself and those before it: (N, n + N).
+
+    Args:
+        before: n tokens that were there already, which all of them see.
+    """
+    shape = (tokens, before + tokens)
+    return torch.ones(shape, dtype=torch.bool, device=device).tril(diagonal=before)
 
 
 def padding_mask(real: Tensor) -> Tensor:
-    """No query looks at padding: `real` (B, T), True for a real token, to (B, 1, 1, T)."""
-    return real.bool()[:, None, None, :]
+    """No query looks at padding: `real` (B, T), True or 1 for a real token, to (B, 1, 1, T).
+
+    Raises:
+        UsageError: it holds fractions, or (seen on a CPU) whole numbers that are not 0 and 1.
+    """
+    return as_real(real)[:, None, None, :]
+
+
+def as_real(mask: Tensor) -> Tensor:
+    """A text mask as booleans (B, T): of booleans, or of ones and zeros as tokenizers give them.
+
+    Raises:
+        UsageError: as for `padding_mask`.
+    """
+    if mask.dtype == torch.bool:
+        return mask
+    whole = not (mask.is_floating_point() or mask.is_complex())
+    seen = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+    if whole and not (seen and mask.numel() and not ((mask == 0) | (mask == 1)).all()):
+        return mask.bool()
+    raise UsageError(
+        f"The text mask is {mask.dtype}, and no mask of ones and zeros.",
+        "1 or True is a real token and 0 or False is padding; 0 and -inf mean the opposite.",
+        "Convert it: mask == 0 of a mask of zeros and -inf.",
+    )
 
 
 # --- where a layer sits, and what may step in there --------------------------------------------
@@ -308,8 +369,14 @@ def describe(answer: object) -> str:
 class AttentionLayer(nn.Module):
     """What every layer that attends shares: its heads, its site, and the one call point."""
 
-    def __init__(self, heads: int, site: Site | None = None) -> None:
+    def __init__(self, width: int, heads: int, site: Site | None = None) -> None:
         super().__init__()
+        if heads < 1 or width % heads:
+            raise UsageError(
+                f"{heads} heads cannot share a width of {width}.",
+                "Each head takes an equal part of it.",
+                "Use a number of heads that divides the width.",
+            )
         self.heads = heads
         self.site = site
         self.backend = "sdpa"
@@ -347,7 +414,7 @@ class SelfAttention(AttentionLayer):
     """Tokens look at one another: x (B, N, D) to (B, N, D)."""
 
     def __init__(self, width: int, heads: int, *, site: Site | None = None) -> None:
-        super().__init__(heads, site)
+        super().__init__(width, heads, site)
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(width, width, bias=False)
         self.to_v = nn.Linear(width, width, bias=False)
@@ -370,7 +437,7 @@ class CrossAttention(AttentionLayer):
     def __init__(
         self, width: int, heads: int, text_width: int, *, site: Site | None = None
     ) -> None:
-        super().__init__(heads, site)
+        super().__init__(width, heads, site)
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(text_width, width, bias=False)
         self.to_v = nn.Linear(text_width, width, bias=False)

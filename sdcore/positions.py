@@ -29,8 +29,17 @@ def sinusoid(
         width: length of each vector; an odd one ends in a zero.
         cosine_first: cosines before sines (`flip_sin_to_cos`).
         shift: 1 makes the longest wave exactly 10000, 0 a little shorter (`freq_shift`).
+
+    Raises:
+        UsageError: the shift is not below half the width.
     """
     half = width // 2
+    if 0 < half <= shift:
+        raise UsageError(
+            f"Waves of width {width} cannot have the shift {shift:g}.",
+            f"They have {half} lengths, from which the shift is taken.",
+            "Use a larger width, or a shift of 0.",
+        )
     exponents = torch.arange(half, dtype=torch.float32, device=position.device)
     frequencies = torch.exp(-math.log(10000) * exponents / (half - shift))
     angles = position.float()[:, None] * frequencies  # (n, half)

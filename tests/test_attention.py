@@ -358,7 +358,7 @@ def test_layers_of_other_models_can_take_part():
 
     class Own(AttentionLayer):
         def __init__(self):
-            super().__init__(heads=2)
+            super().__init__(8, heads=2)
             self.q_proj = nn.Linear(8, 8)
 
         def forward(self, x):

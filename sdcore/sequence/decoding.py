@@ -106,7 +106,7 @@ def beam_search(
         chances = logits[:, -1].float().log_softmax(dim=-1)  #                   (R, V)
         chances[ended] = -torch.inf  # an ended text goes on as it is, at no cost
         chances[ended, last] = 0.0
-        extended = (scores.flatten()[:, None] + chances).view(batch, -1)  #      (B, K V)
+        extended = (scores.flatten()[:, None] + chances).view(batch, beams * chances.shape[1])
         scores, best = extended.topk(beams, dim=-1)
         beam, word = best // chances.shape[1], best % chances.shape[1]
         rows = (torch.arange(batch, device=source.device)[:, None] * beams + beam).flatten()
@@ -115,7 +115,7 @@ def beam_search(
         state = state.pick(rows)
         if ended.all():
             break
-    words = words[:, 1:].view(batch, beams, -1)
+    words = words[:, 1:].view(batch, beams, words.shape[1] - 1)
     # The length counts the end mark, which is a word like others to the model.
     length = ((words != last).sum(dim=-1) + 1).clamp(max=words.shape[-1])
     scores = scores / ((5 + length) / 6) ** length_penalty

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sdcore.attention import as_real
 from sdcore.checks import as_finite, as_int
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
@@ -124,12 +125,14 @@ class Recurrence(nn.Module):
             state: to begin with; zeros where there is none.
         """
         now = x.new_zeros(self.cell.KEPT, len(x), self.size) if state is None else state
+        real = None if real is None else as_real(real)
         shown: list[Tensor] = []
         for t, inputs in enumerate(self.cell.from_input(x).unbind(dim=1)):  # (B, G S) each
             after = self.cell(inputs, now)
-            now = after if real is None else torch.where(real[:, t, None].bool(), after, now)
+            now = after if real is None else torch.where(real[:, t, None], after, now)
             shown.append(now[0])
-        return torch.stack(shown, dim=1), now
+        whole = torch.stack(shown, dim=1) if shown else x.new_zeros(len(x), 0, self.size)
+        return whole, now
 
 
 # --- text encoders -----------------------------------------------------------------------------
@@ -167,6 +170,9 @@ class RecurrentTextConfig:
         for name in ("vocab_size", "hidden_size", "state_size", "num_hidden_layers"):
             if not 1 <= getattr(self, name) <= 1 << 24:
                 raise _bad_setting(name, getattr(self, name), f"It must be from 1 to {1 << 24}.")
+        if self.eos_token_id >= self.vocab_size:
+            why = f"It is outside the vocabulary of {self.vocab_size} tokens."
+            raise _bad_setting("eos_token_id", self.eos_token_id, why)
         eps = self.layer_norm_eps
         if as_finite(eps) is None or not 0 < eps < 1:
             raise _bad_setting("layer_norm_eps", eps, "It must be a number between 0 and 1.")

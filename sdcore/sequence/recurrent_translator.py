@@ -16,18 +16,29 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sdcore.sequence.recurrent import Recurrence
+from sdcore.attention import as_real
+from sdcore.checks import check_choice, check_int
+from sdcore.sequence.recurrent import CELLS, Recurrence
 
 
 @dataclass(frozen=True)
 class RecurrentTranslatorConfig:
-    """Sizes of a recurrent encoder-decoder of one layer each; `cell` is `rnn` or `lstm`."""
+    """Sizes of a recurrent encoder-decoder of one layer each; `cell` is `rnn` or `lstm`.
+
+    Raises:
+        UsageError: another cell, or a size below 1.
+    """
 
     source_words: int
     target_words: int
     width: int = 128
     cell: str = "lstm"
     attention: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("The setting cell", self.cell, CELLS)
+        for name in ("source_words", "target_words", "width"):
+            check_int(f"The setting {name}", getattr(self, name), 1, hint="Use 1 or more.")
 
 
 class AdditiveAttention(nn.Module):
@@ -44,11 +55,19 @@ class AdditiveAttention(nn.Module):
         self.score = nn.Linear(width, 1, bias=False)  #           v
 
     def forward(self, state: Tensor, source: Tensor, keys: Tensor, real: Tensor | None) -> Tensor:
-        """`keys` are U h, the same for every word; `real` (B, T) is False at padding."""
+        """`keys` are U h, the same for every word; `real` (B, T) is False at padding.
+
+        Where a whole source is padding, the context is zeros.
+        """
         scores = self.score(torch.tanh(self.from_state(state)[:, None] + keys))[..., 0]  # (B, T)
-        if real is not None:
-            scores = scores.masked_fill(~real, -torch.inf)
-        return torch.einsum("bt,btd->bd", scores.softmax(dim=-1), source)
+        if real is None:
+            weights = scores.softmax(dim=-1)
+        else:
+            real = as_real(real)
+            # the smallest number, not -inf: a row with no True must not become 0/0
+            weights = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(dim=-1)
+            weights = weights.masked_fill(~real, 0)
+        return torch.einsum("bt,btd->bd", weights, source)
 
 
 @dataclass(frozen=True)
@@ -104,6 +123,8 @@ class RecurrentTranslator(nn.Module):
             shown, after = self.decoder(seen, state=state.state)
             state = replace(state, state=after)
             outputs.append(torch.cat([shown[:, 0], context], dim=-1))
+        if not outputs:
+            return self.to_words(x.new_zeros(len(x), 0, 2 * self.config.width)), state
         return self.to_words(torch.stack(outputs, dim=1)), state
 
     def forward(self, source: Tensor, target: Tensor, real: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ brackets are those of "Attention Is All You Need" (Vaswani et al. 2017, arXiv:17
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import torch
@@ -23,6 +23,8 @@ from sdcore.attention import (
     causal_mask,
     padding_mask,
 )
+from sdcore.checks import check_int
+from sdcore.errors import UsageError
 from sdcore.positions import SinusoidalPositions
 
 # --- positions ---------------------------------------------------------------------------------
@@ -41,7 +43,7 @@ class MultiHeadAttention(AttentionLayer):
     """
 
     def __init__(self, width: int, heads: int) -> None:
-        super().__init__(heads)
+        super().__init__(width, heads)
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width)
         self.to_v = nn.Linear(width, width)
@@ -114,13 +116,27 @@ class DecoderBlock(nn.Module):
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of an encoder-decoder Transformer; the paper's base model is 512, 8, 6."""
+    """Sizes of an encoder-decoder Transformer; the paper's base model is 512, 8, 6.
+
+    Raises:
+        UsageError: a size below 1, or heads that do not divide the width.
+    """
 
     source_words: int
     target_words: int
     width: int = 128
     heads: int = 4
     layers: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            check_int(f"The setting {name}", value, 1, hint="Use 1 or more.")
+        if self.width % self.heads:
+            raise UsageError(
+                f"The setting heads is {self.heads}.",
+                f"It does not divide width = {self.width}.",
+                "Use a number of heads that divides the width.",
+            )
 
 
 @dataclass(frozen=True)
@@ -186,7 +202,7 @@ class Transformer(nn.Module):
     def step(self, words: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Words (B, N) that follow those of the state to logits (B, N, V) of what comes next."""
         written = state.words[0][0].shape[1]
-        mask = causal_mask(written + words.shape[1], words.device)[written:]  # (N, n + N)
+        mask = causal_mask(words.shape[1], words.device, before=written)  #   (N, n + N)
         x = self.target_words(words) * math.sqrt(self.config.width)
         x = self.positions(x, written)
         kept: list[Tensor] = []

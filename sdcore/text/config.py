@@ -75,6 +75,9 @@ class CLIPTextConfig:
             value = getattr(self, name)
             if as_int(value) is None and (value is not None or name == "eos_token_id"):
                 raise _bad_setting(name, value, "It must be one whole number.")
+        if self.eos_token_id != 2 and not 0 <= self.eos_token_id < self.vocab_size:
+            why = f"It is outside the vocabulary of {self.vocab_size} tokens."
+            raise _bad_setting("eos_token_id", self.eos_token_id, why)
         if self.hidden_act not in ACTIVATION_NAMES:
             raise _bad_setting("hidden_act", self.hidden_act, f"sdcore has {ACTIVATION_NAMES}.")
         if self.hidden_size % self.num_attention_heads:

@@ -10,8 +10,7 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +31,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
-@dataclass(frozen=True)
-class TextEncoding:
+class TextEncoding(NamedTuple):
     """What a text encoder returns.
 
     last_hidden_state: (B, T, D), after the final LayerNorm: the text of SD 1.x and 2.x.
@@ -64,8 +62,8 @@ class CLIPTextAttention(AttentionLayer):
     """Multi-head self-attention over the text; mask (T, T) or (B, 1, T, T), True = attend."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
-        super().__init__(config.num_attention_heads)
         width = config.hidden_size
+        super().__init__(width, config.num_attention_heads)
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
@@ -155,8 +153,8 @@ class CLIPTextEncoder(Component):
                 Stable Diffusion encodes without it: its text encoders read the padding.
 
         Raises:
-            UsageError: ids of another rank, too long, or outside the vocabulary (CPU only: on a
-                GPU the check would cost a synchronisation).
+            UsageError: ids of another rank, none, too many, or outside the vocabulary (on a CPU and
+                not compiled: elsewhere the check would cost a synchronisation).
         """
         vocabulary = self.text_model.embeddings.token_embedding.num_embeddings
         check_ids(ids, mask, vocabulary, self.config.max_position_embeddings)
@@ -232,6 +230,12 @@ def check_ids(ids: Tensor, mask: Tensor | None, vocabulary: int, longest: int) -
     if ids.ndim != 2 or ids.is_floating_point():
         why = f"They are {ids.dtype} of the shape {tuple(ids.shape)}."
         raise UsageError("Token ids must be whole numbers (B, T).", why, "Call the tokenizer.")
+    if not ids.shape[1]:
+        raise UsageError(
+            "There are no tokens to read.",
+            f"The ids have the shape {tuple(ids.shape)}.",
+            "Call the tokenizer: an empty text has a begin and an end token too.",
+        )
     if ids.shape[1] > longest:
         raise UsageError(
             f"{ids.shape[1]} tokens are too long for this text encoder.",
@@ -241,7 +245,8 @@ def check_ids(ids: Tensor, mask: Tensor | None, vocabulary: int, longest: int) -
     if mask is not None and mask.shape != ids.shape:
         why = f"The mask is {tuple(mask.shape)}, the ids {tuple(ids.shape)}."
         raise UsageError("The text mask does not fit the ids.", why, "Give one value per token.")
-    if ids.device.type == "cpu" and ids.numel() and not 0 <= ids.min() <= ids.max() < vocabulary:
+    seen = ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling()
+    if seen and not 0 <= ids.min() <= ids.max() < vocabulary:
         raise UsageError(
             f"Token ids from {ids.min()} to {ids.max()} are outside the vocabulary.",
             f"This text encoder knows {vocabulary} tokens.",

@@ -115,7 +115,9 @@ def test_bad_input(ids, mask):
 def test_initial_weights_keep_the_signal():
     """Neither vanishing nor exploding: what training from scratch needs."""
     torch.manual_seed(1)
-    config = CLIPTextConfig(vocab_size=500, hidden_size=128, intermediate_size=512)
+    config = CLIPTextConfig(
+        vocab_size=500, eos_token_id=499, hidden_size=128, intermediate_size=512
+    )
     with torch.no_grad():
         states = CLIPTextEncoder(config)(torch.randint(0, 500, (4, 32))).hidden_states
     assert 0.01 < states[0].std() < 0.05 and 0.05 < states[-1].std() < 5
