@@ -36,7 +36,7 @@ POINTS = [
     ("sdcore.training.data.cache.TensorCache.write", "after", 2),
     ("sdcore.training.run.save_settings", "before", 1),
     ("sdcore.training.run.save_settings", "after", 1),
-    ("sdcore.training.prepare.Prepared.record", "after", 1),
+    ("sdcore.training.prepared.Prepared.record", "after", 1),
     ("sdcore.training.run.append_line", "before", 3),
     ("sdcore.training.run.append_line", "after", 3),
     ("sdcore.training.run.Run.update", "before", 4),
@@ -53,8 +53,8 @@ POINTS = [
     ("sdcore.training.run.Run.keep_best", "after", 1),
     ("sdcore.training.finetune.write_report", "before", 2),
     ("sdcore.training.finetune.write_report", "after", 3),
-    ("sdcore.training.finetune.export", "before", 1),
-    ("sdcore.training.finetune.export", "after", 1),
+    ("sdcore.training.finetune.Export.write", "before", 1),
+    ("sdcore.training.finetune.Export.write", "after", 1),
 ]
 
 
