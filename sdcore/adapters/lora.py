@@ -36,7 +36,7 @@ from sdcore.adapters.lora_names import (
 from sdcore.adapters.textual_inversion import apply_embeddings
 from sdcore.checkpoint.model import LoraOnModel, Model
 from sdcore.checks import as_finite
-from sdcore.errors import FileError, NonFiniteError, UsageError, name_some
+from sdcore.errors import FileError, NonFiniteError, UsageError, name_some, warn
 from sdcore.files.weights import is_finite
 from sdcore.torch_state import with_own_torch_state
 from sdcore.views import twin, view
@@ -262,6 +262,9 @@ def _fit(
             changes[place] = change
     if faults or not changes or (unused and not allow_partial):
         raise _misfit(lora, pipe, len(changes), unused, faults)
+    if unused:
+        said = f"({len(unused)}): {name_some(unused)}"
+        warn(f"{lora.path.name}: what fits nothing in the model is left out {said}")
     return FittedLora(changes, tuple(unused))
 
 

@@ -93,8 +93,11 @@ def in_flags(text: str, options: argparse.Namespace) -> str:
     names = [name for name in vars(options) if "_" in name]
     for name in names:
         text = re.sub(rf"(?<![\w-]){name}(=)?", "--" + name.replace("_", "-") + r"\1", text)
-    # A name of one word is also a word of the language: only where the message begins with it.
-    text = re.sub(rf"^({'|'.join(vars(options))})(?= is )", r"--\1", text)
+    # A name of one word is also a word of the language: only where the message begins with it, or
+    # where a value follows.
+    every = "|".join(vars(options))
+    text = re.sub(rf"^({every})(?= is )", r"--\1", text)
+    text = re.sub(rf"(?<![\w-])({every})(?==[\w.\"'])", r"--\1", text)
     text = re.sub(r"(--[a-z-]+)=True\b", r"\1", text)  # a switch
     return re.sub(r"(--[a-z-]+)=", r"\1 ", text)
 

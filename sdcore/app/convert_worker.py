@@ -169,10 +169,10 @@ def find_tensors(content: Any, name: str, stem: str) -> tuple[dict[str, Tensor],
         own = content.get("name")
         own = own[:100] if isinstance(own, str) and own.isprintable() else ""
         return {name or own or stem: vectors[0]}, []
-    nested = isinstance(content.get("state_dict"), Mapping)
-    left = [f"{key}" for key in content if nested and key != "state_dict"]
+    nested = _nested(content)
+    left = [f"{key}" for key in content if nested is not None and key != nested]
     tensors: dict[str, Tensor] = {}
-    for key, value in (content["state_dict"] if nested else content).items():
+    for key, value in (content if nested is None else content[nested]).items():
         if isinstance(key, str) and isinstance(value, Tensor):
             tensors[key] = value
         else:
@@ -180,6 +180,20 @@ def find_tensors(content: Any, name: str, stem: str) -> tuple[dict[str, Tensor],
     if not tensors:
         raise Refused(f"no tensors are in it; its keys are {', '.join(left[:10])[:300]}")
     return tensors, left
+
+
+def _nested(content: Mapping[Any, Any]) -> Any:
+    """Under which key the weights are; None where they are not in a container of their own."""
+    inner = [
+        key
+        for key, value in content.items()
+        if isinstance(value, Mapping)
+        and any(isinstance(one, Tensor) for one in cast("Mapping[Any, Any]", value).values())
+    ]
+    if "state_dict" in inner:
+        return "state_dict"
+    alone = not any(isinstance(value, Tensor) for value in content.values())
+    return inner[0] if alone and len(inner) == 1 else None
 
 
 def prepare(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -201,11 +201,11 @@ def check_whole(file: WeightFile, without: Collection[str] = ()) -> None:
     if kind == _WHOLE or (not missing and kind in _PARTS_OF_WHOLE):
         return
     if kind == _UNET_ALONE or (kind in _PARTS_OF_WHOLE and "unet" not in dict(missing)):
-        given = " and ".join(part for part, _ in missing)
+        given = " and ".join(f"{part}=PATH" for part, _ in missing)
         raise FileError(
             f"{file.path} is no whole model: it holds {kind}.",
             f"Missing: {', '.join(text for _, text in missing)}.",
-            f"Name a file or folder for its {given} too, or take the checkpoint's full file.",
+            f"Take the checkpoint's full file, or name a file or folder: {given}.",
         )
     raise FileError(
         f"{file.path} is no whole model: it holds {kind}.",

@@ -420,7 +420,9 @@ def test_an_unknown_key_beside_is_listed(sd, tmp_path):
     assert lora.unused == ("something.else",)
     with pytest.raises(FileError, match="1 keys are unknown: something"):
         apply_loras(sd, [(lora, 1)])
-    assert apply_loras(sd, [(lora, 1)], allow_partial=True).loras[0].unused == lora.unused
+    with pytest.warns(UserWarning, match=r"left out \(1\): something\.else"):
+        styled = apply_loras(sd, [(lora, 1)], allow_partial=True)
+    assert styled.loras[0].unused == lora.unused
 
 
 def test_every_pair_of_families_is_refused_by_name(sd, sd_folder, sdxl, tmp_path):

@@ -290,6 +290,12 @@ def test_a_textual_inversion_in_a_parameter_dict(tmp_path: Path) -> None:
     assert torch.equal(load_file(convert_here(content, tmp_path))["<toy>"], vectors)
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model", "module", "params_ema"])
+def test_weights_in_a_container_of_their_own(key: str, tmp_path: Path) -> None:
+    content = {"epoch": 3, key: {"a": torch.ones(2), "note": "x"}, "args": {"lr": 1e-4}}
+    assert list(load_file(convert_here(content, tmp_path))) == ["a"]
+
+
 def test_a_class_that_is_not_a_trainers_is_still_refused(tmp_path: Path) -> None:
     import pickle
 

@@ -224,7 +224,7 @@ def test_a_unet_alone_is_told_what_is_missing(tmp_path: Path) -> None:
     bare = {"input_blocks.0.0.weight": (320, 4, 3, 3)}
     file = write_header(tmp_path / "bare.safetensors", bare)
     assert describe(file) == "a UNet alone, without the prefix of a whole model"
-    with pytest.raises(FileError, match="its vae and text_encoder too"):
+    with pytest.raises(FileError, match="vae=PATH and text_encoder=PATH"):
         TextToImage.from_pretrained(file.path)
     with_vae = {**UNET, "first_stage_model.quant_conv.bias": (8,)}
     with pytest.raises(FileError) as caught:
