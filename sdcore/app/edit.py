@@ -7,6 +7,7 @@ sdcore edit "a red apple" --reweight "red:0" --images 4
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,6 +172,7 @@ def save_row(result: TextToImageResult, options: argparse.Namespace) -> tuple[st
     folder, stem = _folder_and_stem(options)
     for number, (image, settings) in enumerate(zip(result.images, result.settings, strict=True)):
         kind = "source" if number == 0 else "edit"
+        print(f"seed {settings.job.seed}", file=sys.stderr)
         print(save_png(image, folder / f"{stem}-{kind}.png", settings), flush=True)
     return f"seed {result.seeds[0]}", result.images
 

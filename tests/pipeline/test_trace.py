@@ -18,7 +18,8 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, IPAdapterAttnProcessor2_0
+from diffusers.models.embeddings import ImageProjection, MultiIPAdapterImageProjection
 
 from sdcore import (
     AttendAndExcite,
@@ -182,6 +183,27 @@ def test_its_own_features_go_on(sd_folder: Path) -> None:
     assert np.abs(steered - plain).max() > 1e-3
 
 
+def test_an_ip_adapter_is_at_work(sd_folder: Path) -> None:
+    pipe = load(StableDiffusionPipeline, sd_folder)
+    unet, width = pipe.unet, pipe.unet.config.cross_attention_dim
+    torch.manual_seed(0)
+    processors = dict(unet.attn_processors)
+    for name in [name for name in processors if name.endswith("attn2.processor")]:
+        inner = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features
+        processors[name] = IPAdapterAttnProcessor2_0(inner, width, num_tokens=(4,))
+    unet.set_attn_processor(processors)
+    picture = ImageProjection(16, width, num_image_text_embeds=4)
+    unet.encoder_hid_proj = MultiIPAdapterImageProjection([picture])
+    unet.config.encoder_hid_dim_type = "ip_image_proj"
+    how = {**HOW, "latents": noise(pipe), "ip_adapter_image_embeds": [torch.randn(2, 1, 16)]}
+    plain = pipe(PROMPT, **how).images
+    with trace(pipe) as t:
+        assert (pipe(PROMPT, **how).images == plain).all()
+        pipe.set_ip_adapter_scale(0.2)
+        assert np.abs(pipe(PROMPT, **how).images - plain).max() > 1e-3
+    assert torch.allclose(t.heatmaps.maps().sum(dim=0), torch.ones(8, 8), atol=1e-4)
+
+
 def test_other_pipelines(sd_folder: Path) -> None:
     parts = load(StableDiffusionPipeline, sd_folder).components
     image = torch.rand(1, 3, 64, 64)
@@ -239,7 +261,7 @@ def test_nothing_is_left_after_an_error(sd_folder: Path, where: str) -> None:
     assert (pipe(PROMPT, **how).images == plain).all()
 
 
-def test_a_pipeline_that_is_deleted_takes_the_trace_with_it(sd_folder: Path) -> None:
+def test_its_weights_are_its_own_and_stay_where_they_are(sd_folder: Path) -> None:
     pipe = load(StableDiffusionPipeline, sd_folder)
     before = {name: value.data_ptr() for name, value in pipe.unet.state_dict().items()}
     with trace(pipe):
