@@ -84,7 +84,7 @@ _ALSO = {
     **dict.fromkeys(("web ui", "webui", "automatic1111", "auto1111", "forge", "sd.next"), "a1111"),
     **dict.fromkeys(("comfyui", "swarmui"), "comfy"),
     **dict.fromkeys(("invokeai", "invoke"), "compel"),
-    **dict.fromkeys(("diffusers", "none"), "plain"),
+    "diffusers": "plain",
 }
 
 
