@@ -6,6 +6,8 @@ decoder's last layer is therefore scaled so that pixels spread over the whole ra
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
@@ -170,6 +174,18 @@ def _pipeline(unet: Any, text_config: Any, scheduler: Any, tokenizer: Any) -> An
     )
 
 
+def told_the_scale(source: Path, folder: Path) -> Path:
+    """A copy of a model's folder whose UNet is told the guidance scale, as distilled ones are."""
+    shutil.copytree(source, folder)
+    old = UNet2DConditionModel.from_pretrained(folder / "unet")
+    torch.manual_seed(31)
+    new = UNet2DConditionModel.from_config({**old.config, "time_cond_proj_dim": 20})
+    missing, surplus = new.load_state_dict(old.state_dict(), strict=False)
+    assert missing == ["time_embedding.cond_proj.weight"] and not surplus
+    new.save_pretrained(folder / "unet")
+    return folder
+
+
 def write_sdxl(folder: Path) -> Path:
     torch.manual_seed(3)
     unet = make_unet(
@@ -197,6 +213,25 @@ def write_sdxl(folder: Path) -> Path:
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def write_edm(folder: Path, base: Path, kind: str) -> Path:
+    """A copy of an SDXL model for EDM noise: as Playground 2.5 (`playground`), or CosXL."""
+    shutil.copytree(base, folder)
+    if kind == "playground":
+        scheduler: Any = EDMDPMSolverMultistepScheduler(sigma_data=0.5)
+        path = folder / "vae" / "config.json"
+        of_latents = {"latents_mean": [-1.6, 1.1, 3.3, -3.2], "latents_std": [8.5, 5.9, 7.4, 6.6]}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **of_latents}))
+    else:
+        scheduler = EDMEulerScheduler(
+            prediction_type="v_prediction", sigma_max=120.0, sigma_data=1.0,
+            sigma_schedule="exponential",
+        )  # fmt: skip
+    scheduler.save_pretrained(folder / "scheduler")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("EulerDiscreteScheduler", type(scheduler).__name__))
     return folder
 
 

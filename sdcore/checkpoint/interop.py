@@ -107,8 +107,13 @@ class DiffusersUNet(_Adapter):
     def __init__(self, unet: UNet) -> None:
         super().__init__()
         self.unet = unet
-        # The settings that we leave out stand at "none" in every UNet that we can be built from.
-        self.config = FrozenDict({**unet.config.to_dict(), "time_cond_proj_dim": None})
+        self.config = FrozenDict(unet.config.to_dict())
+        if unet.config.time_cond_proj_dim is not None:
+            raise UsageError(
+                "This UNet cannot be called by a pipeline of diffusers.",
+                "It is told the guidance scale, which such a pipeline hands over as waves.",
+                "Paint with TextToImage, or use diffusers' own UNet.",
+            )
 
     @property
     def add_embedding(self) -> Any:

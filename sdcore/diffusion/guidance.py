@@ -24,6 +24,7 @@ class Guidance:
             arXiv 2404.07724).
         plus: CFG++, whose steps need the prediction without the prompt at any scale, and whose
             scale may be below 1.
+        told: the UNet itself is told the scale (`time_cond_proj_dim`): no unconditional rows.
 
     Raises:
         UsageError: a number out of range.
@@ -33,6 +34,7 @@ class Guidance:
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
     plus: bool = False
+    told: bool = False
 
     def __post_init__(self) -> None:
         if as_finite(self.scale, 0) is None:
@@ -61,12 +63,12 @@ class Guidance:
         start, end = self.interval
         # An end of 1 is behind the last level, that of time 0.
         inside = start <= cleaned and (cleaned < end or end == 1)
-        return self if inside else Guidance(1.0, plus=self.plus)
+        return self if inside else Guidance(1.0, plus=self.plus, told=self.told)
 
     @property
     def active(self) -> bool:
         """Whether the unconditional rows are run."""
-        return self.scale > 1 or self.plus
+        return self.plus or (self.scale > 1 and not self.told)
 
 
 def _as_interval(value: Any) -> tuple[float, float] | None:

@@ -146,7 +146,7 @@ def passed_share(scheduler: Any, time: float) -> float:
     config = scheduler.config
     if is_edm(config):
         most, least = math.log(config.sigma_max) / 4, math.log(config.sigma_min) / 4
-        return (most - time) / (most - least)
+        return min(max((most - time) / (most - least), 0.0), 1.0)  # times are float32
     return 1 - time / config.num_train_timesteps
 
 

@@ -271,7 +271,8 @@ class TextToImage(Model):
                 "twice, or apart; a second pass makes larger pictures of good ones"
             )
         sampler = self._sampler(jobs, source)
-        guidance = replace(job.guidance, plus=reads_unconditional(sampler.scheduler))
+        told = self.unet.config.time_cond_proj_dim is not None
+        guidance = replace(job.guidance, plus=reads_unconditional(sampler.scheduler), told=told)
         plan = self._plan(jobs, len(sampler.times), guided=guidance.active)
         grid = job.size.latent_grid(factor)
         reads_mask = self.kind.reads_mask

@@ -111,12 +111,13 @@ def guided_prediction(
     groups = [
         _Rows(part.conditioning, controls.of_part(number)) for number, part in enumerate(parts)
     ]
+    told = guidance.scale if guidance.told else None
     if _is_one_prompt(parts) and not guidance.active:
-        return Prediction(_predict(unet, latents, time, groups)[0], None)
+        return Prediction(_predict(unet, latents, time, groups, told)[0], None)
 
     assert conditioning.unconditional is not None, "guidance needs the unconditional rows"
     unconditional = _Rows(conditioning.unconditional, controls.negative)
-    negative, *positives = _predict(unet, latents, time, [unconditional, *groups])
+    negative, *positives = _predict(unet, latents, time, [unconditional, *groups], told)
     scale = guidance.scale if guidance.active else 1.0
     direction = torch.zeros_like(negative)
     for part, positive in zip(parts, positives, strict=True):
@@ -142,7 +143,11 @@ def _is_one_prompt(parts: Sequence[Part]) -> bool:
 
 
 def _predict(
-    unet: Callable[..., Tensor], latents: Tensor, time: Tensor, groups: Sequence[_Rows]
+    unet: Callable[..., Tensor],
+    latents: Tensor,
+    time: Tensor,
+    groups: Sequence[_Rows],
+    told: float | None,
 ) -> list[Tensor]:
     """The UNet's answer to each group of rows; groups with texts of one length share a call."""
     answers: dict[int, Tensor] = {}
@@ -151,7 +156,8 @@ def _predict(
         both = _stack([groups[i].conditioning for i in mine])
         control = _control_of_rows([groups[i].control for i in mine])
         rows = torch.cat([latents] * len(mine))  #                  (R, C, h, w)
-        answer = unet(rows, time, both.text, control, added=both.added)
+        scale = {} if told is None else {"guidance_scale": told}
+        answer = unet(rows, time, both.text, control, added=both.added, **scale)
         answers.update(zip(mine, answer.chunk(len(mine)), strict=True))
     return [answers[i] for i in range(len(groups))]
 

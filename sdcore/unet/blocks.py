@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from sdcore.attention import Control, Site
-from sdcore.unet.config import Level, UNetConfig
+from sdcore.unet.config import MID_TYPES, Level, UNetConfig
 from sdcore.unet.spatial_transformer import SpatialTransformer
 
 ACTIVATIONS = {"silu": F.silu, "swish": F.silu, "mish": F.mish, "gelu": F.gelu, "relu": F.relu}
@@ -51,13 +51,18 @@ class Conditions(NamedTuple):
 class TimeEmbedding(nn.Module):
     """Two linear layers that turn waves into what residual blocks read: (B, ·) to (B, E)."""
 
-    def __init__(self, waves: int, width: int, act_fn: str) -> None:
+    def __init__(self, waves: int, width: int, act_fn: str, condition: int | None = None) -> None:
         super().__init__()
         self.act = ACTIVATIONS[act_fn]
         self.linear_1 = nn.Linear(waves, width)
+        # What else is told with the time, as waves of that width.
+        self.cond_proj = None if condition is None else nn.Linear(condition, waves, bias=False)
         self.linear_2 = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        if condition is not None:
+            assert self.cond_proj is not None
+            x = x + self.cond_proj(condition)
         return self.linear_2(self.act(self.linear_1(x)))
 
 
@@ -134,19 +139,22 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """The work on the coarsest grid."""
+    """The work on the coarsest grid; without attention it is one residual block."""
 
     def __init__(self, level: Level, config: UNetConfig) -> None:
         super().__init__()
         site = Site("mid", level.number, name="mid_block")
-        self.attentions = _attentions(site, level, (level.mid_transformers,), config)
+        attends = MID_TYPES[config.mid_block_type]
+        transformers = (level.mid_transformers,) if attends else None
+        self.attentions = _attentions(site, level, transformers, config)
         self.resnets = nn.ModuleList(
-            ResidualBlock(level.channels, level.channels, config) for _ in range(2)
+            ResidualBlock(level.channels, level.channels, config) for _ in range(1 + bool(attends))
         )
 
     def forward(self, x: Tensor, conditions: Conditions) -> Tensor:
-        assert self.attentions is not None
         x = conditions.residual(self.resnets[0], x)
+        if self.attentions is None:
+            return x
         x = conditions.attend(self.attentions[0], x)
         return conditions.residual(self.resnets[1], x)
 

@@ -28,14 +28,12 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "encoder_hid_dim_type": (None,),
     "mid_block_only_cross_attention": (None, False),
     "mid_block_scale_factor": (1,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "num_attention_heads": (None,),
     "num_class_embeds": (None,),
     "only_cross_attention": (False,),
     "resnet_out_scale_factor": (1,),
     "resnet_skip_time_act": (False,),
     "resnet_time_scale_shift": ("default",),
-    "time_cond_proj_dim": (None,),
     "time_embedding_act_fn": (None,),
     "time_embedding_dim": (None,),
     "time_embedding_type": ("positional",),
@@ -58,6 +56,7 @@ SIZES = (
 )
 ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
 DOWN_TYPES = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # -> does it attend
+MID_TYPES = {None: None, "UNetMidBlock2D": False, "UNetMidBlock2DCrossAttn": True}
 UP_TYPES = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 
 
@@ -100,6 +99,10 @@ class UNetConfig:
             `reverse_transformer_layers_per_block`, coarsest level first.
         upcast_attention: kept in the file. Nothing to switch: every backend computes its scores
             in float32 whatever the type of its input.
+        mid_block_type: `UNetMidBlock2D` does not attend, and None is no middle at all: small
+            models distilled from Stable Diffusion.
+        time_cond_proj_dim: waves by which the UNet itself is told the guidance scale: models
+            distilled to consistency (Luo et al. 2023, arXiv:2310.04378).
         addition_embed_type: `text_time` for SDXL: the pooled text and six (refiner: five) numbers
             about the image are added to the time embedding.
     """
@@ -123,6 +126,8 @@ class UNetConfig:
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
     upcast_attention: bool = False
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
+    time_cond_proj_dim: int | None = None
     addition_embed_type: str | None = None
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
@@ -138,6 +143,9 @@ class UNetConfig:
             name = "reverse_transformer_layers_per_block"
             _check_sizes(name, self.reverse_transformer_layers_per_block)
         _check_choice("act_fn", self.act_fn, ACTIVATIONS)
+        _check_choice("mid_block_type", self.mid_block_type, tuple(MID_TYPES))
+        if self.time_cond_proj_dim is not None:
+            _check_sizes("time_cond_proj_dim", self.time_cond_proj_dim)
         _check_choice("addition_embed_type", self.addition_embed_type, (None, "text_time"))
         for name in self.down_block_types:
             _check_choice("down_block_types", name, tuple(DOWN_TYPES))

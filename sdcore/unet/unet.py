@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdcore.attention import Control, padding_mask
@@ -66,7 +67,9 @@ class UNet(Component):
         self.levels = config.levels()
         self.gradient_checkpointing = False
         channels = config.block_out_channels[0]
-        self.time_embedding = TimeEmbedding(channels, time_width(config), config.act_fn)
+        self.time_embedding = TimeEmbedding(
+            channels, time_width(config), config.act_fn, config.time_cond_proj_dim
+        )
         if config.addition_embed_type == "text_time":
             waves = config.projection_class_embeddings_input_dim
             assert waves is not None
@@ -81,7 +84,8 @@ class UNet(Component):
             channels = level.channels
             kept_channels += [channels] * (level.layers + (not level.coarsest))
 
-        self.mid_block = MidBlock(self.levels[-1], config)
+        has_middle = config.mid_block_type is not None
+        self.mid_block = MidBlock(self.levels[-1], config) if has_middle else None
 
         self.up_blocks = nn.ModuleList()
         for level in reversed(self.levels):
@@ -101,6 +105,7 @@ class UNet(Component):
         *,
         added: AddedConditions | None = None,
         text_mask: Tensor | None = None,
+        guidance_scale: float | None = None,
     ) -> Tensor:
         """One prediction.
 
@@ -111,13 +116,14 @@ class UNet(Component):
             control: called at every attention layer, see `sdcore.attention.Control`.
             added: the further conditions of SDXL; required there, refused elsewhere.
             text_mask: (B, T), False where a token is not to be read; None reads all.
+            guidance_scale: for models that are told it (`time_cond_proj_dim`); refused elsewhere.
 
         Returns:
             (B, out_channels, h, w): epsilon, v or x0, as the model was trained to predict.
         """
         self._check(latents, time, text, text_mask, added)
         conditions = Conditions(
-            time=self.embed_time(time, latents, added),
+            time=self.embed_time(time, latents, added, guidance_scale),
             text=text,
             text_mask=None if text_mask is None else padding_mask(text_mask),
             control=control,
@@ -130,7 +136,8 @@ class UNet(Component):
             x, more = block(x, conditions)
             kept += more
 
-        x = self.mid_block(x, conditions)
+        if self.mid_block is not None:
+            x = self.mid_block(x, conditions)
 
         for level, block in zip(reversed(self.levels), self.up_blocks, strict=True):
             mine = [kept.pop() for _ in range(level.layers + 1)]
@@ -140,12 +147,18 @@ class UNet(Component):
         return self.conv_out(ACTIVATIONS[self.config.act_fn](self.conv_norm_out(x)))
 
     def embed_time(
-        self, time: Tensor | float, latents: Tensor, added: AddedConditions | None
+        self,
+        time: Tensor | float,
+        latents: Tensor,
+        added: AddedConditions | None,
+        guidance_scale: float | None = None,
     ) -> Tensor:
         """The time, and for SDXL the added conditions, as one vector per image: (B, E)."""
         c, batch = self.config, latents.shape[0]
         time = torch.as_tensor(time, dtype=torch.float32, device=latents.device).expand(batch)
-        embedding = self.time_embedding(self._waves(time, c.block_out_channels[0]).to(latents))
+        waves = self._waves(time, c.block_out_channels[0]).to(latents)
+        told = None if guidance_scale is None else self._guidance_waves(guidance_scale, latents)
+        embedding = self.time_embedding(waves, told)
         if added is None:
             return embedding
         assert c.addition_time_embed_dim is not None
@@ -153,6 +166,23 @@ class UNet(Component):
         waves = self._waves(numbers, c.addition_time_embed_dim).reshape(batch, -1)
         about = torch.cat([added.pooled_text.to(latents), waves.to(latents)], dim=-1)
         return embedding + self.add_embedding(about)
+
+    def _guidance_waves(self, scale: float, latents: Tensor) -> Tensor:
+        """The guidance scale as waves (B, time_cond_proj_dim), counted from no guidance on."""
+        width = self.config.time_cond_proj_dim
+        if width is None:
+            raise UsageError(
+                "This UNet is not told the guidance scale.",
+                "Its setting time_cond_proj_dim is None.",
+                "Leave guidance_scale out.",
+            )
+        # Of numbers in the thousands the last digits of the frequencies matter, so they are taken
+        # in the order in which the models were trained.
+        exponents = torch.arange(width // 2, dtype=torch.float32)
+        frequencies = torch.exp(exponents * -(torch.tensor(10000.0).log() / (width // 2 - 1)))
+        angles = torch.tensor(scale - 1, dtype=torch.float32) * 1000.0 * frequencies
+        waves = F.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))
+        return waves.to(latents).expand(len(latents), width)
 
     def _waves(self, numbers: Tensor, width: int) -> Tensor:
         c = self.config

@@ -21,6 +21,7 @@ from sdcore.diffusion.methods import STOCHASTIC
 from sdcore.diffusion.steps import Step
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from tests.painting import paint
+from tests.tiny import told_the_scale
 
 FAST = {"steps": 3, "guidance_scale": 4.0}
 
@@ -243,12 +244,15 @@ def test_without_guidance_controls_see_every_row_and_negative_prompts_are_warned
         pipe("a cat", negative_prompt="bad", **how)
 
 
-def test_a_model_with_embedded_guidance_is_refused_by_name(sd_folder, tmp_path) -> None:
-    folder = shutil.copytree(sd_folder, tmp_path / "lcm")
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    (folder / "unet" / "config.json").write_text(json.dumps({**config, "time_cond_proj_dim": 256}))
-    with pytest.raises(FileError, match="time_cond_proj_dim = 256"):
-        TextToImage.from_pretrained(folder)
+def test_a_model_that_is_told_the_guidance_scale_runs_its_own_rows_alone(
+    sd_folder, tmp_path
+) -> None:
+    pipe = TextToImage.from_pretrained(told_the_scale(sd_folder, tmp_path / "lcm"))
+    control, how = Louder(), {"steps": 2, "seed": 1, "scheduler": "lcm"}
+    calm = pipe("a cat", guidance_scale=1.0, control=control, **how)
+    strong = pipe("a cat", guidance_scale=8.0, control=control, **how)
+    assert control.rows == {1}
+    assert not torch.allclose(calm.latents, strong.latents, atol=1e-3)
 
 
 def test_a_zero_terminal_snr_model_is_run_with_guidance_rescale(sd2_folder, tmp_path) -> None:

@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from sdcore import TextToImage
 from tests.painting import paint
+from tests.tiny import told_the_scale, write_edm
 
 # How diffusers' own documentation makes the sampler of each name from a model's config.
 BY_DIFFUSERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -102,6 +103,11 @@ class Pair:
 
 
 def by_diffusers(name: str, config: Any) -> Any:
+    if "sigma_data" in config:
+        cls = "EDMEulerScheduler" if name == "euler" else "EDMDPMSolverMultistepScheduler"
+        changes = {"sigma_schedule": "exponential"} if name.endswith("exponential") else {}
+        changes |= {"algorithm_type": "sde-dpmsolver++"} if "sde" in name else {}
+        return getattr(diffusers, cls).from_config(config, **changes)
     cls, changes = BY_DIFFUSERS[name]
     return getattr(diffusers, cls).from_config(config, **changes)
 
@@ -213,15 +219,19 @@ def test_same_clip_skip(sd: Pair) -> None:
     assert_same_picture((_stack(got), _stack(expected)))
 
 
-def test_a_zero_terminal_snr_model(sd2: Pair) -> None:
+@pytest.mark.parametrize(("model", "name"), [("sd2", "ddim"), ("sdxl", "euler"), ("sdxl", None)])
+def test_a_zero_terminal_snr_model(model, name, request) -> None:
+    pair: Pair = request.getfixturevalue(model)
     changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    kept: list[SchedulerMixin] = [sd2.ours.scheduler, sd2.reference.scheduler]
+    changes |= {"prediction_type": "v_prediction"}
+    kept: list[SchedulerMixin] = [pair.ours.scheduler, pair.reference.scheduler]
     try:
-        for pipe in (sd2.ours, sd2.reference):
+        for pipe in (pair.ours, pair.reference):
             pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **changes)
-        assert_same_picture(sd2.paint(PROMPTS[0], "ddim", guidance_scale=7.5, guidance_rescale=0.7))
+        pictures = pair.paint(PROMPTS[0], name, guidance_scale=7.5, guidance_rescale=0.7)
+        assert_same_picture(pictures)
     finally:
-        sd2.ours.scheduler, sd2.reference.scheduler = kept
+        pair.ours.scheduler, pair.reference.scheduler = kept
 
 
 def test_the_seed_gives_the_latents_that_diffusers_draws(sd: Pair) -> None:
@@ -243,3 +253,17 @@ def test_a_folder_whose_settings_diffusers_repairs(sd_folder, tmp_path, changes)
     index.write_text(index.read_text().replace("PNDMScheduler", "DDIMScheduler"))
     pair = Pair(tmp_path / "model", StableDiffusionPipeline)
     assert_same_picture(pair.paint(PROMPTS[0], guidance_scale=7.5))
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 8.0])
+def test_a_unet_that_is_told_the_guidance_scale(sd_folder, tmp_path, guidance_scale) -> None:
+    folder = told_the_scale(sd_folder, tmp_path / "lcm")
+    pair = Pair(folder, StableDiffusionPipeline)
+    assert_same_picture(pair.paint(PROMPTS[0], "lcm", guidance_scale=guidance_scale))
+
+
+@pytest.mark.parametrize("kind", ["playground", "cosxl"])
+@pytest.mark.parametrize("name", [None, "euler", "dpm++ 2m", "dpm++ 2m sde exponential"])
+def test_models_trained_with_edm_noise(sdxl_folder, tmp_path, kind, name) -> None:
+    pair = Pair(write_edm(tmp_path / kind, sdxl_folder, kind), StableDiffusionXLPipeline)
+    assert_same_picture(pair.paint(PROMPTS[0], name, guidance_scale=3.0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from sdcore.attention import BACKENDS, unavailable, use_attention
 from sdcore.unet.unet import AddedConditions, UNet
@@ -34,6 +34,7 @@ def text_time(numbers):
     }
 
 
+SCALE = 7.0  # of guidance
 LAYOUTS = {
     "sd15": FOUR_LEVELS,
     "sd21": {
@@ -72,6 +73,10 @@ LAYOUTS = {
         "cross_attention_dim": 24,
         "attention_head_dim": [3, 6],
     },
+    # Distilled: a middle without attention, or none.
+    "segmind": {**FOUR_LEVELS, "mid_block_type": "UNetMidBlock2D"},
+    "tiny-sd": {**FOUR_LEVELS, "mid_block_type": None},
+    "lcm": {**FOUR_LEVELS, "time_cond_proj_dim": 20},
     "uneven": {  # every setting that may be a list, as a list; and the rarer numbers
         **INNER_ATTENTION,
         "block_out_channels": [16, 32, 64],
@@ -125,7 +130,20 @@ def run_theirs(unet, latents, time, text, added, mask=None):
     kwargs = None
     if added is not None:
         kwargs = {"text_embeds": added.pooled_text, "time_ids": added.time_ids}
-    return unet(latents, time, text, added_cond_kwargs=kwargs, encoder_attention_mask=mask).sample
+    told = None
+    if unet.config.time_cond_proj_dim is not None:
+        told = StableDiffusionPipeline.get_guidance_scale_embedding(
+            None, torch.full((len(latents),), SCALE - 1), unet.config.time_cond_proj_dim
+        )
+    return unet(
+        latents, time, text, timestep_cond=told, added_cond_kwargs=kwargs,
+        encoder_attention_mask=mask,
+    ).sample  # fmt: skip
+
+
+def scale(unet):
+    """The guidance scale, for a UNet that is told it."""
+    return {"guidance_scale": SCALE} if unet.config.time_cond_proj_dim else {}
 
 
 def error(found, expected):
@@ -138,7 +156,7 @@ def check(pair, mask=None, tolerance=1e-6, **sizes):
     latents, time, text, added = inputs(ours, **sizes)
     with torch.no_grad():
         expected = run_theirs(theirs, latents, time, text, added, mask)
-        found = ours(latents, time, text, added=added, text_mask=mask)
+        found = ours(latents, time, text, added=added, text_mask=mask, **scale(ours))
     assert found.shape == expected.shape
     assert error(found, expected) <= tolerance
 
@@ -179,7 +197,7 @@ def test_gradients_of_parameters_and_inputs(pair):
         if unet is theirs:
             out = run_theirs(unet, latents, time, text, added)
         else:
-            out = unet(latents, time, text, added=added)
+            out = unet(latents, time, text, added=added, **scale(ours))
         weight = torch.linspace(-1, 1, out.numel()).view(out.shape)
         named = dict(unet.named_parameters())
         found = torch.autograd.grad((out * weight).sum(), [*leaves, *named.values()])
@@ -200,7 +218,7 @@ def test_time_as_a_plain_number(pair):
     with torch.no_grad():
         for time in (0, 417, 12.5):
             expected = run_theirs(theirs, latents, time, text, added)
-            assert error(ours(latents, time, text, added=added), expected) <= 1e-5
+            assert error(ours(latents, time, text, added=added, **scale(ours)), expected) <= 1e-5
 
 
 def test_what_we_save_opens_in_diffusers(pair, tmp_path):
