@@ -90,6 +90,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--embedding", action="append", default=[], type=Path, metavar="FILE", help=text)
     add("--hash-model", action="store_true", help="note its hash in pictures (default: no)")
     add("--device", default="auto", help="auto, cpu, cuda or mps" + _DEFAULT)
+    text = "for a model of few steps: turbo, lightning, hyper, lcm or tcd (default: as it says)"
+    add("--preset", metavar="NAME", help=text)
     add("--precision", choices=PRECISIONS, help="of the weights (default: auto)")
     add("--attention", metavar="NAME", help="backend, such as sdpa (default: auto)")
 
@@ -156,6 +158,7 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
         vae=None if vae is None else Path(vae),
         text_encoders=tuple(Path(text) for text in texts if text is not None),
         precision=options.precision,
+        preset=options.preset,
         attention=options.attention,
     )
 

@@ -25,6 +25,7 @@ class ModelChoice:
         hash_model: note the hash of its weights in pictures; the embedded model's always is.
         device: auto, cpu, cuda or mps.
         precision: of the weights: auto, fp32, fp16 or bf16.
+        preset: for models of few steps, see `sdcore.diffusion.presets`.
         attention: the backend of its UNet, see `sdcore.use_attention`.
     """
 
@@ -40,6 +41,7 @@ class ModelChoice:
     hash_model: bool = False
     device: str = "auto"
     precision: str | None = None
+    preset: str | None = None
     attention: str | None = None
 
     def load(self) -> TextToImage:
@@ -62,6 +64,8 @@ class ModelChoice:
             where |= {"vae": self.vae, "unet": self.unet}
             where["text_encoder"] = list(self.text_encoders)
         pipe = TextToImage.from_pretrained(EMBEDDED if self.name is None else self.name, **where)
+        if self.preset is not None:
+            pipe = pipe.with_preset(self.preset)
         attention = use_attention(pipe.unet, self.attention or "auto")
         print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
         return pipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +10,12 @@ from typing import Any
 
 from sdcore.checkpoint.kind import ModelKind
 from sdcore.checks import as_finite, as_int
+from sdcore.diffusion.presets import (
+    find_preset,
+    preset_of_notes,
+    preset_of_settings,
+    scale_of_preset,
+)
 from sdcore.diffusion.sampler_names import canonical_name
 from sdcore.errors import FileError, UsageError
 from sdcore.files.folder import ModelIndex
@@ -52,11 +59,35 @@ class ModelDefaults:
         """These, with every choice that is not None in place of the default."""
         return replace(self, **{k: v for k, v in choices.items() if v is not None})
 
+    def with_preset(self, name: str, *, told: bool = False) -> ModelDefaults:
+        """These, with the steps, guidance and scheduler of a preset.
 
-def read_defaults(folder: Path, index: ModelIndex, kind: ModelKind) -> ModelDefaults:
-    """The defaults of a model, from its kind, its folder's sampling.json and its words.json."""
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    zero_snr = scheduler.is_file() and read_json(scheduler).get("rescale_betas_zero_snr", False)
+        Args:
+            name: in `sdcore.diffusion.presets.PRESETS`.
+            told: the UNet is told the guidance scale.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
+        preset = find_preset(name)
+        scale = scale_of_preset(preset, told)
+        return replace(self, steps=preset.steps, guidance_scale=scale, scheduler=preset.scheduler)
+
+
+def read_defaults(
+    folder: Path, index: ModelIndex, kind: ModelKind, notes: Mapping[str, str] | None = None
+) -> ModelDefaults:
+    """The defaults of a model.
+
+    They are told by its kind, by the preset that its settings or notes name, and before these by
+    its folder's sampling.json; its words by its words.json.
+
+    Args:
+        notes: of the header of a single file.
+    """
+    scheduler = _settings(folder, "scheduler/scheduler_config.json")
+    unet = _settings(folder, "unet/config.json")
+    zero_snr = bool(scheduler.get("rescale_betas_zero_snr", False))
     defaults = ModelDefaults(
         guidance_scale=5.0 if kind.pooled_text else 7.5,
         guidance_rescale=ZERO_SNR_RESCALE if zero_snr else 0.0,
@@ -65,6 +96,10 @@ def read_defaults(folder: Path, index: ModelIndex, kind: ModelKind) -> ModelDefa
         zeros_for_no_prompt=bool(index.settings.get("force_zeros_for_empty_prompt", False)),
         words=read_known_words(folder),
     )
+    preset = preset_of_notes(notes or {}) or preset_of_settings(scheduler, unet)
+    if preset is not None:
+        told = unet.get("time_cond_proj_dim") is not None
+        defaults = defaults.with_preset(preset, told=told)
     path = folder / FILE_NAME
     if not path.is_file():
         return defaults
@@ -80,6 +115,10 @@ def read_defaults(folder: Path, index: ModelIndex, kind: ModelKind) -> ModelDefa
             )
         _check_default(path, key, value)
     return replace(defaults, **settings)
+
+
+def _settings(folder: Path, name: str) -> dict[str, Any]:
+    return read_json(folder / name) if (folder / name).is_file() else {}
 
 
 def _check_default(path: Path, key: str, value: Any) -> None:

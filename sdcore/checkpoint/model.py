@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +15,7 @@ from sdcore.attention import with_attention
 from sdcore.checkpoint.defaults import ModelDefaults
 from sdcore.checkpoint.kind import ModelKind, decide_kind
 from sdcore.checkpoint.parts import NETWORKS, PARTS, TEXT_ENCODERS
+from sdcore.diffusion.presets import preset_of_notes
 from sdcore.files.component import Component
 from sdcore.image.autoencoder import Autoencoder
 from sdcore.text.encoder import CLIPTextEncoder
@@ -117,6 +119,23 @@ class Model:
             UsageError: the name is unknown, or the backend cannot run here.
         """
         return self.replace(unet=with_attention(self.unet, name))
+
+    def with_preset(self, name: str) -> Self:
+        """A model that is run as a few-step one where a call does not say.
+
+        Args:
+            name: turbo, lightning, hyper, lcm or tcd, see `sdcore.diffusion.presets`.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
+        told = self.unet.config.time_cond_proj_dim is not None
+        return self.replace(defaults=self.defaults.with_preset(name, told=told))
+
+    def with_preset_of(self, notes: Mapping[str, str]) -> Self:
+        """A model with the preset that a weight file's notes name; itself where they name none."""
+        name = preset_of_notes(notes)
+        return self if name is None else self.with_preset(name)
 
     @property
     def readers(self) -> list[Reader]:

@@ -162,6 +162,8 @@ def _check_parameters(models: Mapping[str, Any]) -> None:
 
 def _markers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
     predicted = scheduler.get("prediction_type", "epsilon")
+    if "sigma_data" in scheduler:
+        predicted = "with EDM noise"
     if predicted not in ("epsilon", "v_prediction"):
         raise UsageError(
             f"A model that predicts {predicted!r} cannot be written as a single file.",
@@ -231,7 +233,9 @@ def _assemble(file: WeightFile, plan: _Plan, index: ModelIndex, models: Mapping[
         _scheduler(plan, index.pipeline),
         second_reader=None if second is None else (tokenizers["text_encoder_2"], second),
     )
-    model.defaults = replace(read_defaults(plan.folder, index, model.kind), name=file.path.stem)
+    model.defaults = replace(
+        read_defaults(plan.folder, index, model.kind, file.metadata), name=file.path.stem
+    )
     if plan.zero_terminal_snr:
         model.defaults = replace(model.defaults, guidance_rescale=ZERO_SNR_RESCALE)
     return model

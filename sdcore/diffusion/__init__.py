@@ -9,5 +9,6 @@ schedulers.py     a sampler's name and a model's settings, joined
 given_levels.py   diffusers' classes over the levels of a schedule
 solvers.py        methods that diffusers lacks;  ddim.py   DDIM over any times, and with CFG++
 steps.py          which times a run visits, and how one step is taken
+presets.py        how models of few steps are run
 guidance.py       the settings of guidance
 """
