@@ -134,10 +134,8 @@ def apply_loras(
         for (lora, _), weight, fit in zip(loras, weights, fitted, strict=True)
     )
     styled = pipe.replace(**networks, loras=(*pipe.loras, *applied))
-    for lora, _ in loras:
-        styled = styled.with_preset_of(
-            lora.metadata
-        )  # an LCM-LoRA makes any model one of few steps
+    for lora, _ in loras:  # such as an LCM-LoRA, which makes any model one of few steps
+        styled = styled.with_preset_of(lora.metadata)
     known = {(word.hash, word.name) for word in pipe.embeddings}
     words = [
         each for lora, _ in loras for each in lora.words if (each.hash, each.name) not in known

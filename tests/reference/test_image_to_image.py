@@ -62,6 +62,8 @@ class Both:
         published = self.theirs.scheduler
         if scheduler is not None:
             self.theirs.scheduler = by_diffusers(scheduler, published.config)
+        if scheduler == "tcd":
+            theirs = {**theirs, "eta": 0.3}  # its own default, which the pipeline would set to 0
         both = {"guidance_scale": 4.0, "negative_prompt": "bad drawing", **both}
         steps = ours.get("steps", STEPS)
         ours = {"steps": steps, "seed": SEED, "scheduler": scheduler, **both, **ours}
