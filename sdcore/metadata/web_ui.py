@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 
+from sdcore.checks import as_finite
 from sdcore.diffusion.methods import STOCHASTIC
 from sdcore.diffusion.sampler_names import Found, from_web_ui, split_name
 from sdcore.errors import UsageError
 from sdcore.files.jsonfile import parse_json_object
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
 from sdcore.job.job import Job
+from sdcore.metadata.named_settings import number_of
 from sdcore.metadata.parameters import Parameters, read_parameters
 from sdcore.metadata.recipe import (
     LARGEST_SEED,
@@ -35,6 +37,7 @@ _SAID_ELSEWHERE = {
     *("Height", "Parser", "App", "Pipeline", "Operations", "Backend", "Batch", "Index", "Template"),
     *("Negative Template", "Created Date", "Civitai metadata", "Civitai resources", "Time taken"),
     *("Discard penultimate sigma", "Downcast alphas_cumprod", "Pad conds", "SGM noise multiplier"),
+    *("Performance", "Lora weights"),
     *("Diffusion in Low Bits", "Generator", "Source Identifier", "Model VAE", "Token merging"),
 }
 # Where a key alone tells what cannot be the same. Keys of one feature share a reason.
@@ -51,6 +54,9 @@ _REASONS = {
     "Mask": "it was inpainted, and the file does not hold the picture and the mask",
     "ADetailer": "ADetailer repainted parts of it",
     "ControlNet": "ControlNet is not there",
+    "Sharpness": "sharpness is not there",
+    "ADM Guidance": "its scaling of SDXL's size conditioning is not there",
+    "Styles": "its styles added texts of their own",
     "freeu": "FreeU is not there",
     "FreeU": "FreeU is not there",
     "Cfg end": "guidance ended before the last step",
@@ -208,6 +214,10 @@ def _number(pairs: dict[str, str], key: str, most: int, differences: list[str]) 
     return number
 
 
+def _is_comfy(pairs: dict[str, str]) -> bool:
+    return pairs.get("Version", "").startswith("ComfyUI")
+
+
 def _dialect(pairs: dict[str, str]) -> tuple[str, list[str]]:
     emphasis = pairs.get("Emphasis", "Original")
     named = {"Original": "a1111", "No norm": "a1111-nonorm"}
@@ -215,6 +225,8 @@ def _dialect(pairs: dict[str, str]) -> tuple[str, list[str]]:
         parser = pairs["Parser"].lower().split(" ")[0]
         why = [f"its prompt was read by {pairs['Parser']!r:.{_SHOWN}}"]
         return _PARSERS.get(parser, "a1111"), [] if parser in ("a1111", "compel") else why
+    if _is_comfy(pairs):
+        return "comfy", []
     dialect = pairs.get("Dialect", named.get(emphasis))
     if dialect in DIALECTS:
         return dialect, []
@@ -225,7 +237,8 @@ def _dialect(pairs: dict[str, str]) -> tuple[str, list[str]]:
 def _other_differences(parameters: Parameters, scheduler: str) -> list[str]:
     pairs = parameters.pairs
     found: list[str] = []
-    rng = pairs.get("RNG", "GPU")
+    # Some nodes of ComfyUI, which draws on the CPU, write such a text.
+    rng = pairs.get("RNG", "CPU" if _is_comfy(pairs) else "GPU")
     if rng != "CPU":
         found.append(
             f"the noise was drawn on a GPU (RNG {rng!r:.{_SHOWN}}), here on the CPU: other picture"
@@ -252,13 +265,22 @@ def _loras(parameters: Parameters, differences: list[str]) -> tuple[LoraSettings
     except UsageError as error:
         differences.append(error.what)
         return ()
-    return tuple(
+    named = [
         LoraSettings(
             *(tag.name, tag.unet, tag.text_encoder, hashes.get(_plain(tag.name), "")),
             blocks=tag.blocks,
         )
         for tag in tags
-    )
+    ]
+    # Fooocus names them apart from the prompt; its hashes are of another kind.
+    there = {lora.name for lora in named}
+    apart = [entry.rpartition(":") for entry in parameters.pairs.get("Lora weights", "").split(",")]
+    weights = {name.strip(): number_of(weight) for name, _, weight in apart}
+    for name, weight in weights.items():
+        strength = as_finite(weight, -100, 100)
+        if name and name not in there and strength is not None:
+            named.append(LoraSettings(name, float(strength), float(strength), ""))
+    return tuple(named)
 
 
 def _plain(name: str) -> str:

@@ -328,6 +328,24 @@ def test_forks_of_the_web_ui() -> None:
     assert (said(recipe)[:2], recipe.job.dialect) == (("a fox", "bad"), "compel")
 
 
+def test_fooocus_and_nodes_of_comfyui_in_the_form_of_the_web_ui() -> None:
+    fooocus = (
+        f"a fox\n{LINE}, Sharpness: 2.0, Styles: \"['Fooocus V2']\", Performance: Speed, "
+        'Lora hashes: "ink: 4852686128", Lora weights: "ink: 0.1, pen: 1", Version: Fooocus v2.5.0'
+    )
+    recipe = recipe_of_parameters(fooocus)
+    assert recipe.job.loras == (
+        LoraSettings("ink", 0.1, 0.1, ""),
+        LoraSettings("pen", 1.0, 1.0, ""),
+    )
+    assert not [why for why in recipe.differences if "not known here" in why]
+    nodes = recipe_of_parameters(
+        f"a fox\n{LINE.replace('Euler a', 'dpmpp_2m_karras')}, Version: ComfyUI"
+    )
+    assert (nodes.job.dialect, nodes.job.scheduler) == ("comfy", "dpm++ 2m karras")
+    assert nodes.differences == ()
+
+
 def test_hashes_of_all_parts() -> None:
     told = '{"model": "e6bb9ea85b", "lora:ink": "AABBCCDDEE", "vae": "x"}'
     recipe = recipe_of_parameters(f"a fox <lora:ink:0.5>\n{LINE}, Hashes: {told}")
