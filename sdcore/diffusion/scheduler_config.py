@@ -154,7 +154,9 @@ def _fits(value: Any, parameter: inspect.Parameter) -> bool:
         return True
     if isinstance(usual, bool):
         return isinstance(value, bool)
-    if isinstance(usual, int | float):
+    if isinstance(usual, int):
+        return as_int(value) is not None
+    if isinstance(usual, float):
         return as_finite(value) is not None or value == usual
     return not isinstance(usual, str) or isinstance(value, str)
 

@@ -87,7 +87,8 @@ def sigma_of(scheduler: Any) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "prediction_type"),
     [
-        *product(NAMES, ("epsilon", "v_prediction")),
+        *product(NAMES, ("epsilon",)),
+        *product(METHODS, ("v_prediction",)),
         ("ddim", "sample"),
         ("euler", "sample"),
     ],
@@ -118,10 +119,15 @@ def test_the_clean_latents_of_a_prediction_in_every_scale(name, prediction_type)
         take_step(scheduler, answer, time, latents, generators, answer)
 
 
-@pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("prediction_type", "name"),
+    [
+        *product(("epsilon",), EXACT),
+        *product(("v_prediction",), [name for name in EXACT if name in METHODS]),
+    ],
+)
 def test_samples_have_the_mean_and_spread_of_the_data(name, prediction_type) -> None:
-    latents = sample_gaussian(name, 80, prediction_type)
+    latents = sample_gaussian(name, 100, prediction_type)
     assert latents.mean().item() == pytest.approx(MEAN, abs=0.03)
     # The first-order samplers (DDPM, Euler a) still lack 5 % of the spread after 100 steps.
     assert latents.std().item() == pytest.approx(DEVIATION, rel=0.06)
@@ -327,6 +333,7 @@ def test_a_folder_may_only_name_known_classes(tmp_path) -> None:
         ({"beta_schedule": "cosine"}, "squaredcos_cap_v2"),
         ({"clip_sample": "no"}, "of that kind"),
         ({"beta_start": "0.1"}, "of that kind"),
+        ({"steps_offset": 1.5}, "of that kind"),
         ({"num_train_timesteps": 10**9}, "from 1 to"),
         ({"thresholdding": True}, "'thresholding'"),
     ],
