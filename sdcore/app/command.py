@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from io import TextIOWrapper
 from typing import Any, NoReturn, cast
 
 from sdcore.app.other_flags import answer, in_our_words
@@ -56,8 +58,14 @@ def run(
         stopped: what is said where Ctrl-C stopped it.
     """
     warnings.showwarning = show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a path that the terminal cannot show ends no run
+            stream.reconfigure(errors="backslashreplace")
     try:
         work(options)
+    except BrokenPipeError:  # whoever read what is printed has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"\n{stopped}", file=sys.stderr)
         return EXIT_INTERRUPTED

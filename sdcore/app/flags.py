@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _DEFAULT = " (default: %(default)s)"
 BATCH_SIZE = 4
+MOST = 100_000  # pictures of one command
 HIRES_STRENGTH = 0.4
 _SIDES = ("width", "height")
 _PROMPTS_LIMIT = 16 << 20  # bytes of a file of prompts
@@ -212,6 +213,12 @@ def count(options: argparse.Namespace, name: str, default: int) -> int:
     if value is not None and value < 1:
         flag = f"--{name.replace('_', '-')}"
         raise UsageError(f"{flag} is {value}.", "It is a count.", "Use a whole number from 1 up.")
+    if value is not None and value > MOST:
+        raise UsageError(
+            f"--{name.replace('_', '-')} is {value}.",
+            f"One command does no more than {MOST:,}.",
+            "Use several, each with a --seed of its own.",
+        )
     return default if value is None else value
 
 

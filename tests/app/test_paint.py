@@ -86,6 +86,7 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
         (["--prompt-file", "gone.txt"], 3, "gone.txt"),
         (["--size", "64", "--width", "64"], 2, "--size"),
         (["--images", "0"], 2, "--images"),
+        (["--images", "1000000000"], 2, "no more than 100,000"),
         (["--seed", "-1"], 2, "seed"),
         (["--attention", "flesh"], 2, "flesh"),
         (["--output", "picture.jpg"], 2, "picture.jpg"),

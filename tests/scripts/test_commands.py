@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,22 @@ def test_a_model_is_inspected_without_torch(sd_folder: Path) -> None:
     command = [sys.executable, "-c", code, str(script), str(sd_folder), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["pipeline"] == "StableDiffusionPipeline"
+
+
+def test_a_terminal_that_cannot_show_a_name_ends_no_run(sd_folder: Path, tmp_path: Path) -> None:
+    script = str(ROOT / "sample" / "text_to_image.py")
+    command = [
+        sys.executable,
+        script,
+        "一只狐狸",
+        "a fox",
+        "--model",
+        str(sd_folder),
+        "--steps",
+        "1",
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command += ["--output", str(tmp_path), "--batch-size", "1"]
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert len(done.stdout.splitlines()) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"一只狐狸.png", "a-fox.png"}
