@@ -90,6 +90,16 @@ def read_asked(settings: DataSettings, folder: Path = FOLDER) -> list[Asked]:
     return found
 
 
+def some_of(asked: Sequence[Asked], most: int) -> list[Asked]:
+    """At most so many of each kind, evenly out of their order."""
+    found: list[Asked] = []
+    for kind in KINDS:
+        own = [one for one in asked if one.kind == kind]
+        count = min(most, len(own))
+        found += [own[i * len(own) // count] for i in range(count)]
+    return found
+
+
 def _parsed(kind: str, line: str) -> Asked | None:
     from train.emoji.data.colors import COLORS
 
@@ -196,7 +206,10 @@ def own_table(found: dict[str, dict[str, Tally]]) -> str:
 
 
 def measure_own(
-    settings: DataSettings, judge: Judge, paint: Callable[[Sequence[Asked]], list[Image.Image]]
+    settings: DataSettings,
+    judge: Judge,
+    paint: Callable[[Sequence[Asked]], list[Image.Image]],
+    asked: Sequence[Asked],
 ) -> tuple[dict[str, dict[str, Tally]], list[tuple[Asked, Reading, Image.Image]]]:
     """Rows of the table, and each prompt with what was read in its picture.
 
@@ -206,9 +219,6 @@ def measure_own(
     """
     from train.emoji.data.drawings import load
 
-    asked = read_asked(settings)
-    if not asked:
-        return {}, []
     images = paint(asked)
     colored = own_judge(settings, load(settings))
     readings: list[Any] = [None] * len(asked)

@@ -164,7 +164,7 @@ def through_autoencoder(painter: Painter, autoencoder: Any, batch_size: int) -> 
 
 
 def _parser() -> argparse.ArgumentParser:
-    return make_parser(
+    parser = make_parser(
         __doc__,
         model=None,
         lora=None,
@@ -178,6 +178,14 @@ def _parser() -> argparse.ArgumentParser:
         device="cpu",
         out="runs/prompt_control",
     )
+    parser.add_argument(
+        "--own",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="newcomers' prompts of each kind, at most; 0: none (default: all)",
+    )
+    return parser
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -209,7 +217,7 @@ def run(arguments: argparse.Namespace) -> None:
     start = time.perf_counter()
     rows, painted = measure(painters, prompts, judge)
     print(table(rows))
-    own = _own_words(settings, judge, painters[MODEL], arguments.seed)
+    own = _own_words(settings, judge, painters[MODEL], arguments.seed, arguments.own)
     images, readings = painted[MODEL]
     wrong = confusions(prompts, readings)
     most = "; ".join(f"{asked}, {seen}, {times}" for asked, seen, times in wrong[:12])
@@ -231,13 +239,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _own_words(
-    settings: DataSettings, judge: Judge, paint: Painter, seed: int
+    settings: DataSettings, judge: Judge, paint: Painter, seed: int, most: int
 ) -> dict[str, dict[str, dict[str, Tally]]]:
-    """The rows of the second table, which is printed: the model's and real drawings'."""
-    from bench.own_prompts import measure_own, own_table, perfect
+    """The rows of the second table, which is printed: the model's and real drawings'.
 
-    model, _ = measure_own(settings, judge, paint)
-    ceiling, _ = measure_own(settings, judge, perfect(settings, seed))
+    Empty where none of its prompts can be asked.
+    """
+    from bench.own_prompts import measure_own, own_table, perfect, read_asked, some_of
+
+    asked = some_of(read_asked(settings), most)
+    if not asked:
+        return {}
+    model, _ = measure_own(settings, judge, paint, asked)
+    ceiling, _ = measure_own(settings, judge, perfect(settings, seed), asked)
     print(f"\nnewcomers' own words\n\n{own_table(model)}")
     print(f"\nthe same, real drawings\n\n{own_table(ceiling)}")
     return {"model": model, "ceiling": ceiling}

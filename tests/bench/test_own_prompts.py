@@ -20,6 +20,7 @@ from bench.own_prompts import (
     read_asked,
     right,
     rows,
+    some_of,
 )
 from sdcore.errors import FileError
 from sdcore.training.settings import load_settings
@@ -116,6 +117,14 @@ def test_what_was_not_asked_for_is_wrong(shapes: DataSettings) -> None:
     reading = own_judge(shapes, load(shapes)).read(perfect(shapes)([blue]))[0]
     found = right(red, reading, shapes)
     assert found["concept"] and found["background"] and not found["color"] and not found["all"]
+
+
+def test_some_are_evenly_taken_of_every_kind() -> None:
+    asked = read_asked(load_settings(DataSettings, CONFIG))
+    some = some_of(asked, 20)
+    assert Counter(one.kind for one in some) == dict.fromkeys(KINDS, 20)
+    assert {one.language for one in some} == {"English", "Chinese"}
+    assert some_of(asked, 1000) == asked and some_of(asked, 0) == []
 
 
 def test_rows_count_each_measure_where_it_is_asked(shapes: DataSettings) -> None:
