@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from sdcore import CLIPTextConfig, CLIPTextEncoder
 from sdcore.errors import UsageError
 from sdcore.files.atomic import json_writer, replace_file
 from sdcore.pipeline.text_to_image import EMBEDDED
-from sdcore.sequence.recurrent import RecurrentTextConfig, RecurrentTextEncoder
+from sdcore.text.recurrent_encoder import RecurrentTextConfig, RecurrentTextEncoder
 
 
 class TorchRecurrence(nn.Module):
@@ -49,7 +49,7 @@ def make_networks(longest: int, device: str) -> dict[str, nn.Module]:
     for cell in ("lstm", "rnn"):
         networks[cell] = RecurrentTextEncoder(RecurrentTextConfig.matching(clip, cell))
         fused = RecurrentTextEncoder(RecurrentTextConfig.matching(clip, cell))
-        for layer in fused.layers:
+        for layer in cast(Any, fused.text_model.layers):
             cls = torch.nn.LSTM if cell == "lstm" else torch.nn.RNN
             layer.recurrence = TorchRecurrence(cls(clip.hidden_size, fused.config.state_size))
         networks[f"{cell}, torch's"] = fused

@@ -15,7 +15,6 @@ How long the encoders take: bench/text_encoder_speed.py.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -49,24 +48,12 @@ TIMES = (980, 900, 700)  # of the diffusion, at which a wrong word is asked for
 
 def open_model(folder: Path, device: str) -> TextToImage:
     """The exported model of a run, whichever text encoder it has."""
-    from sdcore import Autoencoder, TextToImage, Tokenizer, UNet
-    from sdcore.checkpoint.defaults import ModelDefaults
-    from sdcore.diffusion.schedulers import load_scheduler
-    from sdcore.sequence.recurrent import load_text_encoder
+    from sdcore import TextToImage
 
     if not (folder / "text_encoder" / "config.json").is_file():
         hint = "train the three runs first, see configs/train/text_encoder_comparison.yaml"
         raise FileError(f"no model in {folder}", "the run has not ended, or is elsewhere", hint)
-    where: dict[str, Any] = {"device": device}
-    text_encoder: Any = load_text_encoder(folder / "text_encoder", **where)
-    return TextToImage(
-        Tokenizer.from_pretrained(folder, subfolder="tokenizer"),
-        text_encoder,
-        UNet.from_pretrained(folder, subfolder="unet", **where),
-        Autoencoder.from_pretrained(folder, subfolder="vae", **where),
-        load_scheduler(folder / "scheduler"),
-        defaults=ModelDefaults(**json.loads((folder / "sampling.json").read_text("utf-8"))),
-    )
+    return TextToImage.from_pretrained(folder, device=device)
 
 
 def prompts_by_length(data: DataSettings, count: int, seed: int) -> dict[str, list[Prompt]]:

@@ -90,10 +90,9 @@ if TYPE_CHECKING:
     from sdcore.positions import sinusoid as sinusoid
     from sdcore.prompt.explain import explain_prompt as explain_prompt
     from sdcore.prompt.tokens import read_tokens as read_tokens
+    from sdcore.recurrence import Recurrence as Recurrence
     from sdcore.sequence.decoding import beam_search as beam_search
     from sdcore.sequence.decoding import greedy as greedy
-    from sdcore.sequence.recurrent import Recurrence as Recurrence
-    from sdcore.sequence.recurrent import RecurrentTextEncoder as RecurrentTextEncoder
     from sdcore.sequence.recurrent_translator import RecurrentTranslator as RecurrentTranslator
     from sdcore.sequence.recurrent_translator import (
         RecurrentTranslatorConfig as RecurrentTranslatorConfig,
@@ -104,6 +103,7 @@ if TYPE_CHECKING:
     from sdcore.size import SizeConditioning as SizeConditioning
     from sdcore.text.config import CLIPTextConfig as CLIPTextConfig
     from sdcore.text.encoder import CLIPTextEncoder as CLIPTextEncoder
+    from sdcore.text.recurrent_encoder import RecurrentTextEncoder as RecurrentTextEncoder
     from sdcore.text.tokenizer import Tokenizer as Tokenizer
     from sdcore.training.finetune import finetune as finetune
     from sdcore.training.finetune_settings import FinetuneSettings as FinetuneSettings
@@ -153,13 +153,14 @@ _HOMES = {
     "positions": "LearnedPositions SinusoidalPositions sinusoid",
     "prompt.explain": "explain_prompt",
     "prompt.tokens": "read_tokens",
+    "recurrence": "Recurrence",
     "sequence.decoding": "beam_search greedy",
-    "sequence.recurrent": "Recurrence RecurrentTextEncoder",
     "sequence.recurrent_translator": "RecurrentTranslator RecurrentTranslatorConfig",
     "sequence.transformer": "Transformer TransformerConfig",
     "size": "Size SizeConditioning",
     "text.config": "CLIPTextConfig",
     "text.encoder": "CLIPTextEncoder",
+    "text.recurrent_encoder": "RecurrentTextEncoder",
     "text.tokenizer": "Tokenizer",
     "training.finetune": "finetune",
     "training.finetune_settings": "FinetuneSettings",

@@ -17,7 +17,8 @@ BELOW = {
     "files": "errors",
     "attention": "errors views",
     "positions": "errors",
-    "text": "errors files attention positions",
+    "recurrence": "attention",
+    "text": "errors files attention positions recurrence",
     "unet": "errors files attention positions",
     "diffusion": "errors files",
     "image": "errors files views",
@@ -28,7 +29,7 @@ BELOW = {
     "job": "errors attention diffusion files image prompt",
     "metadata": "errors files diffusion prompt job",
     "sampling": "errors control prompt unet text diffusion attention checkpoint",
-    "sequence": "errors files attention positions text",
+    "sequence": "errors files attention positions recurrence text",
 }
 BELOW["pipeline"] = " ".join(set(BELOW) - {"sequence"})
 BELOW["training"] = " ".join({*BELOW["pipeline"].split(), "pipeline"})

@@ -28,7 +28,7 @@ from sdcore.errors import FileError, UsageError, name_some
 from sdcore.files.hashes import file_hash
 from sdcore.files.header import open_header
 from sdcore.files.weights import read_tensors
-from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.text.recurrent_encoder import TextEncoder
 from sdcore.text.tokenizer import Piece, Tokenizer
 from sdcore.torch_state import with_own_torch_state
 from sdcore.views import view
@@ -259,7 +259,7 @@ class _LearnedEmbedding(nn.Module):
         return torch.where(learned[..., None], new, old)
 
 
-def _with_rows(encoder: CLIPTextEncoder, rows: Tensor) -> CLIPTextEncoder:
+def _with_rows(encoder: TextEncoder, rows: Tensor) -> TextEncoder:
     """A view of a text encoder with more rows (n, D) in its table, behind those that are there."""
     table: Any = encoder.text_model.embeddings.token_embedding
     if isinstance(table, _LearnedEmbedding):

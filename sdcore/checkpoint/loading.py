@@ -31,6 +31,7 @@ from sdcore.files.component import check_placement
 from sdcore.files.folder import LocalFolder, find_model
 from sdcore.files.layout import CONFIG_NAME
 from sdcore.files.preflight import MODEL_INDEX
+from sdcore.text.recurrent_encoder import RecurrentTextEncoder
 from sdcore.torch_state import with_own_torch_state
 
 
@@ -96,7 +97,8 @@ def _read_folder(
             return part.load_class().from_pretrained(folder, subfolder=name)
         how: dict[str, Any] = {"dtype": dtype, "device": device, "variant": ready.variants[name]}
         how["allow_extra"] = others.allow_extra
-        return part.load_class().from_pretrained(folder, subfolder=name, **how)
+        cls = part.load_class(index.components[name])
+        return cls.from_pretrained(folder, subfolder=name, **how)
 
     second = (read("tokenizer_2"), read("text_encoder_2"))
     model = Model(
@@ -146,7 +148,7 @@ def save_folder(model: Model, folder: Path, *, dtype: torch.dtype | None = None)
         if (value := model.part(name)) is not None:
             how = {"dtype": dtype} if part.is_network else {}
             value.save_pretrained(folder / name, **how)
-            index[name] = [part.library, _published_class(part, value)]
+            index[name] = _published(part, value)
     if not kind.pooled_text:
         index |= {"requires_safety_checker": False, "safety_checker": [None, None]}
         index["feature_extractor"] = [None, None]
@@ -155,9 +157,11 @@ def save_folder(model: Model, folder: Path, *, dtype: torch.dtype | None = None)
     replace_file(folder / MODEL_INDEX, json_writer(index))
 
 
-def _published_class(part: ModelPart, value: Any) -> str:
-    """The class that model_index.json names for a part."""
+def _published(part: ModelPart, value: Any) -> list[str]:
+    """Library and class that model_index.json names for a part."""
     if not part.classes:
-        return type(value).__name__  # a scheduler of diffusers
+        return [part.library, type(value).__name__]  # a scheduler of diffusers
+    if isinstance(value, RecurrentTextEncoder):  # transformers has no such class
+        return ["sdcore", type(value).__name__]
     projects = part.name in TEXT_ENCODERS and value.config.with_projection
-    return part.classes[1 if projects else 0]
+    return [part.library, part.classes[1 if projects else 0]]

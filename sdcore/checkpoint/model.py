@@ -18,11 +18,11 @@ from sdcore.checkpoint.parts import NETWORKS, PARTS, TEXT_ENCODERS
 from sdcore.diffusion.presets import preset_of_notes
 from sdcore.files.component import Component
 from sdcore.image.autoencoder import Autoencoder
-from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.text.recurrent_encoder import TextEncoder
 from sdcore.text.tokenizer import Tokenizer
 from sdcore.unet.unet import UNet
 
-Reader = tuple[Tokenizer, CLIPTextEncoder]
+Reader = tuple[Tokenizer, TextEncoder]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Model:
     def __init__(
         self,
         tokenizer: Tokenizer | None,
-        text_encoder: CLIPTextEncoder | None,
+        text_encoder: TextEncoder | None,
         unet: UNet,
         autoencoder: Autoencoder,
         scheduler: Any,

@@ -28,6 +28,7 @@ class ModelPart:
             schedulers that `sdcore.diffusion.schedulers` knows.
         contents: of its folder: TOKENIZER, SCHEDULER, or the name of a network's weights.
         reader: module and class of sdcore that reads it; None: diffusers' own class does.
+            Classes of sdcore are in _OWN.
     """
 
     name: str
@@ -42,15 +43,17 @@ class ModelPart:
         """Whether it has weights."""
         return self.contents not in (TOKENIZER, SCHEDULER)
 
-    def load_class(self) -> Any:
-        """The class of sdcore that reads this part."""
-        assert self.reader is not None
-        module, _, name = self.reader.rpartition(".")
+    def load_class(self, published: str = "") -> Any:
+        """The class of sdcore that reads this part, which model_index.json calls `published`."""
+        reader = _OWN.get(published, self.reader)
+        assert reader is not None
+        module, _, name = reader.rpartition(".")
         return getattr(import_module(f"sdcore.{module}"), name)
 
 
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
-_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
+_OWN = {"RecurrentTextEncoder": "text.recurrent_encoder.RecurrentTextEncoder"}
+_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", *_OWN)
 _UNETS, _AUTOENCODERS = ("UNet2DConditionModel",), ("AutoencoderKL",)
 _TOKENIZER, _ENCODER = "text.tokenizer.Tokenizer", "text.encoder.CLIPTextEncoder"
 _UNET, _AUTOENCODER = "unet.unet.UNet", "image.autoencoder.Autoencoder"

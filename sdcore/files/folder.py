@@ -17,7 +17,7 @@ from sdcore.files.preflight import MODEL_INDEX, TOKENIZER, ModelFiles, preflight
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # The places that component classes come from; "stable_diffusion" is the safety checker's old home.
 _USE = "Use a model folder in diffusers layout."
-_LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+_LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "sdcore")
 # What model_index.json says besides its components, each true or false.
 _SETTINGS = (
     *("force_zeros_for_empty_prompt", "requires_aesthetics_score", "requires_safety_checker"),

@@ -15,7 +15,8 @@ from sdcore.checks import as_int
 from sdcore.errors import NonFiniteError, UsageError
 
 if TYPE_CHECKING:
-    from sdcore.text.encoder import CLIPTextEncoder, TextEncoding
+    from sdcore.text.encoder import TextEncoding
+    from sdcore.text.recurrent_encoder import TextEncoder
     from sdcore.text.tokenizer import Tokenizer
 
 
@@ -36,7 +37,7 @@ class Encoder:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        text_encoder: CLIPTextEncoder,
+        text_encoder: TextEncoder,
         *,
         penultimate: bool = False,
         pooled: bool = False,

@@ -42,10 +42,10 @@ from sdcore.unet.unet import AddedConditions
 
 if TYPE_CHECKING:
     from sdcore.diffusion.steps import Step
-    from sdcore.text.encoder import CLIPTextEncoder
+    from sdcore.text.recurrent_encoder import TextEncoder
     from sdcore.text.tokenizer import Tokenizer, Tokens
 
-Reader = tuple["Tokenizer", "CLIPTextEncoder"]
+Reader = tuple["Tokenizer", "TextEncoder"]
 
 
 @dataclass(frozen=True)

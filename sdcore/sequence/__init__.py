@@ -1,5 +1,5 @@
-"""Sequence models to read beside the UNet: RNN, LSTM, the Transformer of 2017, decoding.
+"""Sequence models to read beside the UNet: recurrent, the Transformer of 2017, decoding.
 
-recurrent.py, recurrent_translator.py  what came before
+recurrent_translator.py  what came before
 transformer.py  encoder and decoder;  decoding.py  greedy and beam search
 """

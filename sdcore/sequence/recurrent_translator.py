@@ -6,7 +6,7 @@ anew for each word it writes (Bahdanau et al. 2015, arXiv:1409.0473): attention,
 around it. The Transformer kept the attention and dropped the recurrence.
 
 Shapes: B batch, T source tokens, N target words, D width, V target words known. A state is
-(1, B, D) in an RNN, (2, B, D) in an LSTM; see recurrent.py.
+(1, B, D) in an RNN, (2, B, D) in an LSTM; see recurrence.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sdcore.attention import as_real
 from sdcore.checks import check_choice, check_int
-from sdcore.sequence.recurrent import CELLS, Recurrence
+from sdcore.recurrence import CELLS, Recurrence
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdcore.size import Size
+from sdcore.text.config import CLIPTextConfig
 from sdcore.training.network import Network, Text
 from sdcore.training.state import trained
 
@@ -67,6 +68,7 @@ def estimate_step(
     pooled = time_ids = None
     if kind.pooled_text:
         last = network.text_encoders[-1].config
+        assert isinstance(last, CLIPTextConfig)
         pooled = torch.empty(rows, last.projection_dim or last.hidden_size, device="meta")
         time_ids = torch.empty(rows, kind.size_numbers, device="meta")
     kept: dict[int, Tensor] = {}

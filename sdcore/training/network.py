@@ -15,7 +15,7 @@ from sdcore.attention import Control
 from sdcore.checkpoint.kind import ModelKind
 from sdcore.checkpoint.model import Model
 from sdcore.errors import NonFiniteError, warning_filter
-from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.text.recurrent_encoder import TextEncoder
 from sdcore.training.data.cache import TextCache
 from sdcore.unet.unet import AddedConditions, UNet
 
@@ -46,10 +46,10 @@ class Network(nn.Module):
             self.add_module(name, model.part(name))
 
     @property
-    def text_encoders(self) -> list[CLIPTextEncoder]:
+    def text_encoders(self) -> list[TextEncoder]:
         """Those that there are, in the order in which their states are joined."""
         encoders = (getattr(self, name) for name in self.kind.text_encoders)
-        return [encoder for encoder in encoders if isinstance(encoder, CLIPTextEncoder)]
+        return [encoder for encoder in encoders if isinstance(encoder, TextEncoder)]
 
     @property
     def trains_text(self) -> bool:

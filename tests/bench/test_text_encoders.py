@@ -16,7 +16,7 @@ from bench import text_encoder_speed, text_encoders
 from bench.text_encoders import ASKED, prompts_by_length, wrong_words
 from sdcore import Autoencoder, CLIPTextEncoder, TextToImage, Tokenizer
 from sdcore.errors import FileError, UsageError
-from sdcore.sequence.recurrent import RecurrentTextEncoder, load_text_encoder
+from sdcore.text.recurrent_encoder import RecurrentTextEncoder, load_text_encoder
 from sdcore.training.settings import load_settings
 from train.emoji import pretrain_unet
 from train.emoji.data.scenes import Scenes
@@ -166,8 +166,8 @@ def test_trained_exported_and_measured(data, sd_folder, tmp_path, capsys):
     assert exported["text_encoder"] == ["sdcore", "RecurrentTextEncoder"]
     pipe = text_encoders.open_model(tmp_path / "rnn" / "model", "cpu")
     assert isinstance(pipe.text_encoder, RecurrentTextEncoder) and pipe.defaults.steps == 25
-    with pytest.raises(FileError):  # it says what it is: nothing takes it for CLIP's
-        TextToImage.from_pretrained(tmp_path / "rnn" / "model")
+    opened = TextToImage.from_pretrained(tmp_path / "rnn" / "model")
+    assert isinstance(opened.text_encoder, RecurrentTextEncoder)
 
     command = f"--runs {tmp_path} --out {tmp_path} --prompts 12 --scenes 20 --steps 1"
     arguments = text_encoders._parser().parse_args(
@@ -208,7 +208,10 @@ def test_torchs_layers_give_what_ours_give():
         ours, theirs = networks[cell], networks[f"{cell}, torch's"]
         state = ours.state_dict()
         for i in range(4):
-            layer, cell_name = f"layers.{i}.recurrence", f"layers.{i}.recurrence.cell"
+            layer, cell_name = (
+                f"text_model.layers.{i}.recurrence",
+                f"text_model.layers.{i}.recurrence.cell",
+            )
             state[f"{layer}.layer.weight_ih_l0"] = state.pop(f"{cell_name}.from_input.weight")
             bias = state.pop(f"{cell_name}.from_input.bias")
             state[f"{layer}.layer.bias_ih_l0"] = bias

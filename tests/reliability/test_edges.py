@@ -9,8 +9,8 @@ from torch import Tensor
 from sdcore.attention import BACKENDS, SelfAttention, causal_mask, padding_mask, unavailable
 from sdcore.errors import UsageError
 from sdcore.positions import sinusoid
+from sdcore.recurrence import Recurrence
 from sdcore.sequence.decoding import beam_search, greedy
-from sdcore.sequence.recurrent import Recurrence, RecurrentTextConfig, RecurrentTextEncoder
 from sdcore.sequence.recurrent_translator import (
     AdditiveAttention,
     RecurrentTranslator,
@@ -19,6 +19,7 @@ from sdcore.sequence.recurrent_translator import (
 from sdcore.sequence.transformer import Transformer, TransformerConfig
 from sdcore.text.config import CLIPTextConfig
 from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.text.recurrent_encoder import RecurrentTextConfig, RecurrentTextEncoder
 
 HERE = [name for name in BACKENDS if unavailable(name) is None]
 SIZES = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "max_position_embeddings": 6}

@@ -17,9 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sdcore.sequence.recurrent import RecurrentTextConfig, RecurrentTextEncoder
 from sdcore.text.config import CLIPTextConfig
 from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.text.recurrent_encoder import RecurrentTextConfig, RecurrentTextEncoder
 from sdcore.text.tokenizer import Tokenizer
 from sdcore.training.command import main
 from sdcore.training.run import Run

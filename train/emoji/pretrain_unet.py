@@ -28,8 +28,8 @@ from sdcore.files.atomic import json_writer, replace_files, text_writer
 from sdcore.files.saving import save_component
 from sdcore.image.autoencoder import Autoencoder
 from sdcore.pipeline.text_to_image import TextToImage
-from sdcore.sequence.recurrent import RecurrentTextEncoder, load_text_encoder
 from sdcore.text.encoder import CLIPTextEncoder
+from sdcore.text.recurrent_encoder import RecurrentTextEncoder, load_text_encoder
 from sdcore.text.tokenizer import Tokenizer, Tokens
 from sdcore.training.command import main
 from sdcore.training.objective import NoiseSettings, Objective, draw_noise

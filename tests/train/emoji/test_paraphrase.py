@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sdcore import TextToImage
-from sdcore.sequence.recurrent import load_text_encoder
 from sdcore.text.known_words import read_known_words
+from sdcore.text.recurrent_encoder import load_text_encoder
 from sdcore.text.tokenizer import Tokenizer
 from sdcore.training.run_settings import RunSettings
 from sdcore.unet.unet import UNet

@@ -7,18 +7,19 @@ import json
 import pytest
 import torch
 
-from sdcore import TextToImage
+from sdcore import (
+    TextToImage,
+    apply_embeddings,
+    read_embedding,
+    save_embedding,
+    save_folder,
+    save_single_file,
+)
 from sdcore.errors import FileError, UsageError
 from sdcore.pipeline.text_to_image import EMBEDDED
-from sdcore.sequence.recurrent import (
-    CELLS,
-    LSTMCell,
-    Recurrence,
-    RecurrentTextConfig,
-    RecurrentTextEncoder,
-    RNNCell,
-)
+from sdcore.recurrence import CELLS, LSTMCell, Recurrence, RNNCell
 from sdcore.text.encoder import CLIPTextConfig, CLIPTextEncoder
+from sdcore.text.recurrent_encoder import RecurrentTextConfig, RecurrentTextEncoder
 from tests.painting import paint
 
 END = 19
@@ -154,7 +155,7 @@ def test_clip_skip(cell):
     encoder = make_encoder(cell)
     encoding = encoder(IDS)
     assert torch.equal(encoder.skip(encoding, 0), encoding.last_hidden_state)
-    norm = encoder.final_layer_norm
+    norm = encoder.text_model.final_layer_norm
     assert torch.equal(encoder.skip(encoding, 2), norm(encoding.hidden_states[1]))
     with pytest.raises(UsageError, match="3 layers"):
         encoder.skip(encoding, 4)
@@ -194,6 +195,31 @@ def test_what_is_saved_is_what_is_loaded(cell, tmp_path):
     assert torch.equal(again(IDS).last_hidden_state, encoder(IDS).last_hidden_state)
     with pytest.raises(FileError, match="RecurrentTextModel"):
         CLIPTextEncoder.from_pretrained(tmp_path)
+
+
+def test_a_folder_with_it_loads_and_takes_learned_words(cell, sd_folder, tmp_path):
+    pipe = TextToImage.from_pretrained(sd_folder)
+    torch.manual_seed(0)
+    config = RecurrentTextConfig.matching(pipe.text_encoder.config, cell)
+    model = pipe.replace(text_encoder=RecurrentTextEncoder(config).eval())
+    save_folder(model, tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text("utf-8"))
+    assert index["text_encoder"] == ["sdcore", "RecurrentTextEncoder"]
+    opened = TextToImage.from_pretrained(tmp_path)
+    assert isinstance(opened.text_encoder, RecurrentTextEncoder)
+    how = {"seed": 1, "steps": 2, "height": 64, "width": 64}
+    before = opened("a red apple", **how).images[0].tobytes()
+    assert before == model("a red apple", **how).images[0].tobytes()
+
+    save_embedding(tmp_path / "zork.safetensors", "zork", {"": torch.randn(2, config.hidden_size)})
+    taught = apply_embeddings(opened, [read_embedding(tmp_path / "zork.safetensors")])
+    assert taught("a red apple", **how).images[0].tobytes() == before
+    assert (
+        taught("a red zork", **how).images[0].tobytes()
+        != opened("a red zork", **how).images[0].tobytes()
+    )
+    with pytest.raises(UsageError, match="RecurrentTextEncoder"):
+        save_single_file(opened, tmp_path / "one.safetensors")
 
 
 def test_settings_that_do_not_fit_are_named(tmp_path):
