@@ -211,7 +211,11 @@ def test_a_folder_with_it_loads_and_takes_learned_words(cell, sd_folder, tmp_pat
     before = opened("a red apple", **how).images[0].tobytes()
     assert before == model("a red apple", **how).images[0].tobytes()
 
-    save_embedding(tmp_path / "zork.safetensors", "zork", {"": torch.randn(2, config.hidden_size)})
+    save_embedding(
+        tmp_path / "zork.safetensors",
+        "zork",
+        {"text_encoder": torch.randn(2, config.hidden_size)},
+    )
     taught = apply_embeddings(opened, [read_embedding(tmp_path / "zork.safetensors")])
     assert taught("a red apple", **how).images[0].tobytes() == before
     assert (
