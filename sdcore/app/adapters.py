@@ -107,9 +107,13 @@ class Adapters:
                 )
         return elsewhere | in_folder | {lora.name: lora.path for lora in self.loras}
 
-    def find(self, name: str) -> Path:
-        """The file for a name. UsageError, with the nearest name, where there is none."""
-        known = self.known()
+    def find(self, name: str, known: Mapping[str, Path] | None = None) -> Path:
+        """The file for a name. UsageError, with the nearest name, where there is none.
+
+        Args:
+            known: what `known` gives, where several names are looked for.
+        """
+        known = self.known() if known is None else known
         if name in known:
             return known[name]
         found = self.folders.find("loras", name)

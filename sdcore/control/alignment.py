@@ -15,6 +15,8 @@ from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
 from sdcore.text.words import span_positions
 
+_MOST_WORDS = 1000  # of a prompt; what is computed grows with the square of it
+
 
 def align_tokens(tokens: Tokens, source: int, edited: int) -> tuple[Tensor, Tensor]:
     """How attention moves from one prompt's tokens to another's.
@@ -31,8 +33,10 @@ def align_tokens(tokens: Tokens, source: int, edited: int) -> tuple[Tensor, Tens
         known (T,): 1 where token j corresponds to something, 0 where it was added.
 
     Raises:
-        UsageError: the prompts have no word in common, and not as many words either.
+        UsageError: the prompts have no word in common, and not as many words either; or over a
+            thousand words.
     """
+    changes = _changes(tokens, source, edited)
     length = tokens.ids.shape[1]
     move, known = torch.zeros(length, length), torch.zeros(length)
 
@@ -47,7 +51,7 @@ def align_tokens(tokens: Tokens, source: int, edited: int) -> tuple[Tensor, Tens
             move[torch.tensor(old)[:, None], torch.tensor(new)[None]] = 1 / len(new)
 
     old_words, new_words = (span_positions(tokens, prompt) for prompt in (source, edited))
-    for kind, i, i_end, j, j_end in _changes(tokens, source, edited):
+    for kind, i, i_end, j, j_end in changes:
         if kind in ("equal", "replace"):
             both = min(i_end - i, j_end - j)
             pairs = zip(
@@ -66,6 +70,12 @@ def align_tokens(tokens: Tokens, source: int, edited: int) -> tuple[Tensor, Tens
 def _changes(tokens: Tokens, source: int, edited: int) -> Sequence[tuple[str, int, int, int, int]]:
     """difflib's steps from the words of one prompt to those of the other."""
     old, new = ([span.word.lower() for span in tokens.spans[p]] for p in (source, edited))
+    if max(len(old), len(new)) > _MOST_WORDS:
+        raise UsageError(
+            f"A prompt of {max(len(old), len(new))} words cannot be aligned.",
+            f"Each word of one is compared with each of the other, at most {_MOST_WORDS}.",
+            "Shorten the prompts.",
+        )
     changes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     if len(old) != len(new) and not any(kind == "equal" for kind, *_ in changes):
         raise UsageError(

@@ -92,6 +92,7 @@ _COMFY_METHODS = {
 # The web UI gives these no noise levels but times: every so-manieth training step.
 _OVER_TIMES = {"ddim": "ddim uniform", "ddim cfg++": "ddim uniform", "pndm": "leading", "unipc": ""}
 _FALLBACK = "dpm++ 2m"
+_MOST_WORDS = 20  # of a sampler's name; pictures from anywhere say it
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def canonical_name(name: str) -> str:
     key = _key(str(name))
     method, schedule = _METHOD_KEYS.get(key), ""
     words = key.split(" ")
-    for cut in range(1, len(words)):
+    for cut in range(1, len(words) if len(words) <= _MOST_WORDS else 0):
         if method is None and " ".join(words[cut:]) in _SCHEDULE_ALIASES:
             method = _METHOD_KEYS.get(" ".join(words[:cut]))
             schedule = _SCHEDULE_ALIASES[" ".join(words[cut:])]

@@ -28,7 +28,7 @@ from sdcore.job.record import ImageSettings
 
 _JSON = json.JSONDecoder(strict=False)  # line breaks may stand within quotation marks
 _NEGATIVE = "Negative prompt:"
-_FEWEST_PAIRS = 3
+_FEWEST_PAIRS, _MOST_PAIRS = 3, 1000
 # Where the settings begin, whatever follows them; a text without it has them in its last line.
 _BEGINS = tuple(re.compile(rf"\s*+{key}: ?\S") for key in ("Steps", "Sampler"))
 _KEY = re.compile(r"[ \-/]*+(\w[\w \-/]{1,80}+):[ \t]*+")
@@ -65,6 +65,9 @@ def read_parameters(text: str) -> Parameters:
 
     Settings need not be the last line: they begin at the last one that begins as they do, and what
     extensions write behind them is theirs. Time grows with the length of the text alone.
+
+    Raises:
+        ValueError: more settings than any program writes.
     """
     lines = text.strip().replace("\r\n", "\n").split("\n")
     first = _first_of_settings(lines)
@@ -105,7 +108,11 @@ def _is_setting(line: str) -> bool:
 
 
 def read_pairs(text: str) -> dict[str, str]:
-    """The settings "key: value, key: value"; a value is plain, in quotation marks, or JSON."""
+    """The settings "key: value, key: value"; a value is plain, in quotation marks, or JSON.
+
+    Raises:
+        ValueError: more of them than any program writes.
+    """
     pairs: dict[str, str] = {}
     place = 0
     while (place := _end(_SKIPPED, text, place)) < len(text):
@@ -117,6 +124,8 @@ def read_pairs(text: str) -> dict[str, str]:
         name = " ".join(key[1].split())
         value, place = _value(text, key.end(), name in _WHOLE_LINE)
         pairs[_SAME_KEYS.get(name.lower(), name)] = value
+        if len(pairs) > _MOST_PAIRS:
+            raise ValueError(f"it holds more than {_MOST_PAIRS} settings")
     return pairs
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from typing import NamedTuple
 
 from sdcore.errors import UsageError
@@ -39,6 +40,7 @@ _AND = re.compile(r"\bAND\b")
 _PART_WEIGHT = re.compile(r":\s*([-+]?(?:\d+\.?|\d*\.\d+))")
 _MARKS = re.compile(r"\\[()\[\]\\]|\\|[(\[]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[)\]]|[^\\()\[\]:]+|:")
 _BREAK = re.compile(r"\bBREAK\b")
+_MOST_LETTERS = 2_000_000  # of all texts that a prompt has in the course of a run
 
 
 def parse(prompt: str, negative: bool = False) -> Parsed:
@@ -65,10 +67,24 @@ def _part(text: Excerpt, weight: float, schedule: Schedule) -> ParsedPart:
 
     def timeline(steps: Steps) -> Timeline[Clauses]:
         last_steps = tuple(schedule.ends(steps))
-        texts = (text.pick(schedule.at(last, steps)) for last in last_steps)
-        return Timeline(tuple((Clause((read_weights(text),)),) for text in texts), last_steps)
+        if len(last_steps) * len(text.text) > _MOST_LETTERS:
+            raise _too_long(len(last_steps), len(text.text))
+
+        @cache  # of a few texts in turn, each is read once
+        def read(slices: tuple[Slice, ...]) -> Clauses:
+            return (Clause((read_weights(text.pick(slices)),)),)
+
+        return Timeline(tuple(read(schedule.at(last, steps)) for last in last_steps), last_steps)
 
     return ParsedPart(weight, timeline)
+
+
+def _too_long(times: int, letters: int) -> UsageError:
+    return UsageError(
+        f"The prompt changes {times} times and has {letters} letters.",
+        f"These are more than {_MOST_LETTERS} letters to be read in one run.",
+        "Shorten it, or let it change in fewer steps.",
+    )
 
 
 def _take_tags(prompt: str) -> tuple[Excerpt, list[LoraTag], list[str]]:

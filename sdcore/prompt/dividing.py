@@ -77,12 +77,13 @@ def keep_short_groups(items: Items, room: int, tokenizer: Tokenizer) -> Division
     chunks: Division = [[]]
     for group in _groups(items):
         stays = len(group) < SHORT_GROUP or any(token.joined for token in group)
-        while len(chunks[-1]) + len(group) > room:
+        start = 0
+        while len(chunks[-1]) + len(group) - start > room:
             fitting = 0 if stays and chunks[-1] else room - len(chunks[-1])
-            chunks[-1] += group[:fitting]
-            group = group[fitting:]
+            chunks[-1] += group[start : start + fitting]
+            start += fitting
             chunks.append([])
-        chunks[-1] += group
+        chunks[-1] += group[start:]
     return chunks
 
 
@@ -95,7 +96,7 @@ def _groups(items: Items) -> Iterator[list[WeightedToken]]:
         if group and (len(unit) > 1 or group[-1].fragment != unit[0].fragment):
             yield group
             group = []
-        group = group + unit
+        group += unit  # a list of its own, which grows without being copied
         if len(unit) > 1:
             yield group
             group = []
@@ -105,16 +106,17 @@ def _groups(items: Items) -> Iterator[list[WeightedToken]]:
 
 def after_sentences(items: Items, room: int, tokenizer: Tokenizer) -> Division:
     """Chunks that end with a sentence, else a phrase, else a word. compel."""
-    rest = [item for item in items if item is not None]
+    tokens = [item for item in items if item is not None]
     chunks: Division = []
-    while len(rest) > room:
-        split = _last_end(rest[:room], tokenizer)
-        while split and rest[split].joined:
+    start = 0
+    while len(tokens) - start > room:
+        split = _last_end(tokens[start : start + room], tokenizer)
+        while split and tokens[start + split].joined:
             split -= 1
         split = split or room
-        chunks.append(rest[:split])
-        rest = rest[split:]
-    return [*chunks, rest]
+        chunks.append(tokens[start : start + split])
+        start += split
+    return [*chunks, tokens[start:]]
 
 
 def _last_end(tokens: Sequence[WeightedToken], tokenizer: Tokenizer) -> int:

@@ -13,6 +13,7 @@ from sdcore.prompt.text import Clauses, LoraTag, Steps, Timeline
 from sdcore.text.tokenizer import Tokenizer, describe_cut
 
 MANY_PIECES = 4
+_SHOWN_WORD = 60  # letters of a word, which stands beside each of its tokens
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Explanation:
             yield self._title(text)
             yield "position  chunk  weight  token             word"
             for row in text.rows:
-                yield f"{row.position:8d}{row.chunk:7d}{row.weight:8.4g}  {row.token:<18}{row.word}"
+                word = row.word if len(row.word) <= _SHOWN_WORD else f"{row.word[:_SHOWN_WORD]}..."
+                yield f"{row.position:8d}{row.chunk:7d}{row.weight:8.4g}  {row.token:<18}{word}"
         for lora in self.loras:
             yield f"\nLoRA {lora.name}: text encoder {lora.text_encoder:g}, UNet {lora.unet:g}"
         if self.notes:
@@ -111,7 +113,7 @@ def explain_prompt(
         if text.cut:
             notes.append(describe_cut(text.cut, tokenizer.max_length - 2))
         if text.many_pieces:
-            shown = ", ".join(map(repr, text.many_pieces[:10]))
+            shown = ", ".join(f"{word!r:.{_SHOWN_WORD}}" for word in text.many_pieces[:10])
             notes.append(f"in {MANY_PIECES} pieces or more, so hardly known to the model: {shown}")
     if how.name == "comfy":
         notes += unknown_embeddings(prompt, tokenizer)
@@ -122,11 +124,13 @@ def explain_prompt(
 
 def _when(timeline: Timeline[Clauses], steps: int) -> dict[Clauses, tuple[int, ...]]:
     """Every text once, with the steps, from 1, at which it is read."""
-    found: dict[Clauses, tuple[int, ...]] = {}
+    numbers: dict[int, list[int]] = {}
     for step in range(steps):
-        clauses = timeline.at(step)
-        found[clauses] = (*found.get(clauses, ()), step + 1)
-    return found
+        numbers.setdefault(timeline.number_at(step), []).append(step + 1)
+    found: dict[Clauses, list[int]] = {}
+    for number, when in numbers.items():
+        found.setdefault(timeline.items[number], []).extend(when)
+    return {clauses: tuple(when) for clauses, when in found.items()}
 
 
 def _explain(

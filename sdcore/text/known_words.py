@@ -36,6 +36,7 @@ _PARTICLES = "的了和与" + "地得着过及跟或而且之个里中内"
 _JOINING = _PARTICLES[:4]
 # Of words, and of Chinese, which says in one sign what takes several letters:
 _LIKE = (0.75, 0.6)  # likeness of spelling, 0 to 1, from which on a name is called near
+_LONGEST_TYPED = 100  # letters; a longer word is like none
 _SHORTEST_PART = (3, 1)  # letters of a name that is looked for inside an unknown word
 
 
@@ -83,6 +84,8 @@ class KnownWords:
 
         Where it is another number of a known word ("foxes"), that word alone.
         """
+        if len(word) > _LONGEST_TYPED:
+            return []
         chinese = bool(_WITHOUT_SPACES.search(word))
         known = self.phrases & self.names if chinese else self._name_words
         numbers = [form for form in _other_numbers(word) if form in self.words]
@@ -123,13 +126,14 @@ class KnownWords:
                 if self._knows("".join(units[start:end])):
                     ways.append((best[start][0], best[start][1] + 1, start))
             best.append(min(ways))
-        left, end = "", len(units)
+        left: list[str] = []  # from the last to the first
+        end = len(units)
         while end:
             lost, _, start = best[end]
             piece = units[start] if lost > best[start][0] else "\n"
-            left = (piece if _WITHOUT_SPACES.match(piece) else f"\n{piece}\n") + left
+            left.append(piece if _WITHOUT_SPACES.match(piece) else f"\n{piece}\n")
             end = start
-        return left.split()
+        return "".join(reversed(left)).split()
 
     def _knows(self, word: str) -> bool:
         parts = re.split("['\u2019-]", word)  # the tokenizer, too, reads them one by one
