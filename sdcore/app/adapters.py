@@ -113,7 +113,8 @@ class Adapters:
         Args:
             known: what `known` gives, where several names are looked for.
         """
-        known = self.known() if known is None else known
+        if known is None:
+            known = self.known()
         if name in known:
             return known[name]
         found = self.folders.find("loras", name)
@@ -147,8 +148,10 @@ class Adapters:
             if lora.weight is not None or lora.name not in chosen:
                 weight = 1.0 if lora.weight is None else lora.weight
                 chosen[lora.name] = LoraSettings(lora.name, weight, weight)
+        tags = list(tags)
+        known = self.known() if tags else {}
         for tag in tags:
-            self.find(tag.name)
+            self.find(tag.name, known)
             chosen[tag.name] = LoraSettings(tag.name, tag.unet, tag.text_encoder, blocks=tag.blocks)
         for lora in chosen.values():
             if lora.blocks:

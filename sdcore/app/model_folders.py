@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -25,7 +24,9 @@ from typing import Any
 
 from sdcore.errors import FileError, UsageError, warn
 from sdcore.files.jsonfile import is_list, is_object
+from sdcore.files.limits import YAML_BYTES
 from sdcore.files.opening import read_bytes
+from sdcore.files.tomlfile import read_toml
 
 # Kind -> what its folder is called: by ComfyUI, the web UI, Forge. Letters' case does not count.
 FOLDERS = {
@@ -43,7 +44,6 @@ _SAFE = (".safetensors",)
 _SUFFIXES = {"loras": _SAFE, "embeddings": _SAFE}
 _WEIGHTS = (".safetensors", ".gguf")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-_LIMIT = 1 << 20  # bytes of a settings file
 _MOST = 200_000  # files that are looked at
 
 
@@ -130,11 +130,7 @@ def _there(places: Sequence[Path]) -> tuple[Path, ...]:
 
 def _read_settings(path: Path) -> dict[str, list[str]]:
     """Setting -> paths. Relative ones are as seen from the file's folder."""
-    try:
-        content = tomllib.loads(read_bytes(path, _LIMIT).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        what = f"{path} is not a valid settings file."
-        raise FileError(what, f"{error}.", "Correct it, or move it away.") from error
+    content = read_toml(path)
     known = (_MODELS_DIR, *FOLDERS)
     said: dict[str, list[str]] = {}
     for key, value in content.items():
@@ -176,8 +172,8 @@ def _extra_paths(path: Path) -> dict[str, list[Path]]:
     import yaml
 
     try:
-        content: Any = yaml.safe_load(read_bytes(path, _LIMIT).decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        content: Any = yaml.safe_load(read_bytes(path, YAML_BYTES).decode("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as 5,000 digits
         why = f"{' '.join(str(error).split())[:200]}."
         raise FileError(f"{path} cannot be read.", why, "Correct it, or move it away.") from error
     found: dict[str, list[Path]] = {kind: [] for kind in FOLDERS}

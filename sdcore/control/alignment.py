@@ -15,7 +15,8 @@ from sdcore.errors import UsageError
 from sdcore.text.tokenizer import Tokens
 from sdcore.text.words import span_positions
 
-_MOST_WORDS = 1000  # of a prompt; what is computed grows with the square of it
+# Of a prompt; what is computed grows with the square of it.
+_MOST_WORDS, _MOST_POSITIONS = 1000, 4096
 
 
 def align_tokens(tokens: Tokens, source: int, edited: int) -> tuple[Tensor, Tensor]:
@@ -33,8 +34,8 @@ def align_tokens(tokens: Tokens, source: int, edited: int) -> tuple[Tensor, Tens
         known (T,): 1 where token j corresponds to something, 0 where it was added.
 
     Raises:
-        UsageError: the prompts have no word in common, and not as many words either; or over a
-            thousand words.
+        UsageError: the prompts have no word in common, and not as many words either; or so many
+            words that they cannot be compared.
     """
     changes = _changes(tokens, source, edited)
     length = tokens.ids.shape[1]
@@ -70,10 +71,12 @@ def align_tokens(tokens: Tokens, source: int, edited: int) -> tuple[Tensor, Tens
 def _changes(tokens: Tokens, source: int, edited: int) -> Sequence[tuple[str, int, int, int, int]]:
     """difflib's steps from the words of one prompt to those of the other."""
     old, new = ([span.word.lower() for span in tokens.spans[p]] for p in (source, edited))
-    if max(len(old), len(new)) > _MOST_WORDS:
+    words, positions = max(len(old), len(new)), tokens.ids.shape[1]
+    if words > _MOST_WORDS or positions > _MOST_POSITIONS:
         raise UsageError(
-            f"A prompt of {max(len(old), len(new))} words cannot be aligned.",
-            f"Each word of one is compared with each of the other, at most {_MOST_WORDS}.",
+            f"A prompt of {words} words and {positions} tokens cannot be aligned.",
+            "Each of one is compared with each of the other, at most "
+            f"{_MOST_WORDS} words and {_MOST_POSITIONS} tokens.",
             "Shorten the prompts.",
         )
     changes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()

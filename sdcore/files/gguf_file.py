@@ -18,15 +18,14 @@ from sdcore.errors import FileError, UsageError
 from sdcore.files.header import (
     GGUF_FILE,
     GGUF_MARK,
-    TENSOR_LIMIT,
     WeightFile,
     open_header,
     what_it_is,
 )
+from sdcore.files.limits import GGUF_NOTES, TENSORS
 from sdcore.files.opening import open_file
 
 _VERSIONS = (2, 3)
-_NOTES_LIMIT = 10_000
 _INTEGERS = ("I8", "I16", "I32", "I64")
 _SHAPE = (
     "comfy.gguf.orig_shape."  # of a tensor that was flattened so that its rows are whole blocks
@@ -91,7 +90,7 @@ def _reader(path: Path) -> Any:
     if len(head) < 24 or head[:4] != GGUF_MARK:
         raise unsound_gguf(path, "It is cut short.")
     version, tensors, notes = struct.unpack("<IQQ", head[4:])
-    if version not in _VERSIONS or tensors > TENSOR_LIMIT or notes > _NOTES_LIMIT:
+    if version not in _VERSIONS or tensors > TENSORS or notes > GGUF_NOTES:
         why = f"Its head says version {version}, {tensors} tensors and {notes} notes."
         raise unsound_gguf(path, why)
     try:

@@ -15,11 +15,10 @@ from safetensors import SafetensorError, safe_open
 
 from sdcore.errors import FileError, name_some
 from sdcore.files.jsonfile import parse_json_object, read_json
+from sdcore.files.limits import HEADER_BYTES, TENSORS
 from sdcore.files.layout import bad_index, choose_weights, shards_in_index, why_no_weights
 from sdcore.files.opening import listing, open_file, require_file
 
-_HEADER_LIMIT = 16 << 20  # bytes; the header of SDXL's UNet has 0.2 MiB
-TENSOR_LIMIT = 20_000  # SDXL in one file has 2,515
 EIGHT_BITS = {"F8_E4M3": 1, "F8_E5M2": 1}  # real numbers, often with a scale beside (`scales`)
 _REAL_TYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, **EIGHT_BITS}
 # Constants such as position_ids, marks, and the codes of quantised weights; never weights.
@@ -233,12 +232,12 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     with open_file(path) as file:
         head = file.read(32)
         length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
-        if head[8:9] != b"{" or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
+        if head[8:9] != b"{" or not 2 <= length <= min(size - 8, HEADER_BYTES):
             raise unsound(path, _why_not(path, head, size, length))
         file.seek(8)
         header = file.read(length)
-    if (tensors := header.count(b'"dtype"')) > TENSOR_LIMIT:
-        raise unsound(path, f"Its header names {tensors} tensors, above {TENSOR_LIMIT}.")
+    if (tensors := header.count(b'"dtype"')) > TENSORS:
+        raise unsound(path, f"Its header names {tensors} tensors, above {TENSORS}.")
     try:
         return parse_json_object(header), 8 + length
     except ValueError as error:

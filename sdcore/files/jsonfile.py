@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from sdcore.errors import FileError
+from sdcore.files.limits import JSON_BYTES, JSON_VALUES, MIB
 from sdcore.files.opening import read_bytes
 
-_SIZE_LIMIT = 16 << 20
+_MARKS = (b",", b"[", b"{")  # one of them stands before each value
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        FileError: no such file, over 16 MiB, not UTF-8, not JSON, not an object, a key given twice,
-            or a number that is not finite.
+        FileError: no such file, larger than files/limits.py allows, not UTF-8, not JSON, not an
+            object, a key given twice, or a number that is not finite.
     """
-    data = read_bytes(path, _SIZE_LIMIT)
+    data = read_bytes(path, JSON_BYTES)
     try:
         return parse_json_object(data)
     except ValueError as error:
@@ -37,6 +38,10 @@ def parse_json_object(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: with the reason, in one line.
     """
+    if len(data) > JSON_BYTES:
+        raise ValueError(f"it has more than {JSON_BYTES // MIB} MiB")
+    if sum(map(data.count, _MARKS)) > JSON_VALUES:
+        raise ValueError(f"it holds more than {JSON_VALUES:,} values")
     try:
         value = json.loads(
             data.decode("utf-8"),

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from sdcore.checks import has_type
 from sdcore.errors import FileError, UsageError, warning_filter
+from sdcore.files.limits import PICTURE_PIXELS, PICTURE_SIDE
 from sdcore.files.opening import open_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF")
-MAX_PIXELS = 64_000_000
 # From this opacity on a pixel of a mask counts as drawn; greys this near are strokes of one colour.
 _SOLID, _ONE_COLOUR = 128, 32
 
@@ -71,7 +71,7 @@ def decode_picture(file: BinaryIO, name: str) -> Image.Image:
         with warning_filter("error", Image.DecompressionBombWarning):
             image = Image.open(file, formats=FORMATS)
         with image:
-            if image.width * image.height > MAX_PIXELS:
+            if image.width * image.height > PICTURE_PIXELS or max(image.size) > PICTURE_SIDE:
                 raise Image.DecompressionBombError(f"it has {image.width} x {image.height}")
             return ImageOps.exif_transpose(image)
     except Image.UnidentifiedImageError as error:
@@ -83,7 +83,8 @@ def decode_picture(file: BinaryIO, name: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FileError(
             f"{name} is too large.",
-            f"Pictures of more than {MAX_PIXELS:,} pixels are not opened: {error}.",
+            f"Pictures of more than {PICTURE_PIXELS:,} pixels, or of a side of more than "
+            f"{PICTURE_SIDE:,}, are not opened: {error}.",
             "Scale it down first.",
         ) from error
     except Exception as error:  # Pillow's readers raise many kinds for damaged files
@@ -134,10 +135,10 @@ def _upright_8_bit(image: Image.Image, name: str) -> Image.Image:
             "It must be a PIL image.",
             "Use sdcore.open_picture for a file, PIL.Image.fromarray for an array.",
         )
-    if image.width * image.height > MAX_PIXELS or 0 in image.size:
+    if image.width * image.height > PICTURE_PIXELS or 0 in image.size:
         raise UsageError(
             f"{name} is {image.width} x {image.height} pixels.",
-            f"It must have between 1 and {MAX_PIXELS:,}.",
+            f"It must have between 1 and {PICTURE_PIXELS:,}.",
             "Resize it first.",
         )
     image = ImageOps.exif_transpose(image)

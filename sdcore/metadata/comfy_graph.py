@@ -13,8 +13,8 @@ from typing import Any
 
 from sdcore.checks import as_finite
 from sdcore.files.jsonfile import is_list, is_object, parse_json_object
+from sdcore.files.limits import GRAPH_NODES
 
-_MOST_NODES = 5000
 _SHOWN_NODES = 200
 # The inputs that are followed through a node, by what is looked for; the first that is linked.
 _PASSED_ON = {
@@ -208,8 +208,8 @@ class Graph:
 def read_graph(text: str) -> Graph:
     """The graph in ComfyUI's `prompt` text. Raises ValueError: it is none, with the reason."""
     data = parse_json_object(text.encode("utf-8", "surrogatepass"))
-    if len(data) > _MOST_NODES:
-        raise ValueError(f"it has {len(data)} nodes, more than {_MOST_NODES}")
+    if len(data) > GRAPH_NODES:
+        raise ValueError(f"it has {len(data)} nodes, more than {GRAPH_NODES}")
     nodes: dict[str, Node] = {}
     for number, node in data.items():
         kind, inputs = (node.get("class_type"), node.get("inputs")) if is_object(node) else (0, 0)

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 
 from sdcore import __version__
 from sdcore.diffusion.sampler_names import to_web_ui
+from sdcore.files.limits import PICTURE_SETTINGS
 from sdcore.job.adapters import LoraSettings
 from sdcore.job.record import ImageSettings
 
 _JSON = json.JSONDecoder(strict=False)  # line breaks may stand within quotation marks
 _NEGATIVE = "Negative prompt:"
-_FEWEST_PAIRS, _MOST_PAIRS = 3, 1000
+_FEWEST_PAIRS = 3
 # Where the settings begin, whatever follows them; a text without it has them in its last line.
 _BEGINS = tuple(re.compile(rf"\s*+{key}: ?\S") for key in ("Steps", "Sampler"))
 _KEY = re.compile(r"[ \-/]*+(\w[\w \-/]{1,80}+):[ \t]*+")
@@ -124,8 +125,8 @@ def read_pairs(text: str) -> dict[str, str]:
         name = " ".join(key[1].split())
         value, place = _value(text, key.end(), name in _WHOLE_LINE)
         pairs[_SAME_KEYS.get(name.lower(), name)] = value
-        if len(pairs) > _MOST_PAIRS:
-            raise ValueError(f"it holds more than {_MOST_PAIRS} settings")
+        if len(pairs) > PICTURE_SETTINGS:
+            raise ValueError(f"it holds more than {PICTURE_SETTINGS} settings")
     return pairs
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from sdcore.errors import FileError, warning_filter
 from sdcore.files.jsonfile import is_object
+from sdcore.files.limits import MIB, PICTURE_SIDE, PIXELS_FOR_TEXT, TEXT_LETTERS
 from sdcore.files.opening import open_file
 from sdcore.metadata.invoke import INVOKE_TEXTS
 from sdcore.metadata.other_tools import EASY_SETTINGS, NOVELAI_TEXTS
@@ -23,8 +24,6 @@ from sdcore.metadata.other_tools import EASY_SETTINGS, NOVELAI_TEXTS
 # The web UI's text (also Swarm's and Fooocus'), ours, ComfyUI's graph.
 _USUAL = ("parameters", "sdcore", "prompt")
 TEXTS = tuple(dict.fromkeys((*_USUAL, *INVOKE_TEXTS, *NOVELAI_TEXTS, *EASY_SETTINGS)))
-LONGEST_TEXT = 4 << 20
-_MOST_PIXELS = 64 << 20
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _MAKE, _MODEL = 0x010F, 0x0110
 # Words of which one is in every such text, to tell the order of the bytes in UTF-16.
@@ -52,8 +51,8 @@ def read_texts(path: Path) -> dict[str, str]:
     if not texts:
         raise no_settings(path, f"It holds none of the texts {', '.join(_USUAL)}.")
     for name, text in texts.items():
-        if len(text) > LONGEST_TEXT:
-            raise no_settings(path, f"Its text {name!r} is over {LONGEST_TEXT >> 20} MiB.")
+        if len(text) > TEXT_LETTERS:
+            raise no_settings(path, f"Its text {name!r} is over {TEXT_LETTERS // MIB} MiB.")
     return texts
 
 
@@ -75,7 +74,7 @@ def _texts(file: BinaryIO) -> dict[str, str]:
         warning_filter("error", Image.DecompressionBombWarning),
         Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image,
     ):
-        small = image.width * image.height <= _MOST_PIXELS
+        small = image.width * image.height <= PIXELS_FOR_TEXT and max(image.size) <= PICTURE_SIDE
         found = _chunks(image)
         if not found and image.format == "PNG" and small:
             image.load()  # some programs write their text behind the pixels
@@ -129,19 +128,25 @@ def _decode_utf16(text: bytes) -> str:
 
 def _hidden(alpha: np.ndarray[Any, np.dtype[np.uint8]]) -> dict[str, str]:
     """The text in the last bits of an alpha channel (H, W), column by column."""
-    head = max(len(sign) for sign in _HIDDEN)
-    bits = alpha.T.reshape(-1) & 1
-    start = np.packbits(bits[: head * 8]).tobytes()
-    packed = _HIDDEN.get(start)
+
+    def read(start: int, count: int) -> bytes:
+        """So many bits from there on; of the picture no more columns than hold them."""
+        rows = len(alpha)
+        first, last = start // rows, -(-(start + count) // rows)
+        bits = alpha[:, first:last].T.reshape(-1) & 1
+        return np.packbits(bits[start - first * rows :][:count]).tobytes()
+
+    head = max(len(sign) for sign in _HIDDEN) * 8
+    packed = _HIDDEN.get(read(0, head))
     if packed is None:
         return {}
-    length = int.from_bytes(np.packbits(bits[head * 8 : head * 8 + 32]).tobytes(), "big")
-    if length > LONGEST_TEXT * 8:
+    length = int.from_bytes(read(head, 32), "big")
+    if length > TEXT_LETTERS * 8:
         return {}
-    data = np.packbits(bits[head * 8 + 32 : head * 8 + 32 + length]).tobytes()
+    data = read(head + 32, length)
     if packed:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-            data = file.read(LONGEST_TEXT + 1)
+            data = file.read(TEXT_LETTERS + 1)
     text = data.decode("utf-8", "replace")
     try:
         named: Any = json.loads(text)

@@ -11,6 +11,7 @@ from sdcore.checks import as_int
 from sdcore.errors import FileError
 from sdcore.files.folder import refuse_custom_code
 from sdcore.files.jsonfile import is_object, read_json
+from sdcore.files.limits import ADDED_TOKENS, MERGES_BYTES, TOKEN_LETTERS, TOKENS
 from sdcore.files.opening import read_bytes
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -39,7 +40,6 @@ _NO_EFFECT = (
 )
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _LENGTH_LIMIT = 65536
-_MERGES_LIMIT = 4 << 20  # bytes of merges.txt; CLIP's has 0.5 MiB
 
 Token = dict[str, Any]  # "content" and flags, the arguments of tokenizers' AddedToken
 
@@ -57,7 +57,8 @@ class TokenizerFiles:
         added_ids: the ids that the folder claims for them.
 
     Raises:
-        FileError: a special token has no id, or a size is senseless.
+        FileError: a special token has no id, a size is senseless, or there are more tokens or
+            merges than any tokenizer of CLIP has.
     """
 
     vocab: dict[str, int]
@@ -74,7 +75,18 @@ class TokenizerFiles:
             raise FileError(
                 "The tokenizer's model_max_length cannot be used.", why, "Use 77, as CLIP has."
             )
+        for name, count, most in (
+            ("tokens", len(self.vocab), TOKENS),
+            ("merges", len(self.merges), TOKENS),
+            ("added tokens", len(self.added), ADDED_TOKENS),
+        ):
+            if count > most:
+                why = f"There are {count:,} {name}; CLIP has 49,408, and at most {most:,} are read."
+                raise FileError("The tokenizer's vocabulary is too large.", why, _RESTORE)
         for token, number in {**self.vocab, **self.added_ids}.items():
+            if len(token) > TOKEN_LETTERS:
+                why = f"{token!r:.40} has {len(token):,} letters."
+                raise FileError("The tokenizer's vocabulary is damaged.", why, _RESTORE)
             if as_int(number, 0, (1 << 31) - 1) is None:
                 why = f"{token!r:.40} has the id {number!r:.40}."
                 raise FileError("The tokenizer's vocabulary is damaged.", why, "Restore the files.")
@@ -160,7 +172,11 @@ def _vocabulary_of(model: dict[str, Any]) -> tuple[dict[str, int], tuple[tuple[s
 def _vocabulary(folder: Path) -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     """Vocabulary and merges out of vocab.json and merges.txt."""
     vocab, path = read_json(folder / "vocab.json"), folder / "merges.txt"
-    lines = read_bytes(path, _MERGES_LIMIT).decode("utf-8").split("\n")
+    data = read_bytes(path, MERGES_BYTES)
+    if (count := data.count(b"\n")) > TOKENS:
+        why = f"It has {count:,} lines; CLIP's has 48,895, and at most {TOKENS:,} are read."
+        raise FileError("merges.txt is too large.", why, _RESTORE)
+    lines = data.decode("utf-8").split("\n")
     if lines[-1] == "":
         lines.pop()
     pairs = [line.rstrip("\r").split(" ") for line in lines if not line.startswith("#version")]

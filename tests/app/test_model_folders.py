@@ -99,7 +99,7 @@ def test_the_settings_file(no_settings: Path, tmp_path: Path) -> None:
     for text, named in {
         "model-dirs = 'x'": "Did you mean 'models-dir'",
         "loras = 3": "neither a path",
-        "loras = [": "not a valid settings file",
+        "loras = [": "not valid TOML",
     }.items():
         no_settings.write_text(text)
         with pytest.raises((FileError, UsageError), match=named):

@@ -21,9 +21,9 @@ from sdcore.diffusion.methods import METHODS, STOCHASTIC
 from sdcore.diffusion.schedulers import make_scheduler, set_steps
 from sdcore.diffusion.steps import visited_times
 from sdcore.errors import FileError, NonFiniteError, UsageError
+from sdcore.files.limits import PICTURE_PIXELS
 from sdcore.image import tiles
 from sdcore.image.pictures import (
-    MAX_PIXELS,
     open_mask,
     open_picture,
     open_transparency,
@@ -160,7 +160,7 @@ BROKEN = {
     "empty": b"",
     "text": b"<html>not a picture</html>",
     "bomb": png(30_000, 30_000),
-    "wide": png(MAX_PIXELS // 8 + 1, 8),
+    "wide": png(PICTURE_PIXELS // 8 + 1, 8),
     "no rows": png(64, 64),
     "zero wide": png(0, 64),
     "gif": encoded("GIF"),

@@ -16,7 +16,8 @@ from typing import cast
 from PIL import Image
 
 from sdcore.errors import FileError, SdcoreError
-from sdcore.image.pictures import FORMATS, MAX_PIXELS, decode_picture, to_rgb
+from sdcore.files.limits import PICTURE_PIXELS
+from sdcore.image.pictures import FORMATS, decode_picture, to_rgb
 
 MOST_BYTES = 256 << 20
 _TOP = 16  # rows
@@ -131,7 +132,7 @@ def _from_top(digest: str, data: bytes) -> Content | None:
     """
     width, height = (int.from_bytes(data[place : place + 4], "big") for place in (16, 20))
     cut = _png_top(data)
-    if cut is None or width * height > MAX_PIXELS:  # the error for that is elsewhere
+    if cut is None or width * height > PICTURE_PIXELS:  # the error for that is elsewhere
         return None
     top = decode_picture(io.BytesIO(cut), "It")
     if top.has_transparency_data or _one_colour(top):

@@ -7,7 +7,6 @@ no meaning, are named in a note; those that nobody knows are refused.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -16,7 +15,7 @@ from typing import Any, cast
 
 from sdcore.checks import as_finite, as_int
 from sdcore.errors import FileError, UsageError, name_some
-from sdcore.files.opening import read_bytes
+from sdcore.files.tomlfile import read_toml as load_toml
 from sdcore.training.data.folder import read_folder
 from sdcore.training.data.items import Found, Note
 from sdcore.training.data.subset import Subset
@@ -113,7 +112,6 @@ REFUSED = {
     "conditioning_data_dir": "pictures for a ControlNet are not read",
 }
 _LEVELS = ("general", "datasets")
-_LIMIT = 16 << 20
 
 
 def read_toml(path: Path, subset: Subset) -> Found:
@@ -125,7 +123,7 @@ def read_toml(path: Path, subset: Subset) -> Found:
         FileError: it is not TOML, or a folder is missing or has no picture.
         UsageError: a key is unknown, or its value does not fit.
     """
-    values = _load(path)
+    values = load_toml(path)
     problems: list[str] = []
     ignored: dict[str, str] = {}
     _check_keys(values, ("general", "datasets"), "the file", problems)
@@ -163,13 +161,6 @@ def read_toml(path: Path, subset: Subset) -> Found:
 
 def _unlike(folder: Path, work: list[tuple[Path, Subset]]) -> bool:
     return sum(other.name == folder.name for other, _ in work) == 1
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_bytes(path, _LIMIT).decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FileError(f"{path} is not TOML.", f"{error}.", "Correct the file.") from error
 
 
 def _apply(
