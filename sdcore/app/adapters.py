@@ -149,7 +149,7 @@ class Adapters:
                 weight = 1.0 if lora.weight is None else lora.weight
                 chosen[lora.name] = LoraSettings(lora.name, weight, weight)
         tags = list(tags)
-        known = self.known() if tags else {}
+        known = self.known() if tags else None
         for tag in tags:
             self.find(tag.name, known)
             chosen[tag.name] = LoraSettings(tag.name, tag.unet, tag.text_encoder, blocks=tag.blocks)

@@ -1,7 +1,8 @@
 """Files in and out: judged by content, read without trust, written whole or not at all.
 
 opening.py    the one way in which files are opened;  limits.py   how much they may hold
-jsonfile.py, tomlfile.py   settings files;  header.py   safetensors headers;  gguf_file.py   GGUF files
+jsonfile.py   settings files;  tomlfile.py   those of users
+header.py     safetensors headers;  gguf_file.py   GGUF files
 weights.py    the tensors in both
 hashes.py     of files and of weights
 atomic.py     the one writer: a draft, synced to disk, that then gets its name;  locks.py

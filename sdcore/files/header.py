@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from sdcore.errors import FileError, name_some
 from sdcore.files.jsonfile import parse_json_object, read_json
-from sdcore.files.limits import HEADER_BYTES, TENSORS
 from sdcore.files.layout import bad_index, choose_weights, shards_in_index, why_no_weights
+from sdcore.files.limits import HEADER_BYTES, TENSORS
 from sdcore.files.opening import listing, open_file, require_file
 
 EIGHT_BITS = {"F8_E4M3": 1, "F8_E5M2": 1}  # real numbers, often with a scale beside (`scales`)

@@ -29,4 +29,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError is a ValueError
         why = f"{error}" if isinstance(error, ValueError) else "It is nested too deeply"
-        raise FileError(f"{path} is not valid TOML.", f"{why:.300}.", "Correct the file.") from error
+        raise FileError(
+            f"{path} is not valid TOML.", f"{why:.300}.", "Correct the file."
+        ) from error

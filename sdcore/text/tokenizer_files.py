@@ -175,7 +175,7 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], tuple[tuple[str, str], ..
     data = read_bytes(path, MERGES_BYTES)
     if (count := data.count(b"\n")) > TOKENS:
         why = f"It has {count:,} lines; CLIP's has 48,895, and at most {TOKENS:,} are read."
-        raise FileError("merges.txt is too large.", why, _RESTORE)
+        raise FileError("The tokenizer's merges.txt is too large.", why, _RESTORE)
     lines = data.decode("utf-8").split("\n")
     if lines[-1] == "":
         lines.pop()

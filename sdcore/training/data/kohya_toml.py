@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sdcore.checks import as_finite, as_int
-from sdcore.errors import FileError, UsageError, name_some
+from sdcore.errors import UsageError, name_some
 from sdcore.files.tomlfile import read_toml as load_toml
 from sdcore.training.data.folder import read_folder
 from sdcore.training.data.items import Found, Note
