@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any, cast
 
-from sdcore.checks import as_int
+from sdcore.checks import as_finite, as_int
 from sdcore.errors import UsageError
 
 # 8 also where one latent covers less: the rule of Stable Diffusion and of diffusers' pipelines.
 SIZE_UNIT = 8
 # How many times as many pixels as a model was trained on, or as few, are too many.
 FAR = 4
+_LARGEST = 1_000_000  # pixels that a conditioning tells
 _WRITTEN = re.compile(r"([0-9]{1,6})(?:x([0-9]{1,6}))?")
 
 
@@ -111,6 +113,24 @@ class SizeConditioning:
     def of(cls, size: Size) -> SizeConditioning:
         """A whole picture of a size, nothing cut from it."""
         return cls(original=size.height_width, crop=(0, 0), target=size.height_width)
+
+    def check(self) -> None:
+        """Refuse what is no pair of pixels. Raises UsageError."""
+        for name in ("original", "crop", "target"):
+            pair: Any = getattr(self, name)
+            numbers = cast("list[Any]", pair) if isinstance(pair, tuple | list) else []
+            if len(numbers) != 2 or any(as_finite(n, -_LARGEST, _LARGEST) is None for n in numbers):
+                raise UsageError(
+                    f"The size conditioning's {name} is {pair!r:.80}.",
+                    f"It is two numbers of pixels, up to {_LARGEST:,}.",
+                    "Use for example SizeConditioning.of(Size(1024, 1024)).",
+                )
+        if self.aesthetic is not None and as_finite(self.aesthetic, -_LARGEST, _LARGEST) is None:
+            raise UsageError(
+                f"The size conditioning's aesthetic score is {self.aesthetic!r:.80}.",
+                "It is a number, about 1 to 10.",
+                "Use 6, as diffusers does.",
+            )
 
     @property
     def numbers(self) -> tuple[float, ...]:

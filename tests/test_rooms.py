@@ -28,7 +28,7 @@ BELOW = {
     "adapters": "errors views files attention text checkpoint",
     "job": "errors attention diffusion files image prompt",
     "metadata": "errors files diffusion prompt job",
-    "sampling": "errors control prompt unet text diffusion attention checkpoint",
+    "sampling": "errors control prompt unet text diffusion attention checkpoint job",
     "sequence": "errors files attention positions recurrence text",
 }
 BELOW["pipeline"] = " ".join(set(BELOW) - {"sequence"})

@@ -37,6 +37,7 @@ from sdcore.adapters.textual_inversion import apply_embeddings
 from sdcore.checkpoint.model import LoraOnModel, Model
 from sdcore.checks import as_finite
 from sdcore.errors import FileError, NonFiniteError, UsageError, name_some, warn
+from sdcore.files.limits import LORA_WEIGHT
 from sdcore.files.weights import is_finite
 from sdcore.torch_state import with_own_torch_state
 from sdcore.views import twin, view
@@ -52,7 +53,7 @@ class LoraWeight:
         blocks: block weights, see `sdcore.adapters.lora_blocks`; "" is all blocks alike.
 
     Raises:
-        UsageError: an amount is no finite number, or block weights that cannot be.
+        UsageError: an amount is no number or far too large, or block weights that cannot be.
     """
 
     unet: float
@@ -61,10 +62,10 @@ class LoraWeight:
 
     def __post_init__(self) -> None:
         for amount in (self.unet, self.text):
-            if as_finite(amount) is None:
+            if as_finite(amount, -LORA_WEIGHT, LORA_WEIGHT) is None:
                 raise UsageError(
                     f"A LoRA's weight is {amount!r:.40}.",
-                    "It must be a finite number.",
+                    f"It must be a number from -{LORA_WEIGHT} to {LORA_WEIGHT}.",
                     "Use 1 for a LoRA as it was trained.",
                 )
         read_blocks(self.blocks)

@@ -15,6 +15,7 @@ from sdcore.adapters.lora_names import Place, ldm_layers
 from sdcore.checkpoint.model import Model
 from sdcore.checks import as_finite
 from sdcore.errors import UsageError
+from sdcore.files.limits import LORA_WEIGHT
 
 
 def _blocks(ins: str, outs: range) -> tuple[str, ...]:
@@ -53,7 +54,8 @@ def read_blocks(text: str) -> dict[str, float]:
     """
     if not text:
         return {}
-    numbers = [as_finite(_number(word)) for word in PRESETS.get(text, text).split(",")]
+    words = PRESETS.get(text, text).split(",")
+    numbers = [as_finite(_number(word), -LORA_WEIGHT, LORA_WEIGHT) for word in words]
     if None in numbers or len(numbers) not in LAYOUTS:
         near = get_close_matches(text.upper(), PRESETS, n=1)
         raise UsageError(

@@ -98,6 +98,7 @@ def as_failure(error: Exception) -> SdcoreError:
 
 def in_flags(text: str, options: argparse.Namespace) -> str:
     """A message that names arguments of Python, with the flags in their place."""
+    text, budget, part = text.partition("raise the budget: ")  # whose parts are no flags
     names = [name for name in vars(options) if "_" in name]
     for name in names:
         text = re.sub(rf"(?<![\w-]){name}(=)?", "--" + name.replace("_", "-") + r"\1", text)
@@ -107,7 +108,8 @@ def in_flags(text: str, options: argparse.Namespace) -> str:
     text = re.sub(rf"^({every})(?= is )", r"--\1", text)
     text = re.sub(rf"(?<![\w-])({every})(?==[\w.\"'])", r"--\1", text)
     text = re.sub(r"(--[a-z-]+)=True\b", r"\1", text)  # a switch
-    return re.sub(r"(--[a-z-]+)=", r"\1 ", text)
+    text = re.sub(r"(--[a-z-]+)=", r"\1 ", text)
+    return f"{text}raise it with --budget {part}" if budget else text
 
 
 def show_warning(message: Any, *_: Any, **__: Any) -> None:

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 
 def explain(options: argparse.Namespace) -> None:
     prompts = list(options.prompts)
-    prompts += flags.read_prompts(options.prompt_file) if options.prompt_file else []
+    prompts += flags.read_prompts(options)
     check(options, prompts)
     adapters, model = flags.adapters(options), flags.model_choice(options)
     sides, jobs = flags.sides(options), flags.with_loras(make_jobs(options, prompts), adapters)

@@ -16,20 +16,21 @@ from sdcore.app.adapters import Adapters, read_lora_flag
 from sdcore.app.model_choice import PRECISIONS, ModelChoice
 from sdcore.app.model_folders import ModelFolders, find_folders
 from sdcore.errors import FileError, UsageError
+from sdcore.files.limits import PROMPTS_BYTES
 from sdcore.files.opening import read_bytes
 
 if TYPE_CHECKING:
     from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
+    from sdcore.job.budget import Budget
     from sdcore.job.job import Job
 
 _DEFAULT = " (default: %(default)s)"
 BATCH_SIZE = 4
-MOST = 100_000  # pictures of one command
 HIRES_STRENGTH = 0.4
 _SIDES = ("width", "height")
-_PROMPTS_LIMIT = 16 << 20  # bytes of a file of prompts
+_LINES_OF_PROMPT = 4  # of a file; more than so many for each picture are not read
 # Fields of a job that no flag gives as it is.
-_NO_FLAGS = ("prompt", "size", "source", "hires", "loras", "embeddings")
+_NO_FLAGS = ("prompt", "size", "source", "hires", "loras", "embeddings", "budget")
 
 
 def add_painting_flags(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +53,8 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     add("--clip-skip", type=int, metavar="N", help=text)
     add("--images", type=int, metavar="N", help="pictures of each prompt (default: 1)")
     add("--batch-size", type=int, metavar="N", help=f"painted at once (default: {BATCH_SIZE})")
+    text = "allow more of letters, tokens, steps, images, pixels, adapters or memory (default: no)"
+    add("--budget", action="append", default=[], metavar="NAME=N", help=text)
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -203,8 +206,16 @@ def job_settings(options: argparse.Namespace) -> dict[str, Any]:
     count(options, "steps", 1)
     names = [field.name for field in fields(Job) if field.name not in _NO_FLAGS]
     settings = {name: getattr(options, name, None) for name in names}
+    settings["budget"] = budget(options) if options.budget else None
     # A switch that is off says nothing.
     return {name: v for name, v in settings.items() if v is not None and v is not False}
+
+
+def budget(options: argparse.Namespace) -> Budget:
+    """How much the command may ask for. UsageError where --budget cannot be used."""
+    from sdcore.job.budget import Budget
+
+    return Budget.parse(options.budget)
 
 
 def count(options: argparse.Namespace, name: str, default: int) -> int:
@@ -213,12 +224,8 @@ def count(options: argparse.Namespace, name: str, default: int) -> int:
     if value is not None and value < 1:
         flag = f"--{name.replace('_', '-')}"
         raise UsageError(f"{flag} is {value}.", "It is a count.", "Use a whole number from 1 up.")
-    if value is not None and value > MOST:
-        raise UsageError(
-            f"--{name.replace('_', '-')} is {value}.",
-            f"One command does no more than {MOST:,}.",
-            "Use several, each with a --seed of its own.",
-        )
+    part = "steps" if name == "steps" else "images"
+    budget(options).check(part, value or default, "The command")
     return default if value is None else value
 
 
@@ -294,17 +301,24 @@ def with_loras(
     ]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a UTF-8 file that are not blank. Raises FileError."""
+def read_prompts(options: argparse.Namespace) -> list[str]:
+    """The lines of a UTF-8 file that are not blank. FileError; UsageError where they are many."""
+    path: Path | None = options.prompt_file
+    if path is None:
+        return []
     try:
-        lines = read_bytes(path, _PROMPTS_LIMIT).decode("utf-8-sig").splitlines()
+        text = read_bytes(path, PROMPTS_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FileError(
             f"--prompt-file {path} cannot be read.",
             "It is not UTF-8 text.",
             "Give a text file, one prompt a line.",
         ) from error
-    prompts = [line.strip() for line in lines if line.strip()]
+    most = budget(options).images
+    ends = sum(map(text.count, "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"))
+    if ends > _LINES_OF_PROMPT * most:  # before each becomes an object
+        budget(options).check("images", ends, f"--prompt-file {path}")
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise FileError(
             f"--prompt-file {path} holds no prompt.", "All its lines are blank.", "Fill it."

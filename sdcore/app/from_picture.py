@@ -129,10 +129,10 @@ def read(options: argparse.Namespace, adapters: Adapters, prompts: Sequence[str]
     """What the picture of --from says; None without the flag."""
     if options.from_picture is None:
         return None
-    from sdcore.app.flags import job_settings, model_choice
+    from sdcore.app.flags import budget, job_settings, model_choice
     from sdcore.metadata.png import read_recipe
 
-    recipe = read_recipe(options.from_picture)
+    recipe = read_recipe(options.from_picture, budget(options))
     if recipe.settings is not None and recipe.settings.source is not None:
         raise UsageError(
             f"--from {options.from_picture} cannot be used here.",
@@ -150,7 +150,8 @@ def read(options: argparse.Namespace, adapters: Adapters, prompts: Sequence[str]
         )
     again = Again(options.from_picture, adapters.without_missing(recipe), model_choice(options))
     changes = {name for name in _CHANGES if getattr(options, name) is not None}
-    changed = bool(prompts or changes or job_settings(options))
+    settings = {name for name in job_settings(options) if name != "budget"}
+    changed = bool(prompts or changes or settings)
     return again if changed else _as_one_of_a_batch(again)
 
 

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 
 def paint(options: argparse.Namespace) -> None:
     prompts = list(options.prompts)
-    prompts += flags.read_prompts(options.prompt_file) if options.prompt_file else []
+    prompts += flags.read_prompts(options)
     adapters = flags.adapters(options)
     again = from_picture.read(options, adapters, prompts)
     model, sides = flags.model_choice(options), flags.sides(options)

@@ -20,6 +20,8 @@ HEADER_BYTES = 16 * MIB  # that of SDXL's UNet has 0.2 MiB
 TENSORS = 20_000  # SDXL in one file has 2,515
 GGUF_NOTES = 10_000
 
+LORA_WEIGHT = 100  # how much of a LoRA, either way; nothing is left of the model long before
+
 # Tokenizers
 MERGES_BYTES = 4 * MIB  # CLIP's merges.txt has 0.5 MiB
 TOKENS = 200_000  # CLIP has 49,408, and as many merges

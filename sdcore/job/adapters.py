@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sdcore.checks import as_finite
+from sdcore.errors import UsageError
+from sdcore.files.limits import LORA_WEIGHT
+from sdcore.size import Size
+
 
 @dataclass(frozen=True)
 class LoraSettings:
@@ -17,6 +22,9 @@ class LoraSettings:
         unet, text: how much of it, in the UNet and in the text encoders.
         hash: SHA-256 of the file's tensors, see `sdcore.files.hashes`; "" is not known.
         blocks: block weights, see `sdcore.adapters.lora_blocks`; "" is all blocks alike.
+
+    Raises:
+        UsageError: a weight is no number, or so large that nothing is left of the model.
     """
 
     name: str
@@ -24,6 +32,15 @@ class LoraSettings:
     text: float
     hash: str = ""
     blocks: str = ""
+
+    def __post_init__(self) -> None:
+        for weight in (self.unet, self.text):
+            if as_finite(weight, -LORA_WEIGHT, LORA_WEIGHT) is None:
+                raise UsageError(
+                    f"The weight of the LoRA {self.name!r:.80} is {weight!r:.40}.",
+                    f"It must be a number from -{LORA_WEIGHT} to {LORA_WEIGHT}.",
+                    "Use 1 for a LoRA as it was trained.",
+                )
 
 
 @dataclass(frozen=True)
@@ -48,3 +65,8 @@ class HiresSettings:
     strength: float
     steps: int | None = None
     upscale: str = "pixels"
+
+    @property
+    def size(self) -> Size:
+        """Of the second pass."""
+        return Size(self.width, self.height)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, NamedTuple, cast
 
 from PIL import Image
@@ -24,12 +24,13 @@ from sdcore.errors import UsageError
 from sdcore.image.canvas import TOUCHED
 from sdcore.image.pictures import to_mask, to_rgb
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
+from sdcore.job.budget import Budget
 from sdcore.job.sources import Latents, Noise, Picture, Source, check_latents
 from sdcore.prompt.dialects import dialect_name
 from sdcore.size import Size, SizeConditioning
 
 LARGEST_SEED = 2**63 - 1
-NOISE = Noise()
+NOISE, GENEROUS = Noise(), Budget()
 UPSCALES = ("pixels", "latents")
 
 
@@ -60,9 +61,11 @@ class Job:
         tiled: the autoencoder works in tiles: for large pictures in little memory.
         steps_before: `steps_run` of an earlier pass at another size; prompts that change with the
             steps go on where it ended, as in the web UI.
+        budget: how much it may ask for. It changes no picture, is no part of a record, and two jobs
+            that differ in it alone are equal.
 
     Raises:
-        UsageError: a value that cannot be used, whatever the model.
+        UsageError: a value that cannot be used, whatever the model; or more than the budget.
     """
 
     prompt: str
@@ -86,6 +89,7 @@ class Job:
     tiled: bool = False
     steps_before: int = 0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    budget: Budget = field(default=GENEROUS, compare=False)
 
     def __post_init__(self) -> None:
         _check_text(self.prompt, "prompt")
@@ -108,6 +112,7 @@ class Job:
             )
         for name, kind in _RECORDS.items():
             self._check_record(name, kind)
+        self._check_budget()
         if not isinstance(self.tiled, bool):
             raise UsageError(
                 f"The switch tiled is {self.tiled!r:.80}.", "It is on or off.", "Use True or False."
@@ -116,8 +121,29 @@ class Job:
         if self.attention != "auto":
             check_attention(self.attention)
         check_share("denoising_end", self.denoising_end)
+
+    def _check_budget(self) -> None:
+        """Refuse what asks for more than the budget, as far as that is known without a model."""
+        if self.budget is None:  # pyright: ignore[reportUnnecessaryComparison]
+            object.__setattr__(self, "budget", GENEROUS)
+        check = self.budget.check
+        check("letters", len(self.prompt), "The prompt")
+        check("letters", len(self.negative_prompt or ""), "The negative prompt")
+        check("steps", max(self.steps or 0, self.steps_before), "The run")
+        check("adapters", len(self.loras) + len(self.embeddings), "The job")
+        if self.size is not None:
+            self.budget.check_size(self.size)
         if self.hires is not None:
             check_choice("upscale", self.hires.upscale, UPSCALES)
+            check_share("strength", self.hires.strength)
+            self.budget.check_size(self.hires.size)
+            if self.hires.steps is not None:
+                least = "It is how often the latents are looked at."
+                steps = check_int("steps of the second pass", self.hires.steps, 1, hint=least)
+                check("steps", steps, "The second pass")
+        for sizes in (self.size_conditioning, self.negative_size_conditioning):
+            if sizes is not None:
+                sizes.check()
 
     @property
     def guidance(self) -> Guidance:
@@ -167,6 +193,7 @@ class Job:
 
 _SEVERAL = ("loras", "embeddings")
 _RECORDS: dict[str, type[Any]] = {
+    "budget": Budget,
     "size": Size,
     "hires": HiresSettings,
     "loras": LoraSettings,
@@ -204,11 +231,15 @@ def make_jobs(
         settings: further fields of `Job`, the same for all.
 
     Raises:
-        UsageError: an argument that cannot be used, or not with the others.
+        UsageError: an argument that cannot be used, or not with the others; or more images than
+            the budget has.
     """
     hint = "Leave it out for one picture of each prompt."
     images_per_prompt = check_int("images_per_prompt", images_per_prompt, 1, hint=hint)
     prompts = _texts(prompt, "prompt")
+    budget = settings.get("budget") or GENEROUS
+    if isinstance(budget, Budget):  # what it else may be is refused with the first job
+        budget.check("images", len(prompts) * images_per_prompt, "The request")
     negatives = _negative_texts(negative_prompt, len(prompts))
     seeds = _seeds(seed, len(prompts), images_per_prompt)
     how = _How(strength, only_masked, mask_cells)
@@ -244,7 +275,7 @@ def check_alike(jobs: Sequence[Job]) -> None:
     """Refuse jobs that cannot be painted at once, naming what differs."""
     if not jobs:
         raise UsageError("There is no job.", "There is nothing to paint.", "Pass at least one.")
-    for name in (field.name for field in fields(Job) if field.name not in OWN):
+    for name in (each.name for each in fields(Job) if each.name not in OWN):
         values = [getattr(job, name) for job in jobs]
         if any(value != values[0] for value in values):
             raise UsageError(

@@ -22,13 +22,16 @@ from sdcore.checks import as_finite
 from sdcore.errors import UsageError
 from sdcore.files.jsonfile import parse_json_object
 from sdcore.image.canvas import TOUCHED
-from sdcore.job.job import Job
+from sdcore.job.budget import Budget
+from sdcore.job.job import GENEROUS, Job
 from sdcore.job.sources import Handover, Latents, Noise, Picture, Source
 from sdcore.size import Size
 
 FORMAT = 1
 # The fields of a job that have another name in JSON.
 _NAMES = {"size_conditioning": "size", "negative_size_conditioning": "negative_size"}
+# What a job begins from is written in another way; what it may ask for is not for a file to say.
+_NO_RECORD = ("source", "budget")
 # The fields of a job that the first format always had; later ones are there where they are not the
 # default.
 _FIRST = (
@@ -105,12 +108,15 @@ class ImageSettings:
         return json.dumps(data, default=asdict)
 
     @classmethod
-    def from_json(cls, text: str) -> ImageSettings:
+    def from_json(cls, text: str, budget: Budget = GENEROUS) -> ImageSettings:
         """The settings that `to_json` wrote.
+
+        Args:
+            budget: of its job, which no record holds.
 
         Raises:
             ValueError: with the reason in one line: no JSON object, a newer format, or a field that
-                is missing, unknown or of another type.
+                is missing, unknown or of another type, or asks for more than the budget.
         """
         data = parse_json_object(text.encode("utf-8", "surrogatepass"))
         format_number, version = data.pop("format", FORMAT), data.pop("version", "unknown")
@@ -122,7 +128,7 @@ class ImageSettings:
         kinds = get_type_hints(cls)
         facts = {name: data.pop(name) for name in _FACTS if name in data}
         own = _read(bool, data.pop("own_scheduler", False), "own_scheduler")
-        job = _job_of(data, others=(*_FACTS, "own_scheduler"), needed=_ALWAYS)
+        job = _job_of(data, budget, others=(*_FACTS, "own_scheduler"), needed=_ALWAYS)
         for name in ("model", "precision"):
             if name not in facts:
                 raise ValueError(f"the field {name!r} is missing")
@@ -168,7 +174,7 @@ def job_to_dict(job: Job) -> dict[str, Any]:
     for field in fields(Job):
         value = getattr(job, field.name)
         later = field.name not in _FIRST
-        if field.name == "source" or (later and value == field.default):
+        if field.name in _NO_RECORD or (later and value == field.default):
             continue
         if field.name == "size":
             data |= {"width": value and value.width, "height": value and value.height}
@@ -178,15 +184,19 @@ def job_to_dict(job: Job) -> dict[str, Any]:
 
 
 def job_from_dict(
-    data: Mapping[str, Any], pictures: Mapping[str, Image | Tensor] | None = None
+    data: Mapping[str, Any],
+    pictures: Mapping[str, Image | Tensor] | None = None,
+    budget: Budget = GENEROUS,
 ) -> Job:
     """The job of a JSON object: the names of `Job`, but `width` and `height` for its size.
 
     Args:
         pictures: by their hashes, for a `source` that names one.
+        budget: of the job, which no JSON holds.
 
     Raises:
-        UsageError: a field that is unknown or of another type, or a picture that is not there.
+        UsageError: a field that is unknown or of another type, a picture that is not there, or more
+            than the budget.
     """
     if not isinstance(data, Mapping):
         raise UsageError(
@@ -197,7 +207,7 @@ def job_from_dict(
     data = dict(data)
     begins = data.pop("source", None)
     try:
-        job = _job_of(data, others=("source",))
+        job = _job_of(data, budget, others=("source",))
         record = _read(SourceSettings | None, begins, "source")
     except ValueError as error:
         raise UsageError(
@@ -232,7 +242,10 @@ _ALWAYS = (
 
 
 def _job_of(
-    data: Mapping[str, Any], others: tuple[str, ...], needed: tuple[str, ...] = ("prompt",)
+    data: Mapping[str, Any],
+    budget: Budget,
+    others: tuple[str, ...],
+    needed: tuple[str, ...] = ("prompt",),
 ) -> Job:
     """Raises ValueError where a field is unknown, missing or of another type."""
     data = dict(data)
@@ -250,14 +263,14 @@ def _job_of(
         raise ValueError("width and height are not both there")
     try:
         size = None if width is None or height is None else Size(width, height)
-        return Job(**values, size=size)
+        return Job(**values, size=size, budget=budget)
     except UsageError as error:
         raise ValueError(f"{error.what} {error.why}") from error
 
 
 def _json_names() -> dict[str, str]:
     """The name in JSON -> the field of a job, but for its size and what it begins from."""
-    names = [field.name for field in fields(Job) if field.name not in ("size", "source")]
+    names = [field.name for field in fields(Job) if field.name not in ("size", *_NO_RECORD)]
     return {_NAMES.get(name, name): name for name in names}
 
 

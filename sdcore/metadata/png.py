@@ -14,7 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdcore.errors import UsageError
 from sdcore.files.atomic import write_new
+from sdcore.job.budget import Budget
+from sdcore.job.job import GENEROUS
 from sdcore.job.record import ImageSettings
 from sdcore.metadata.comfy import recipe_of_graph
 from sdcore.metadata.invoke import INVOKE_TEXTS, recipe_of_invoke
@@ -53,35 +56,41 @@ def save_png(image: Image, path: Path, settings: ImageSettings | None = None) ->
     return write_new(path, lambda draft: image.save(draft, format="PNG", pnginfo=text))
 
 
-def read_settings(path: Path) -> ImageSettings:
-    """The settings in a PNG that `save_png` wrote. FileError where there are none."""
+def read_settings(path: Path, budget: Budget = GENEROUS) -> ImageSettings:
+    """The settings in a PNG that `save_png` wrote, with this budget. FileError where there are
+    none."""
     texts = read_texts(path)
     if "sdcore" not in texts:
         raise no_settings(path, f"It holds {', '.join(texts)} and no sdcore text.")
     try:
-        return ImageSettings.from_json(texts["sdcore"])
+        return ImageSettings.from_json(texts["sdcore"], budget)
     except ValueError as error:
-        raise no_settings(path, f"Its sdcore text cannot be used: {error}.") from error
+        why = f"{error}".removesuffix(".")
+        raise no_settings(path, f"Its sdcore text cannot be used: {why}.") from error
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, budget: Budget = GENEROUS) -> Recipe:
     """How to paint a picture again, from what the program that painted it wrote into it.
 
     Ours comes first, then ComfyUI's graph; where a graph cannot be followed the `parameters` text
     beside it is read.
+
+    Args:
+        budget: what a record of ours may ask for; others have the usual one.
 
     Raises:
         FileError: as `read_texts`; or no text can be followed, with the reason.
     """
     texts = read_texts(path)
     if "sdcore" in texts:
-        return recipe_of_settings(read_settings(path))
+        return recipe_of_settings(read_settings(path, budget))
     failed: list[str] = []
     for name, read in _readers(texts):
         try:
             recipe = read()
         except ValueError as error:
-            failed.append(f"its text {name!r} cannot be followed: {error}")
+            why = f"{error.what} {error.why}" if isinstance(error, UsageError) else f"{error}"
+            failed.append(f"its text {name!r} cannot be followed: {why.removesuffix('.')}")
             continue
         return replace(recipe, differences=(*failed, *recipe.differences))
     why = "; ".join(failed) or f"it holds {', '.join(texts)}, which say nothing of it"

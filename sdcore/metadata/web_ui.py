@@ -11,7 +11,7 @@ from sdcore.diffusion.sampler_names import Found, from_web_ui, split_name
 from sdcore.errors import UsageError
 from sdcore.files.jsonfile import parse_json_object
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
-from sdcore.job.job import Job
+from sdcore.job.job import GENEROUS, Job
 from sdcore.metadata.named_settings import number_of
 from sdcore.metadata.parameters import Parameters, read_parameters
 from sdcore.metadata.recipe import (
@@ -87,6 +87,7 @@ def recipe_of_parameters(text: str) -> Recipe:
     """What the text says, in our words. Raises ValueError where it has no line of settings."""
     parameters = read_parameters(text)
     pairs = parameters.pairs
+    GENEROUS.check("letters", len(parameters.prompt), "Its prompt")
     if not pairs:
         raise ValueError("it holds no settings, so only a prompt is known")
     ours = pairs.get("Version", "").startswith("sdcore")

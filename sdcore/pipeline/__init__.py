@@ -1,7 +1,7 @@
 """All of it in one call.
 
 text_to_image.py   TextToImage: from jobs to pictures;  result.py   what a painting gives
-start.py           where a run begins: the first step's latents
+start.py           where a run begins: the first step's latents;  memory.py   what a run needs
 second_pass.py, larger.py   a second run, larger or with a refiner
 image_heatmaps.py  heatmaps of a picture that was not painted here
 trace.py           heatmaps, edits and regions on a diffusers pipeline that somebody has;

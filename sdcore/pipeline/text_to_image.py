@@ -40,6 +40,7 @@ from sdcore.job.other_names import CALL, LOADING, METHODS, in_our_words
 from sdcore.job.record import ImageSettings, source_settings
 from sdcore.job.sources import Noise
 from sdcore.pipeline.larger import joined, larger_jobs
+from sdcore.pipeline.memory import free_bytes, least_bytes
 from sdcore.pipeline.result import Moment, TextToImageResult
 from sdcore.pipeline.start import (
     BatchSource,
@@ -66,7 +67,15 @@ EMBEDDED = Path(__file__).parents[1] / "models" / "emoji"
 
 
 # Fields of a job that a call takes beside its arguments, as they stand there.
-_OF_A_JOB = ("clip_skip", "guidance_rescale", "guidance_interval", "tiled", "attention", "hires")
+_OF_A_JOB = (
+    "clip_skip",
+    "guidance_rescale",
+    "guidance_interval",
+    "tiled",
+    "attention",
+    "hires",
+    "budget",
+)
 
 
 class TextToImage(Model):
@@ -246,11 +255,13 @@ class TextToImage(Model):
         control = None if control is None else as_run_control(control)
         attention = jobs[0].attention
         model = self if attention == "auto" else self.with_attention(attention)
+        if (hires := jobs[0].hires) is not None:  # before the first pass is painted
+            self._check_affordable(jobs[0], hires.size, len(jobs))
         result = yield from model._one_pass(jobs, control)
-        if jobs[0].hires is not None:
-            again = larger_jobs(result, jobs[0].hires, self.autoencoder.factor)
+        if hires is not None:
+            again = larger_jobs(result, hires, self.autoencoder.factor)
             second = yield from model._one_pass(again, control, rerun=True)
-            result = joined(result, second, jobs[0].hires)
+            result = joined(result, second, hires)
         yield result
 
     def _one_pass(
@@ -265,6 +276,7 @@ class TextToImage(Model):
         jobs = [self._filled(job, source) for job in jobs]
         job, factor = jobs[0], self.autoencoder.factor
         assert job.size is not None
+        self._check_affordable(job, job.size, len(jobs))
         if source.is_noise and source.noise is None and job.size.is_far_from(self.native_size):
             warn(
                 f"{job.size} is far from the model's own size, {self.native_size}: things come "
@@ -292,6 +304,15 @@ class TextToImage(Model):
             images = source.put_back(to_images(self.autoencoder.decode(latents, tiled=job.tiled)))
         settings = self._settings(jobs, source, sampler.scheduler, control)
         return TextToImageResult(images, latents, jobs, settings, len(sampler.times))
+
+    def _check_affordable(self, job: Job, size: Size, images: int) -> None:
+        """Refuse what is beyond the job's budget, before any of it is allocated."""
+        job.budget.check_size(size, self.native_size)
+        rows = images * (1 + job.guidance.active)
+        undecoded = job.tiled or job.denoising_end is not None
+        needed = least_bytes(self, size, rows, tiled=undecoded)
+        what = f"A batch of {images} pictures" if images > 1 else "A picture"
+        job.budget.check_memory(needed, free_bytes(self.device), f"{what} of {size}")
 
     def _filled(self, job: Job, source: BatchSource) -> Job:
         """The job with the model's defaults in place of what it does not say."""
@@ -353,6 +374,7 @@ class TextToImage(Model):
             size=size,
             negative_size=negative_size,
             zeros_for_no_prompt=self.defaults.zeros_for_no_prompt,
+            budget=job.budget,
         )
 
     def _settings(

@@ -40,7 +40,7 @@ _AND = re.compile(r"\bAND\b")
 _PART_WEIGHT = re.compile(r":\s*([-+]?(?:\d+\.?|\d*\.\d+))")
 _MARKS = re.compile(r"\\[()\[\]\\]|\\|[(\[]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[)\]]|[^\\()\[\]:]+|:")
 _BREAK = re.compile(r"\bBREAK\b")
-_MOST_LETTERS = 2_000_000  # of all texts that a prompt has in the course of a run
+_MOST_LETTERS = 1_000_000  # of all texts that a prompt has in the course of a run
 
 
 def parse(prompt: str, negative: bool = False) -> Parsed:

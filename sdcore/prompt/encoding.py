@@ -12,7 +12,7 @@ Shapes: n chunks, L positions of a chunk, T = n L text tokens, D text width, Dp 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from sdcore.errors import NonFiniteError
 from sdcore.prompt.chunks import Chunks, TokenizedText, pad_chunks, tokenize_text
 from sdcore.prompt.dialects import Dialect
 from sdcore.prompt.encoder import Encoder
-from sdcore.prompt.text import Parsed, Steps, Timeline
+from sdcore.prompt.text import Clauses, Parsed, Steps, Timeline
 from sdcore.text.tokenizer import Tokenizer
 
 
@@ -93,16 +93,30 @@ class EncodedPrompt:
 
 
 def tokenize(
-    parsed: Parsed, tokenizers: Sequence[Tokenizer], dialect: Dialect, steps: Steps
+    parsed: Parsed,
+    tokenizers: Sequence[Tokenizer],
+    dialect: Dialect,
+    steps: Steps,
+    check: Callable[[int], None] = lambda tokens: None,
 ) -> TokenizedPrompt:
-    """The ids and weights of a prompt, for each text encoder."""
+    """The ids and weights of a prompt, for each text encoder.
+
+    Args:
+        check: called after each text with how many tokens there are, in all texts of all parts; it
+            may raise.
+    """
+    counts = dict.fromkeys(tokenizers, 0)
+
+    def read(clauses: Clauses, tokenizer: Tokenizer) -> TokenizedText:
+        text = tokenize_text(clauses, tokenizer, dialect.divide)
+        counts[tokenizer] += sum(chunks.ids.numel() for chunks in text.passages)
+        check(counts[tokenizer])
+        return text
+
     parts: list[TokenizedPart] = []
     for part in parsed.parts:
         texts = part.timeline(steps)
-        by_encoder = [
-            texts.map(partial(tokenize_text, tokenizer=tokenizer, divide=dialect.divide))
-            for tokenizer in tokenizers
-        ]
+        by_encoder = [texts.map(partial(read, tokenizer=tokenizer)) for tokenizer in tokenizers]
         parts.append(TokenizedPart(_equally_many(by_encoder, tokenizers), part.weight))
     return TokenizedPrompt(tuple(parts))
 

@@ -123,8 +123,10 @@ class Timeline(Generic[Item]):
         return self.items[self.number_at(step)]
 
     def map(self, change: Callable[[Item], Other]) -> Timeline[Other]:
-        """Something else in place of each item, for the same steps."""
-        return Timeline(tuple(change(item) for item in self.items), self.last_steps)
+        """Something else in place of each item, for the same steps; once for each distinct item."""
+        known = {id(item): item for item in self.items}
+        changed = {key: change(item) for key, item in known.items()}
+        return Timeline(tuple(changed[id(item)] for item in self.items), self.last_steps)
 
 
 @dataclass(frozen=True)

