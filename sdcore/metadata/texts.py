@@ -79,7 +79,7 @@ def _texts(file: BinaryIO) -> dict[str, str]:
         if not found and image.format == "PNG" and small:
             image.load()  # some programs write their text behind the pixels
             found = _chunks(image)
-        if not found and (small or image.format != "PNG"):  # of a PNG Pillow reads the pixels for it
+        if not found and (small or image.format != "PNG"):  # Pillow reads a PNG's pixels for it
             found = _exif(image)
         if not found and small and image.mode == "RGBA":
             found = _hidden(np.asarray(image.getchannel("A")))
