@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Generator, Sequence
@@ -12,6 +13,8 @@ from typing import Literal
 
 _FILTERS = RLock()
 _PACKAGE = str(Path(__file__).parent)
+# Control characters but for line feed and tab, marks of direction, separators of lines.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class SdcoreError(Exception):
@@ -26,6 +29,7 @@ class SdcoreError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, why: str, hint: str) -> None:
+        what, why, hint = (visible(part) for part in (what, why, hint))
         super().__init__(f"{what}\n  why: {why}\n  try: {hint}")
         self.what, self.why, self.hint = what, why, hint
 
@@ -73,7 +77,7 @@ def warn(message: str) -> None:
     level, frame = 1, sys._getframe()  # pyright: ignore[reportPrivateUsage]
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(visible(message), stacklevel=level)
 
 
 @contextmanager
@@ -88,6 +92,15 @@ def warning_filter(
     with _FILTERS, warnings.catch_warnings():
         warnings.filterwarnings(action, category=category, module=module)
         yield
+
+
+def visible(text: str) -> str:
+    """A text for people: what would steer their terminal, or turn the line round, is escaped.
+
+    Names in files, paths and prompts come from anywhere. Line breaks and tabs stay, and what joins
+    the parts of an emoji.
+    """
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def name_some(names: Sequence[str], limit: int = 5) -> str:

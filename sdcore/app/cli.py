@@ -7,12 +7,13 @@ sdcore paint --help
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
 from sdcore import __version__
-from sdcore.app.command import EXIT_INTERRUPTED
+from sdcore.app.command import guarded, say, tell
 from sdcore.errors import UsageError
 
 
@@ -53,22 +54,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand, of which alone the module is imported; returns the exit code.
 
     Exit codes: 0 ok, 1 unforeseen, 2 usage, 3 bad file, 4 out of memory, 5 non-finite numbers,
-    130 interrupted.
+    130 interrupted, 141 whoever read what is printed has read enough, 143 terminated.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    codes = [0]
+    failed = guarded(lambda: codes.append(_main(given)), Namespace())
+    return failed or codes[-1]
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments:
-        print(usage(), file=sys.stderr)
+        tell(usage())
         return UsageError.exit_code
     if arguments[0] in ("-h", "--help", "--version"):
-        print(f"sdcore {__version__}" if arguments[0] == "--version" else usage())
+        say(f"sdcore {__version__}" if arguments[0] == "--version" else usage())
         return 0
-    try:
-        return run(arguments[0], list(arguments[1:]))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    return run(arguments[0], arguments[1:])
 
 
 def usage() -> str:
@@ -92,8 +93,7 @@ def run(name: str, arguments: list[str]) -> int:
         module = import_module(f"sdcore.app.{command.module}")
     except ModuleNotFoundError as error:
         package = f"sdcore[{command.extra}]" if command.extra else "sdcore"
-        text = f'error: sdcore {name} needs {error.name}: pip install "{package}"'
-        print(text, file=sys.stderr)
+        tell(f'error: sdcore {name} needs {error.name}: pip install "{package}"')
         return UsageError.exit_code
     return module.main(arguments, prog=f"sdcore {name}")
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from io import TextIOWrapper
 from typing import Any, NoReturn, cast
 
 from sdcore.app.other_flags import answer, in_our_words
-from sdcore.errors import MemoryLimitError, SdcoreError, UsageError
+from sdcore.errors import FileError, MemoryLimitError, SdcoreError, UsageError, visible
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 130, 141, 143  # 128 and the signal's number
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +33,11 @@ class Parser(argparse.ArgumentParser):
         given = sys.argv[1:] if args is None else args
         known = cast("dict[str, Any]", self._option_string_actions)
         return super().parse_known_args(in_our_words(given, known), namespace)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Without argparse's silence where a stream takes nothing more."""
+        if message:
+            (say if file is sys.stdout else tell)(message.removesuffix("\n"))
 
     def error(self, message: str) -> NoReturn:
         hint = f"See what `{self.prog} --help` says."
@@ -48,34 +56,105 @@ class Parser(argparse.ArgumentParser):
 
 def run(
     work: Callable[[argparse.Namespace], None],
-    options: argparse.Namespace,
+    parse: Callable[[Sequence[str] | None, argparse.Namespace], object],
+    arguments: Sequence[str] | None,
     *,
     stopped: str = "stopped; what was painted before is saved",
 ) -> int:
-    """Do it; the exit code: 0 ok, 2 usage, 3 bad file, 4 out of memory, 5 non-finite numbers.
+    """Read the command line and do it; the exit code, see `sdcore.app.cli.main`.
 
     Args:
-        stopped: what is said where Ctrl-C stopped it.
+        parse: fills the options in from the arguments, as `ArgumentParser.parse_args`.
+        stopped: what is said where Ctrl-C or SIGTERM stopped it.
+    """
+    options = argparse.Namespace()
+
+    def do() -> None:
+        parse(arguments, options)
+        work(options)
+
+    return guarded(do, options, stopped)
+
+
+def guarded(
+    work: Callable[[], object], options: argparse.Namespace, stopped: str = "stopped"
+) -> int:
+    """Do it, whatever becomes of it and of the streams; the exit code.
+
+    Args:
+        options: of the command line, as far as they are known when something fails.
     """
     warnings.showwarning = show_warning
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a path that the terminal cannot show ends no run
+        if isinstance(stream, TextIOWrapper):  # a name that the terminal cannot show ends no run
             stream.reconfigure(errors="backslashreplace")
     try:
-        work(options)
+        with _terminable():
+            try:
+                work()
+            finally:
+                if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                    sys.stdout.flush()
     except BrokenPipeError:  # whoever read what is printed has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print(f"\n{stopped}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        _give_up_streams()
+        return EXIT_PIPE
+    except KeyboardInterrupt as stop:  # or SIGTERM
+        beside_bar = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+        tell("\n" * beside_bar + stopped)
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
     except Exception as error:
-        if options.debug:
+        if getattr(options, "debug", False):
             raise
         failure = as_failure(error)
-        print(f"error: {in_flags(str(failure), options)}", file=sys.stderr)
+        tell(f"error: {in_flags(str(failure), options)}")
+        if isinstance(error, OSError):
+            _give_up_streams()
         return failure.exit_code
     return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that drafts are removed; a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _give_up_streams() -> None:
+    """Let Python's last flush of a stream that takes nothing more go nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except AttributeError:  # it is closed
+            pass
+
+
+def say(text: object) -> None:
+    """Print a line of the result, at once."""
+    print(visible(str(text)), flush=True)
+
+
+def tell(text: object) -> None:
+    """Print a line beside the result; where standard error takes none, nothing is lost."""
+    with suppress(OSError):
+        print(visible(str(text)), file=sys.stderr, flush=True)
 
 
 def as_failure(error: Exception) -> SdcoreError:
@@ -89,9 +168,16 @@ def as_failure(error: Exception) -> SdcoreError:
             first_line or "The system refused to give more.",
             "Use a smaller --batch-size or size, --precision fp16, or --attention chunked.",
         )
+    if isinstance(error, OSError) and error.errno is not None:
+        # Of files and folders that nobody foresaw; only streams have no name.
+        return FileError(
+            f"{error.filename or 'What is printed'} could not be read or written.",
+            f"{error.strerror}.",
+            "Check that it is there, its rights, and the free space.",
+        )
     return SdcoreError(
         "Something went wrong that should not have.",
-        f"{type(error).__name__}: {first_line}.",
+        f"{type(error).__name__}: {first_line:.500}.",
         "Run it again with --debug, and report what it prints.",
     )
 
@@ -113,4 +199,4 @@ def in_flags(text: str, options: argparse.Namespace) -> str:
 
 
 def show_warning(message: Any, *_: Any, **__: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    tell(f"warning: {message}")

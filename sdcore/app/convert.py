@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from sdcore.app.command import Parser, show_warning
+from sdcore.app import command
 from sdcore.errors import (
     FileError,
     MemoryLimitError,
     UsageError,
-    exit_on_error,
     name_some,
     warn,
 )
@@ -31,6 +28,7 @@ WORKER = Path(__file__).with_name("convert_worker.py")
 DTYPES = ("keep", "float32", "float16", "bfloat16")
 OLDEST_TORCH = (2, 10)  # before, files could run code in spite of weights_only: CVE-2026-24747
 SAFE = ".safetensors"
+MOST_GB, MOST_SECONDS = 100_000, 10_000_000
 _DESCRIPTION = """\
 Turn a model into another form; old pickled files into safetensors.
 
@@ -42,7 +40,7 @@ Turn a model into another form; old pickled files into safetensors.
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = command.Parser(
         prog=prog, description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -53,21 +51,28 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--name", help="a textual inversion's token (default: the file's)")
     add("--memory", type=float, metavar="GB", help="limit (default: 3 x the file, and 2 more)")
     add("--seconds", type=int, default=900, metavar="S", help="limit" + shown)
+    add("--debug", action="store_true", help="show the traceback of an error (default: no)")
     return parser
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
-    options = make_parser(prog).parse_args(arguments)
-    warnings.showwarning = show_warning
-    with exit_on_error():
-        if options.new.exists():
-            raise UsageError(f"{options.new} exists.", "Nothing is overwritten.", "Name another.")
-        if options.old.is_dir() or holds_weights(options.old):
-            convert_model(options.old, options.new, options.dtype)
-        else:
-            convert_pickle(options)
-        print(options.new)
-    return 0
+    return command.run(convert, make_parser(prog).parse_args, arguments, stopped="stopped")
+
+
+def convert(options: argparse.Namespace) -> None:
+    for limit, most in (("memory", MOST_GB), ("seconds", MOST_SECONDS)):
+        value = getattr(options, limit)
+        if value is not None and not 0 <= value <= most:
+            raise UsageError(
+                f"--{limit} is {value:g}.", "It is a limit.", f"Use a number from 0 to {most}."
+            )
+    if options.new.exists():
+        raise UsageError(f"{options.new} exists.", "Nothing is overwritten.", "Name another.")
+    if options.old.is_dir() or holds_weights(options.old):
+        convert_model(options.old, options.new, options.dtype)
+    else:
+        convert_pickle(options)
+    command.say(options.new)
 
 
 def holds_weights(path: Path) -> bool:
@@ -119,12 +124,6 @@ def convert_pickle(options: argparse.Namespace) -> None:
             f"{new} cannot be written.", "Weights are safetensors.", f"End it in {SAFE}."
         )
     require_file(old)
-    for limit in ("memory", "seconds"):
-        value = getattr(options, limit)
-        if value is not None and not 0 <= value < math.inf:
-            raise UsageError(
-                f"--{limit} is {value:g}.", "It is a limit.", "Use a number from 0 up."
-            )
     torch_version = tuple(int(part) for part in version("torch").split(".")[:2])
     if torch_version < OLDEST_TORCH:
         why = f"torch {version('torch')} has a hole that such a file can use."

@@ -7,7 +7,6 @@ sdcore edit "a red apple" --reweight "red:0" --images 4
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +55,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
-    return command.run(edit, make_parser(prog).parse_args(arguments))
+    return command.run(edit, make_parser(prog).parse_args, arguments)
 
 
 def edit(options: argparse.Namespace) -> None:
@@ -87,7 +86,7 @@ def edit(options: argparse.Namespace) -> None:
     size = complete_size(*sides, source, pipe.native_size, pipe.autoencoder.factor)
     groups = [[replace(job, size=size) for job in group] for group in groups]
     rows = [save_row(result, options) for result in results(paint(session, groups, settings))]
-    print(save_pairs(rows, options, [job.prompt for job in groups[0]]))
+    command.say(save_pairs(rows, options, [job.prompt for job in groups[0]]))
 
 
 def make_jobs(options: argparse.Namespace) -> list[list[Job]]:
@@ -172,8 +171,8 @@ def save_row(result: TextToImageResult, options: argparse.Namespace) -> tuple[st
     folder, stem = _folder_and_stem(options)
     for number, (image, settings) in enumerate(zip(result.images, result.settings, strict=True)):
         kind = "source" if number == 0 else "edit"
-        print(f"seed {settings.job.seed}", file=sys.stderr)
-        print(save_png(image, folder / f"{stem}-{kind}.png", settings), flush=True)
+        command.tell(f"seed {settings.job.seed}")
+        command.say(save_png(image, folder / f"{stem}-{kind}.png", settings))
     return f"seed {result.seeds[0]}", result.images
 
 

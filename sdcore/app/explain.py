@@ -7,7 +7,6 @@ sdcore explain "a fox on grass" --image photo.png
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +56,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
-    return command.run(explain, make_parser(prog).parse_args(arguments))
+    return command.run(explain, make_parser(prog).parse_args, arguments)
 
 
 def explain(options: argparse.Namespace) -> None:
@@ -78,14 +77,14 @@ def explain(options: argparse.Namespace) -> None:
     pages: list[tuple[Path, Explained]] = []
     for explained in all_explained:
         pages.append((save_page(explained, options), explained))
-        print(pages[-1][0], flush=True)
+        command.say(pages[-1][0])
         if options.grid is not None:
-            print(save_grid(explained, options), flush=True)
+            command.say(save_grid(explained, options))
     if len(pages) > 1:
         from sdcore.app.explain_page import fill_index
 
         text = fill_index([(path.name, explained) for path, explained in pages])
-        print(write_page(options.output / f"index{_PAGE}", text))
+        command.say(write_page(options.output / f"index{_PAGE}", text))
 
 
 def check(options: argparse.Namespace, prompts: list[str]) -> None:
@@ -190,7 +189,7 @@ def look_at(
     warn_of_unknown_words(pipe, jobs)
     fitting = fit(picture, pipe, sides)
     if fitting.size != picture.size:
-        print(f"the picture is read at {fitting.width} x {fitting.height}", file=sys.stderr)
+        command.tell(f"the picture is read at {fitting.width} x {fitting.height}")
     for job in jobs:
         known = {
             "prompt": job.prompt,

@@ -7,12 +7,12 @@ looked for only where --model, --lora and --lora-folder point.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdcore.app.command import tell
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class Again:
 
     def fitted(self, jobs: Sequence[Job], pipe: TextToImage, *, keep_clip_skip: bool) -> list[Job]:
         """What depends on the model that was loaded; says what cannot be the same."""
-        print(f"from {self.path}: a picture by {self.recipe.origin}", file=sys.stderr)
+        tell(f"from {self.path}: a picture by {self.recipe.origin}")
         settings = self.recipe.settings
         beyond = _beyond(settings) if settings else []
         for why in (*self.recipe.differences, *beyond, *self._other_model(pipe)):
-            print(f"  not the same: {why}", file=sys.stderr)
+            tell(f"  not the same: {why}")
         if keep_clip_skip:
             return list(jobs)
         skip = self.recipe.clip_skip_for(pipe.kind.penultimate)
@@ -162,10 +162,9 @@ def _as_one_of_a_batch(again: Again) -> Again:
     first = (again.job.seed or 0) - place
     if count == 1 or not 0 <= place < count <= _LARGEST_BATCH or first < 0:
         return again
-    print(
+    tell(
         f"{count} images are painted and one is kept, as it was one of {count} painted at once; "
-        "--batch-size 1 paints it alone, the same but for the last digits",
-        file=sys.stderr,
+        "--batch-size 1 paints it alone, the same but for the last digits"
     )
     return replace(again, images=count, place=place)
 

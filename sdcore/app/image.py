@@ -54,7 +54,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
-    return command.run(paint, make_parser(prog).parse_args(arguments))
+    return command.run(paint, make_parser(prog).parse_args, arguments)
 
 
 def paint(options: argparse.Namespace) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sdcore.app.command import tell
 
 if TYPE_CHECKING:
     from sdcore.pipeline.text_to_image import TextToImage
@@ -67,7 +68,7 @@ class ModelChoice:
         if self.preset is not None:
             pipe = pipe.with_preset(self.preset)
         attention = use_attention(pipe.unet, self.attention or "auto")
-        print(f"attention: {attention.kernel} ({attention.why})", file=sys.stderr)
+        tell(f"attention: {attention.kernel} ({attention.why})")
         return pipe
 
     def model_hash(self) -> str | None:

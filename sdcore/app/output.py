@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import string
-import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdcore.app.command import say, tell
 from sdcore.errors import FileError, UsageError
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def save(result: TextToImageResult, names: Names) -> Iterator[Image]:
     from sdcore.metadata.png import save_png
 
     for image, settings in zip(result.images, result.settings, strict=True):
-        print(f"seed {settings.job.seed}", file=sys.stderr)
-        print(save_png(image, names.next(settings.job), settings), flush=True)
+        tell(f"seed {settings.job.seed}")
+        say(save_png(image, names.next(settings.job), settings))
         yield image
 
 

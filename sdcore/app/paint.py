@@ -43,7 +43,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
-    return command.run(paint, make_parser(prog).parse_args(arguments))
+    return command.run(paint, make_parser(prog).parse_args, arguments)
 
 
 def paint(options: argparse.Namespace) -> None:
@@ -86,7 +86,7 @@ def paint(options: argparse.Namespace) -> None:
             if options.grid:
                 grid.append(image)
     if options.grid:
-        print(output.save_grid(grid, len(prompts), images, options.output))
+        command.say(output.save_grid(grid, len(prompts), images, options.output))
 
 
 def make_jobs(
@@ -129,7 +129,7 @@ def explain(jobs: list[Job], session: Session) -> None:
     tokenizer = pipe.readers[0][0]  # which knows the embeddings' words
     steps = jobs[0].steps or pipe.defaults.steps
     for prompt in dict.fromkeys(job.prompt for job in jobs):
-        print(explain_prompt(prompt, tokenizer, jobs[0].dialect, steps=steps), end="\n\n")
+        command.say(f"{explain_prompt(prompt, tokenizer, jobs[0].dialect, steps=steps)}\n")
     if jobs[0].negative_prompt:
         prompt = jobs[0].negative_prompt
-        print(explain_prompt(prompt, tokenizer, jobs[0].dialect, steps=steps, negative=True))
+        command.say(explain_prompt(prompt, tokenizer, jobs[0].dialect, steps=steps, negative=True))

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from sdcore.app.adapters import Adapters
+from sdcore.app.command import tell
 from sdcore.app.model_choice import ModelChoice
 from sdcore.app.unknown_words import warn_of_unknown_words
 from sdcore.job.job import OWN, Job
@@ -136,7 +137,7 @@ class _Progress:
             self.bar = self.bar or tqdm(total=step.count, desc=self.title, unit="step")
             self.bar.update(1)
         elif done * 4 // step.count > step.index * 4 // step.count:
-            print(f"{self.title}: step {done} of {step.count}", file=sys.stderr, flush=True)
+            tell(f"{self.title}: step {done} of {step.count}")
 
     def close(self) -> None:
         if self.bar is not None:

@@ -67,10 +67,10 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     """Run the command; returns the exit code, which is 130 or 143 where a signal stopped it."""
-    options = make_parser(prog).parse_intermixed_args(arguments)
+    parse = make_parser(prog).parse_intermixed_args
     stopped: list[int] = []
     text = "stopped at once; the same command goes on from the newest checkpoint"
-    code = command.run(lambda options: _work(options, stopped), options, stopped=text)
+    code = command.run(lambda options: _work(options, stopped), parse, arguments, stopped=text)
     return stopped[0] if stopped else code
 
 
@@ -84,27 +84,26 @@ def _work(options: argparse.Namespace, stopped: list[int]) -> None:
     if options.verify_resume:
         from sdcore.training.verify import verify_resume
 
-        print(verify_resume(settings))
+        command.say(verify_resume(settings))
         return
     ready = prepare(settings, cache=not options.dry_run)
     if ready.is_main:
-        print(summary(ready), flush=True)
+        command.say(summary(ready))
     if options.dry_run:
         return
     try:
         paths = train(ready)
     except Interrupted as stop:
         stopped.append(128 + stop.signal)
-        print(
+        command.tell(
             f"stopped after step {stop.step}, which is saved in {ready.settings.run.folder}; the "
-            "same command goes on",
-            file=sys.stderr,
+            "same command goes on"
         )
         return
     for path in paths:
-        print(path)
+        command.say(path)
     if paths:
-        print(f"paint with it: {command_to_paint(ready, paths[0])}")
+        command.say(f"paint with it: {command_to_paint(ready, paths[0])}")
 
 
 def load(options: argparse.Namespace) -> FinetuneSettings:

@@ -47,18 +47,24 @@ def replace_files(folder: Path, writers: Mapping[str, Write]) -> None:
     Raises:
         FileError: the disk is full or the folder cannot be written; the old files are still there.
     """
-    with _explained(folder), _draft(folder) as draft:
+    with _explained(folder):
+        _replace(folder, writers)
+
+
+def replace_file(path: Path, write: Write) -> None:
+    """Write one file, in place of one of its name; as `replace_files`."""
+    with _explained(path):
+        _replace(path.parent, {path.name: write})
+
+
+def _replace(folder: Path, writers: Mapping[str, Write]) -> None:
+    with _draft(folder) as draft:
         for name, write in writers.items():
             write(draft / name)
         _finish(draft, writers)
         for name in writers:
             os.replace(draft / name, folder / name)
         _sync(folder)
-
-
-def replace_file(path: Path, write: Write) -> None:
-    """Write one file, in place of one of its name; as `replace_files`."""
-    replace_files(path.parent, {path.name: write})
 
 
 def write_new(path: Path, write: Write) -> Path:

@@ -27,10 +27,7 @@ def run(tmp_path, capsys):
         old, new = tmp_path / f"old{suffix}", tmp_path / "new.safetensors"
         if content is not None:
             torch.save(content, old, **how)
-        try:
-            code = convert.main([str(old), str(new), *flags])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
+        code = convert.main([str(old), str(new), *flags])
         assert not list(tmp_path.glob(".converting*"))
         return code, new, capsys.readouterr().err
 
@@ -179,8 +176,7 @@ def test_a_folder_becomes_a_single_file(sd_folder, tmp_path, capsys):
     new = tmp_path / "new.safetensors"
     assert convert.main([str(sd_folder), str(new), "--dtype", "float16"]) == 0
     assert any(name.startswith("model.diffusion_model.") for name in load_file(new))
-    with pytest.raises(SystemExit):
-        convert.main([str(sd_folder), str(tmp_path / "other")])
+    assert convert.main([str(sd_folder), str(tmp_path / "other")]) == 2
     assert "cannot become" in capsys.readouterr().err
 
 
@@ -189,10 +185,25 @@ def test_no_memory_at_all_is_too_little(run):
     assert code in (3, 4) and "memory" in err and not new.exists()
 
 
-@pytest.mark.parametrize("flags", [("--memory", "-1"), ("--memory", "nan"), ("--seconds", "-1")])
+@pytest.mark.parametrize(
+    "flags",
+    [("--memory", each) for each in ("-1", "nan", "inf", "1e300", "1e6")]
+    + [("--seconds", "-1"), ("--seconds", "9" * 40)],
+)
 def test_a_limit_that_is_none_is_refused(run, flags):
     code, new, err = run({"a": torch.ones(2)}, *flags)
     assert code == 2 and not new.exists() and f"{flags[0]} is" in err
+
+
+@pytest.mark.parametrize(
+    "new", ["/proc/new.safetensors", "x" * 300 + ".safetensors", "old.ckpt/new.safetensors"]
+)
+def test_a_target_that_cannot_be_is_named(tmp_path, capsys, monkeypatch, new: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.ones(2)}, "old.ckpt")
+    assert convert.main(["old.ckpt", new]) == 3
+    err = capsys.readouterr().err
+    assert new[:100] in err and "should not" not in err
 
 
 @pytest.mark.parametrize("content", [b"hi\n", b""])
@@ -237,8 +248,7 @@ def test_safetensors_under_another_name(sd_folder, tmp_path, capsys) -> None:
 
     weights = sd_folder / "unet" / "diffusion_pytorch_model.safetensors"
     shutil.copy(weights, tmp_path / "old.ckpt")
-    with pytest.raises(SystemExit):
-        convert.main([str(tmp_path / "old.ckpt"), str(tmp_path / "new.safetensors")])
+    assert convert.main([str(tmp_path / "old.ckpt"), str(tmp_path / "new.safetensors")]) == 2
     assert "needs no converting" in capsys.readouterr().err
 
 
