@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import diffusers
@@ -316,3 +318,13 @@ def test_no_such_folder_never_asks_the_hub(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", pytest.fail)
     with pytest.raises(FileError, match="no model folder"):
         find_model(name)
+
+
+def test_opening_a_model_loads_no_compiler(folder):
+    """Drawing first values without memory would import torch's compiler: 2 s of each start."""
+    code = (
+        "import sys; from sdcore.text.encoder import CLIPTextEncoder as E; "
+        f"E.from_pretrained({str(folder)!r}); print('torch._dynamo' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
