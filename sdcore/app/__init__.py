@@ -7,6 +7,7 @@ model_choice.py  which model, and where it runs;  adapters.py   LoRAs and learne
 model_folders.py the folders of other programs, and the names of what lies there
 session.py       a loaded model that paints jobs;  output.py   the files that are written
 paint.py, image.py, edit.py, inspect.py, train.py    commands
+batch.py         a file of jobs, painted whole or in shards;  job_lines.py  what its lines say
 from_picture.py  --from: a job from what a picture says
 unknown_words.py a warning for words that the model was never taught
 convert.py, convert_worker.py              old checkpoints, read in a closed process

@@ -34,6 +34,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "paint": Command("paint", "paint prompts"),
     "image": Command("image", "paint from a picture, or repaint a part of one"),
+    "batch": Command("batch", "paint a file of jobs, one a line, and go on after a stop"),
     "edit": Command("edit", "change words of a prompt and keep the picture"),
     "explain": Command("explain", "show where, when and in which layers each word is read"),
     "inspect": Command("inspect", "say what a model, a LoRA or an embedding is"),

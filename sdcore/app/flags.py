@@ -33,8 +33,8 @@ _LINES_OF_PROMPT = 4  # of a file; more than so many for each picture are not re
 _NO_FLAGS = ("prompt", "size", "source", "hires", "loras", "embeddings", "budget")
 
 
-def add_painting_flags(parser: argparse.ArgumentParser) -> None:
-    """How to paint, whatever the picture begins from."""
+def add_painting_flags(parser: argparse.ArgumentParser, batch_size: int = BATCH_SIZE) -> None:
+    """How to paint, whatever the picture begins from; `batch_size` is that of no flag."""
     add = parser.add_argument
     add("--negative-prompt", metavar="TEXT", help="what to keep away from (default: nothing)")
     text = "image i is painted from seed + i (default: a random one)"
@@ -52,7 +52,7 @@ def add_painting_flags(parser: argparse.ArgumentParser) -> None:
     text = "text encoder layers left out at the end (default: 0)"
     add("--clip-skip", type=int, metavar="N", help=text)
     add("--images", type=int, metavar="N", help="pictures of each prompt (default: 1)")
-    add("--batch-size", type=int, metavar="N", help=f"painted at once (default: {BATCH_SIZE})")
+    add("--batch-size", type=int, metavar="N", help=f"painted at once (default: {batch_size})")
     text = "allow more of letters, tokens, steps, images, pixels, adapters or memory (default: no)"
     add("--budget", action="append", default=[], metavar="NAME=N", help=text)
 

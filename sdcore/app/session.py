@@ -6,10 +6,10 @@ Commands, a batch, a page and a server all paint through one of these.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdcore.app.adapters import Adapters
 from sdcore.app.command import tell
@@ -62,7 +62,7 @@ class Session:
             "model_hash": self.model.model_hash(),
         }
         first = 1
-        for batch in batches(jobs, batch_size):
+        for batch in batches(jobs, batch_size, job=lambda job: job):
             yield BatchBegins(first, first + len(batch) - 1, len(jobs))
             first += len(batch)
             for happened in self._batch(batch, control):
@@ -82,26 +82,36 @@ class Session:
         yield from self.prepared(jobs).painting(jobs, control)
 
 
-def batches(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
-    """Jobs in a row that can be painted at once, at most `size` of them together."""
+ItemT = TypeVar("ItemT")
+
+
+def batches(
+    items: Iterable[ItemT], size: int, job: Callable[[ItemT], Job]
+) -> Iterator[list[ItemT]]:
+    """Items in a row whose jobs can be painted at once, at most `size` of them together.
+
+    They are taken one by one, so that there may be any number of them.
+    """
     names = [field.name for field in fields(Job) if field.name not in OWN]
 
-    def alike(job: Job) -> tuple[Any, ...]:
-        return (*(getattr(job, name) for name in names), type(job.source))
+    def alike(item: ItemT) -> tuple[Any, ...]:
+        of = job(item)
+        return (*(getattr(of, name) for name in names), type(of.source))
 
-    for _, group in groupby(jobs, key=alike):
-        together = list(group)
-        for start in range(0, len(together), size):
-            yield together[start : start + size]
+    for _, group in groupby(items, key=alike):
+        while together := list(islice(group, size)):
+            yield together
 
 
 def results(
-    happenings: Iterable[BatchBegins | Moment | TextToImageResult],
+    happenings: Iterable[BatchBegins | Moment | TextToImageResult], *, shown: bool = True
 ) -> Iterator[TextToImageResult]:
     """The results alone, with the progress shown: a bar in a terminal, elsewhere plain lines."""
     progress = _Progress()
     try:
         for happened in happenings:
+            if not shown and not isinstance(happened, TextToImageResult):
+                continue
             if isinstance(happened, BatchBegins):
                 progress.begin(f"images {happened.first}-{happened.last} of {happened.count}")
             elif isinstance(happened, Moment):

@@ -38,3 +38,4 @@ PICTURE_SETTINGS = 1000
 
 # Prompts
 PROMPTS_BYTES = 16 * MIB
+LINE_BYTES = MIB  # of a file with a job a line, which may have any number of them
