@@ -33,7 +33,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     text = "how much is painted anew, above 0 to 1 (default: the model's, with a mask 1)"
     add("--strength", type=float, metavar="X", help=text)
     masks = parser.add_mutually_exclusive_group()
-    text = "picture as large: white is repainted, black kept to the bit (default: no mask)"
+    text = "a picture: white is repainted, black kept to the bit (default: no mask)"
     masks.add_argument("--mask", type=Path, metavar="FILE", help=text)
     text = "repaint what is transparent in the picture (default: no)"
     masks.add_argument("--mask-transparent", action="store_true", help=text)

@@ -144,8 +144,7 @@ def make_canvases(
     pictures = [to_rgb(image, _name("The picture", i, images)) for i, image in enumerate(images)]
     if masks is not None:
         masks = [to_mask(mask, _name("The mask", i, masks)) for i, mask in enumerate(masks)]
-        for picture, mask in zip(pictures, masks, strict=True):
-            check_mask(picture, mask)
+        masks = [fitted_mask(*pair) for pair in zip(pictures, masks, strict=True)]
     if width is None or height is None:
         natural = model_size if only_masked is not None else None
         natural = natural or size_to_paint(Size(*pictures[0].size), model_size)
@@ -197,14 +196,15 @@ def masked_box(mask: Image.Image, size: Size, padding: int) -> Box:
     return VaeImageProcessor.get_crop_region(mask, *size.width_height, pad=padding)
 
 
-def check_mask(picture: Image.Image, mask: Image.Image) -> None:
-    """Refuse a mask of another size, or one that repaints nothing. Raises UsageError."""
-    if mask.size != picture.size:
-        raise UsageError(
-            f"The mask is {mask.width} x {mask.height} pixels.",
-            f"The picture is {picture.width} x {picture.height}.",
-            "Make the mask as large as the picture.",
-        )
+def fitted_mask(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """The grey mask, as large as the picture; where it is made smaller nothing drawn is lost.
+
+    Raises:
+        UsageError: it repaints nothing.
+
+    Warns:
+        UserWarning: it had another size.
+    """
     brightest = mask.getextrema()[1]
     if brightest == 0:
         raise UsageError(
@@ -212,6 +212,15 @@ def check_mask(picture: Image.Image, mask: Image.Image) -> None:
             "White is what is repainted, so nothing would be.",
             "Draw what is to be repainted in white, or invert the mask.",
         )
+    if mask.size == picture.size:
+        return mask
+    sizes = Size(*mask.size), Size(*picture.size)
+    warn(f"the mask is {sizes[0]}, the picture {sizes[1]}: the mask is resized to the picture")
+    smaller = min(mask.width, picture.width), min(mask.height, picture.height)
+    levels = torch.as_tensor(np.array(mask, dtype=np.float32))[None, None]
+    levels = F.adaptive_max_pool2d(levels, smaller[::-1])[0, 0]
+    reduced = Image.fromarray(levels.numpy().astype(np.uint8))
+    return reduced.resize(picture.size, Image.Resampling.BILINEAR)
 
 
 def _name(name: str, number: int, among: Sequence[object]) -> str:

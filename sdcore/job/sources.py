@@ -19,7 +19,7 @@ from torch import Tensor
 from sdcore.checks import as_int, check_choice
 from sdcore.diffusion.steps import check_share
 from sdcore.errors import NonFiniteError, UsageError
-from sdcore.image.canvas import MASK_CELLS, TOUCHED, check_mask
+from sdcore.image.canvas import MASK_CELLS, TOUCHED, fitted_mask
 from sdcore.image.pictures import to_mask, to_rgb
 
 
@@ -65,8 +65,8 @@ class Picture(_Content):
         image: any PIL picture; it is turned into RGB.
         strength: above 0 to 1, how much is painted anew: the last int(steps * strength) steps are
             run. None is the model's, with a mask 1.
-        mask: white is repainted, black stays as it is to the bit, grey mixes the two; as large as
-            the picture.
+        mask: white is repainted, black stays as it is to the bit, grey mixes the two; of another
+            size it is resized to the picture's, with a warning.
         only_masked: paints the part around the mask alone, this many pixels wider, at the size that
             is asked for, and puts it back.
         mask_cells: what the model repaints, on its grid of 8 x 8 pixels or so: every position of
@@ -87,8 +87,8 @@ class Picture(_Content):
         check_share("strength", self.strength)
         object.__setattr__(self, "image", to_rgb(self.image))
         if self.mask is not None:
-            object.__setattr__(self, "mask", to_mask(self.mask))
-            check_mask(self.image, self.mask)
+            mask = fitted_mask(self.image, to_mask(self.mask))
+            object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "only_masked", _check_padding(self.only_masked, self.mask))
 
     @cached_property

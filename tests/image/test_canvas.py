@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from sdcore.image.canvas import make_canvases, size_to_paint
+from sdcore.image.canvas import fitted_mask, make_canvases, size_to_paint
 from sdcore.image.pictures import to_mask
 from sdcore.size import Size
 
@@ -62,6 +62,24 @@ def test_one_pixel_of_a_mask_is_repainted(size: tuple[int, int]) -> None:
         assert cells.sum() == 1 and cells[0, 1, 1] == 1
         (theirs,) = make_canvases([Image.new("RGB", size)], [mask], cells="corner", **how)
         assert theirs.mask_cells((8, 8)).sum() == (place == (8, 8) and scale == 1)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (128, 128), (640, 64), (48, 200)])
+def test_a_mask_of_another_size_is_fitted_to_the_picture_and_it_is_said(
+    size: tuple[int, int],
+) -> None:
+    """Its left half stays the left half; no stroke is lost, however thin."""
+    mask = Image.new("L", size)
+    mask.paste(255, (0, 0, size[0] // 2, size[1]))
+    with pytest.warns(UserWarning, match="the mask is .*: the mask is resized to the picture"):
+        fitted = fitted_mask(Image.new("RGB", (64, 64)), mask)
+    assert fitted.size == (64, 64)
+    white = np.asarray(fitted) >= 128
+    assert white[:, :31].all() and not white[:, 33:].any()
+    thin = Image.new("L", size)
+    thin.putpixel((size[0] // 2, size[1] // 2), 255)
+    with pytest.warns(UserWarning, match="resized"):
+        assert np.asarray(fitted_mask(Image.new("RGB", (64, 64)), thin)).max() >= 128
 
 
 def test_a_part_of_the_picture_is_masked_where_it_lies() -> None:
