@@ -1,4 +1,4 @@
-"""A recipe from ComfyUI's `prompt` text: a graph of nodes as JSON.
+"""A recipe from ComfyUI's `prompt` or `workflow` text: a graph of nodes as JSON.
 
     {"3": {"class_type": "KSampler", "inputs": {"seed": 7, "positive": ["6", 0], ...}}, "6": ...}
 
@@ -36,6 +36,7 @@ _SILENT = (
     *("Reroute", "CLIPSetLastLayer", "VAEDecode", "VAEDecodeTiled", *_OUTPUTS),
     *("Reroute (rgthree)", "ReroutePrimitive|pysssss", "ImpactSwitch", "Any Switch (rgthree)"),
     *("Context (rgthree)", "Context Big (rgthree)", "SaveImageWebsocket", "Image Save"),
+    *("ToBasicPipe", "FromBasicPipe", "FromBasicPipe_v2"),
 )
 _CHECKPOINTS = ("ckpt_name", "base_ckpt_name", "unet_name", "model_path")
 _TEXT_INPUTS = ("text", "populated_text", "text_g", "prompt", "string")
@@ -108,10 +109,12 @@ def _find_sampler(graph: Graph) -> Node:
             continue
         first = found[-1]
         if len(found) > 1:
-            graph.differs(f"{len(found) - 1} more passes followed the first")
+            more = "one more pass" if len(found) == 2 else f"{len(found) - 1} more passes"
+            graph.differs(f"{more} followed the first")
         for node in way[: way.index(first)]:
             if not is_sampler(node) and node.kind not in _SILENT and node is not start:
                 graph.differs(f"node {node.kind!r:.60} is not run")
+        _note_own_vae(graph, way[: way.index(first)])
         if len(outputs) > 1:
             graph.differs(f"the graph has {len(outputs)} outputs; the first one is followed")
         return first
@@ -119,6 +122,15 @@ def _find_sampler(graph: Graph) -> Node:
     raise ValueError(
         f"none of {', '.join(SAMPLERS)} is behind its picture, of nodes {kinds!s:.200}"
     )
+
+
+def _note_own_vae(graph: Graph, way: list[Node]) -> None:
+    for node in way:
+        vae = graph.chain(Reached(node), "vae")[-1].node
+        name = base_name(graph.text(vae, "vae_name")) if "vae_name" in vae.inputs else ""
+        if name and not any(key in vae.inputs for key in _CHECKPOINTS):
+            graph.differs(f"a VAE of its own was used, {name!r:.60}")
+            return
 
 
 def _outputs(graph: Graph) -> list[Node]:
@@ -211,6 +223,9 @@ def _read_prompt(graph: Graph, sampling: Sampling, role: str) -> _Prompt:
     if encode.kind not in _ENCODERS:
         graph.differs(f"node {encode.kind!r:.60} is read as if it were CLIPTextEncode")
     text = graph.text(encode, key)
+    encoders = graph.chain(Reached(encode), "clip")[-1].node
+    if any(name.startswith("clip_name") for name in encoders.inputs):
+        graph.differs("text encoders of their own were used")
     if encode.kind == _SDXL:
         graph.differs("SDXL's size conditioning of its own is not used")
         if graph.text(encode, "text_l") != text:

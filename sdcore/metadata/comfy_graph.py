@@ -14,6 +14,7 @@ from typing import Any
 from sdcore.checks import as_finite
 from sdcore.files.jsonfile import is_list, is_object, parse_json_object
 from sdcore.files.limits import GRAPH_NODES
+from sdcore.metadata.comfy_workflow import prompt_of_workflow
 
 _SHOWN_NODES = 200
 # The inputs that are followed through a node, by what is looked for; the first that is linked.
@@ -26,6 +27,7 @@ _PASSED_ON = {
         *("pixels", "image", "images"),
     ),
     "loras": ("lora_stack",),
+    "vae": ("vae",),
 }
 # Where several things go in one link.
 _BUNDLES = ("base_ctx", "ctx_01", "pipe", "basic_pipe", "sdxl_tuple")
@@ -46,6 +48,8 @@ _TEXTS = (
     *("text_positive", "positive"),
 )
 _NUMBERS = ("value", "seed", "noise_seed", "int", "Number", "number", "float", "INT", "FLOAT")
+# Nodes that make another number of the one they are given.
+_COMPUTES = re.compile(r"math|expression|evaluat|operation|calculat|arithm", re.IGNORECASE)
 _JOINS = re.compile(r"concat|join|append|StringFunction", re.IGNORECASE)
 _SEPARATORS = ("delimiter", "separator")
 _DEEPEST = 50
@@ -165,7 +169,7 @@ class Graph:
     def _given(self, reached: Reached, kind: type, depth: int) -> Any:
         """What a node gives, where it gives one value."""
         node = reached.node
-        if depth == 0:
+        if depth == 0 or (kind is not str and _COMPUTES.search(node.kind)):
             return None
         if kind is str and _JOINS.search(node.kind):
             return self._joined(node, depth)
@@ -206,8 +210,10 @@ class Graph:
 
 
 def read_graph(text: str) -> Graph:
-    """The graph in ComfyUI's `prompt` text. Raises ValueError: it is none, with the reason."""
+    """The graph in a `prompt` or `workflow`. Raises ValueError: it is none, with the reason."""
     data = parse_json_object(text.encode("utf-8", "surrogatepass"))
+    if is_list(data.get("nodes")):
+        data = prompt_of_workflow(data)
     if len(data) > GRAPH_NODES:
         raise ValueError(f"it has {len(data)} nodes, more than {GRAPH_NODES}")
     nodes: dict[str, Node] = {}

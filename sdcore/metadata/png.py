@@ -72,8 +72,8 @@ def read_settings(path: Path, budget: Budget = GENEROUS) -> ImageSettings:
 def read_recipe(path: Path, budget: Budget = GENEROUS) -> Recipe:
     """How to paint a picture again, from what the program that painted it wrote into it.
 
-    Ours comes first, then ComfyUI's graph; where a graph cannot be followed the `parameters` text
-    beside it is read.
+    Ours comes first, then ComfyUI's graph as it ran; where it cannot be followed, or there is none,
+    the `parameters` text beside it, and then the graph as it was drawn.
 
     Args:
         budget: what a record of ours may ask for; others have the usual one.
@@ -107,6 +107,8 @@ def _readers(texts: dict[str, str]) -> Iterator[tuple[str, Callable[[], Recipe]]
     named = next((name for name in INVOKE_TEXTS if name in texts), None)
     if named is not None:
         yield named, partial(recipe_of_invoke, texts)
+    if "workflow" in texts:
+        yield "workflow", partial(recipe_of_graph, texts["workflow"])
     if "Comment" in texts:
         yield "Comment", partial(recipe_of_novelai, texts)
     if easy:

@@ -22,7 +22,7 @@ from sdcore.metadata.invoke import INVOKE_TEXTS
 from sdcore.metadata.other_tools import EASY_SETTINGS, NOVELAI_TEXTS
 
 # The web UI's text (also Swarm's and Fooocus'), ours, ComfyUI's graph.
-_USUAL = ("parameters", "sdcore", "prompt")
+_USUAL = ("parameters", "sdcore", "prompt", "workflow")
 TEXTS = tuple(dict.fromkeys((*_USUAL, *INVOKE_TEXTS, *NOVELAI_TEXTS, *EASY_SETTINGS)))
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _MAKE, _MODEL = 0x010F, 0x0110
@@ -101,8 +101,8 @@ def _exif(image: Any) -> dict[str, str]:
     found = {"parameters": _decode_comment(comment)} if comment else {}
     for tag in (_MAKE, _MODEL):  # "prompt:{...}" and "workflow:{...}"
         name, _, text = str(exif.get(tag, "")).partition(":")
-        if name == "prompt":
-            found["prompt"] = text
+        if name in ("prompt", "workflow"):
+            found[name] = text
     return found
 
 

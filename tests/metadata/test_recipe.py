@@ -114,7 +114,7 @@ ADVANCED = node(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (UPSCALED, "1 more passes followed"),
+        (UPSCALED, "one more pass followed"),
         ({"7": ADVANCED}, "only some of the steps"),
         ({"7": {"denoise": 0.5}}, "only in part"),
         ({"7": {"seed": "x"}}, "seed 'x' cannot be used"),
