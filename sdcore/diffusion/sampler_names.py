@@ -6,6 +6,7 @@ same as one of ours is judged by the noise levels that it visits: see `tests/dif
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -24,6 +25,8 @@ _SCHEDULE_ALIASES = {
     "polyexponential": "exponential",  # with its exponent 1, which all tools use
     "sgmuniform": "sgm uniform",
     "ays": "align your steps",
+    "ays sd1": "align your steps",
+    "ays sdxl": "align your steps",
     "automatic": "automatic",
 }
 _WEB_UI_SCHEDULES = {
@@ -48,7 +51,7 @@ _COMFY_SCHEDULES = {
         *("normal", "karras", "exponential", "sgm uniform", "simple", "ddim uniform", "beta"),
         *("linear quadratic", "kl optimal"),
     )
-}
+} | {"ays sd1": "align your steps", "ays sdxl": "align your steps"}  # of extensions
 _OURS = " (sdcore)"  # behind a schedule that the web UI does not have
 # Samplers that are not here -> the nearest that is, and why.
 _ADAPTIVE = "it decides how many steps it takes as it goes"
@@ -58,6 +61,7 @@ NOT_HERE: dict[str, tuple[str, str]] = {
     "dpm adaptive": ("dpm++ 2m", _ADAPTIVE),
     "restart": ("heun", "it goes back to noisier levels, and times only fall here"),
     "heunpp2": ("heun", _LACKING),
+    "heun++": ("heun", _LACKING),
     "exp heun 2 x0": ("heun", _LACKING),
     "exp heun 2 x0 sde": ("dpm++ sde", _LACKING),
     "dpm++ 2s a cfg++": ("dpm++ 2s a", _LACKING),
@@ -92,6 +96,7 @@ _COMFY_METHODS = {
 # The web UI gives these no noise levels but times: every so-manieth training step.
 _OVER_TIMES = {"ddim": "ddim uniform", "ddim cfg++": "ddim uniform", "pndm": "leading", "unipc": ""}
 _FALLBACK = "dpm++ 2m"
+_DPM_ORDER = re.compile(r"dpm\+\+(?=[23]|sde)")  # "DPM++2M"
 _MOST_WORDS = 20  # of a sampler's name; pictures from anywhere say it
 
 
@@ -190,7 +195,8 @@ def from_web_ui(sampler: str, schedule: str | None) -> Found:
         return Found(_joined(method, ours if ours in _LEVELS else ""), tuple(differences))
     if levels.lower() == "automatic":
         levels = METHODS[method].automatic
-    found = _WEB_UI_READ.get(levels.lower(), levels.lower())
+    levels = levels.lower().replace("_", " ")
+    found = _WEB_UI_READ.get(levels, levels)
     found = _OVER_TIMES.get(method, found)
     if method in _WEB_UI_METHODS:
         differences.append(f"{method!r}: {_WEB_UI_METHODS[method]}")
@@ -225,9 +231,16 @@ def _method(theirs: str, key: str) -> tuple[str, list[str]]:
     """Our method, or the nearest and why it is not the same."""
     if key in _METHOD_KEYS:
         return _METHOD_KEYS[key], []
-    near, why = NOT_HERE.get(key, (_FALLBACK, ""))
+    near, why = NOT_HERE.get(key, (_variant_of(key), ""))
     why = f" ({why})" if why else ""
     return near, [f"sampler {theirs!r:.60} is not there{why}; {near!r} is used"]
+
+
+def _variant_of(key: str) -> str:
+    """The method that an unknown name begins with, such as "euler smea dy"."""
+    words = key.split(" ")[:_MOST_WORDS]
+    starts = (" ".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((_METHOD_KEYS[start] for start in starts if start in _METHOD_KEYS), _FALLBACK)
 
 
 def _joined(method: str, schedule: str) -> str:
@@ -236,7 +249,8 @@ def _joined(method: str, schedule: str) -> str:
 
 def _key(name: str) -> str:
     """A name without what differs between spellings of it."""
-    words = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++").split()
+    plain = name.lower().replace("_", " ").replace("-", " ").replace("dpmpp", "dpm++")
+    words = _DPM_ORDER.sub("dpm++ ", plain).split()
     plain = " ".join(words).removesuffix(" gpu").removeprefix("sample ").removeprefix("k ")
     for theirs, ours in (("ancestral", "a"), ("dpm 2", "dpm2"), ("cfg pp", "cfg++")):
         plain = plain.replace(theirs, ours)

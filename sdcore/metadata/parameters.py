@@ -9,7 +9,9 @@ The grammar is that of the web UI's own reader, traps included. It cannot carry 
 - spaces at the ends of a line, and blank lines at the beginning, are lost;
 - a line of the prompt that begins with "Negative prompt:" begins the negative prompt;
 - a line of the negative prompt that begins so loses these words, unless it is the first;
-- a lone surrogate has no place in a file.
+- a lone surrogate has no place in a file;
+- a text that is one line is divided where a page or a form has joined it: at a carriage return, at
+  <br>, before "Negative prompt:" and "Steps:".
 
 `carries` says whether a pair of prompts survives. For all others the JSON beside it is exact.
 """
@@ -31,11 +33,17 @@ _JSON = json.JSONDecoder(strict=False)  # line breaks may stand within quotation
 _NEGATIVE = "Negative prompt:"
 _FEWEST_PAIRS = 3
 # Where the settings begin, whatever follows them; a text without it has them in its last line.
-_BEGINS = tuple(re.compile(rf"\s*+{key}: ?\S") for key in ("Steps", "Sampler"))
-_KEY = re.compile(r"[ \-/]*+(\w[\w \-/]{1,80}+):[ \t]*+")
+_BEGINS = tuple(re.compile(rf"\s*+{key}[:\uff1a] ?\S") for key in ("Steps", "Sampler"))
+_KEY = re.compile(r"[ \-/]*+(\w[\w \-/]{1,80}+)[:\uff1a][ \t]*+")
+# Lines that were joined: by a web page, and by a form that takes one line.
+_BREAK = re.compile(r"\r|<br ?/?>", re.IGNORECASE)
+_JOINED = re.compile(r"(?<=\s)Steps[:\uff1a] ?\S")
+_JOINED_NEGATIVE = re.compile(r"\s(?=Negative prompt[:\uff1a])", re.IGNORECASE)
+_MOST_JOINED = 3
+_MARKS = re.compile(r"[,:\n\r\"\uff0c\uff1a]")  # a value with one of them is quoted
 _SKIPPED = re.compile(r"[\s,;|\uff0c\uff1b]*+")
 # A value ends at a comma or a line, or at another sign behind which a key begins.
-_END = re.compile(r"[,\n\uff0c]|[;|\uff1b](?=\s*+\w[\w \-/]{1,80}+:)")
+_END = re.compile(r"[,\n\uff0c]|[;|\uff1b](?=\s*+\w[\w \-/]{1,80}+[:\uff1a])")
 _CLOSED = re.compile(r"\s*+(?:[,\n;|\uff0c\uff1b]|$)")
 # Whole texts that an extension writes behind the settings, a line each.
 _WHOLE_LINE = ("Template", "Negative Template")
@@ -70,7 +78,8 @@ def read_parameters(text: str) -> Parameters:
     Raises:
         ValueError: more settings than any program writes.
     """
-    lines = text.strip().replace("\r\n", "\n").split("\n")
+    lines = _lines(text.strip())
+    begins = _negative_mark(lines)
     first = _first_of_settings(lines)
     pairs = read_pairs("\n".join(lines[first:]))
     if len(pairs) < _FEWEST_PAIRS and first < len(lines) - 1:
@@ -83,11 +92,34 @@ def read_parameters(text: str) -> Parameters:
     part = prompt
     for line in lines[:first]:
         line = line.strip()
-        if line.startswith(_NEGATIVE):
-            part, line = negative, line.removeprefix(_NEGATIVE).strip()
+        if mark := begins.match(line):
+            part, line = negative, line[mark.end() :].strip()
         if line or part:  # blank lines at the beginning are dropped
             part.append(line)
     return Parameters("\n".join(prompt), "\n".join(negative), pairs)
+
+
+def _lines(text: str) -> list[str]:
+    """The lines, whatever ends them, also where a web page or a form has joined them to one."""
+    text = text.replace("\r\n", "\n")
+    lines = (text if "\n" in text else _BREAK.sub("\n", text)).split("\n")
+    if any(begins.match(line) for line in lines for begins in _BEGINS):
+        return lines
+    last = lines.pop()
+    for steps in reversed(list(_JOINED.finditer(last))[-_MOST_JOINED:]):
+        before, settings = last[: steps.start()], last[steps.start() :]
+        known = _SAME_KEYS.keys() & {key.lower() for key in read_pairs(before)}
+        if not known and len(read_pairs(settings)) >= _FEWEST_PAIRS:
+            return [*lines, *_JOINED_NEGATIVE.sub("\n", before, count=1).split("\n"), settings]
+    return [*lines, last]
+
+
+def _negative_mark(lines: list[str]) -> re.Pattern[str]:
+    """What the negative prompt begins with: as the web UI writes it or, without that, nearly so."""
+    written = re.compile(re.escape(_NEGATIVE))
+    if any(line.strip().startswith(_NEGATIVE) for line in lines):
+        return written
+    return re.compile(r"negative[ _]?prompt[:\uff1a]", re.IGNORECASE)
 
 
 def _first_of_settings(lines: list[str]) -> int:
@@ -222,4 +254,4 @@ def _hashes(named: Iterable[tuple[str, str]]) -> str | None:
 
 def _quote(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:\n"') else text
+    return json.dumps(text, ensure_ascii=False) if _MARKS.search(text) else text

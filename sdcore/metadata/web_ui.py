@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -9,7 +10,7 @@ from sdcore.checks import as_finite
 from sdcore.diffusion.methods import STOCHASTIC
 from sdcore.diffusion.sampler_names import Found, from_web_ui, split_name
 from sdcore.errors import UsageError
-from sdcore.files.jsonfile import parse_json_object
+from sdcore.files.jsonfile import is_list, is_object, parse_json_object
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
 from sdcore.job.job import GENEROUS, Job
 from sdcore.metadata.named_settings import number_of
@@ -98,6 +99,7 @@ def recipe_of_parameters(text: str) -> Recipe:
     skip = _number(pairs, "Clip skip", 12, differences)
     differences += [] if ours else sampler.differences
     differences += _other_differences(parameters, sampler.name)
+    differences += _of_civitai(pairs.get("Civitai resources"))
     loras = _loras(parameters, differences)
     hires = _read_hires(pairs, width, height, differences)
     dialect, unsure = _dialect(pairs)
@@ -108,7 +110,7 @@ def recipe_of_parameters(text: str) -> Recipe:
             negative_prompt=parameters.negative_prompt or None,
             seed=seed,
             steps=steps or None,
-            guidance_scale=decimal(pairs.get("CFG scale"), 1000),
+            guidance_scale=_decimal(pairs, "CFG scale", 1000, differences),
             guidance_rescale=decimal(pairs.get("CFG rescale"), 1),
             scheduler=sampler.name,
             size=size_of(width, height),
@@ -215,6 +217,13 @@ def _number(pairs: dict[str, str], key: str, most: int, differences: list[str]) 
     return number
 
 
+def _decimal(pairs: dict[str, str], key: str, most: float, differences: list[str]) -> float | None:
+    number = decimal(pairs.get(key), most)
+    if number is None and key in pairs:
+        differences.append(f"{key} {pairs[key]!r:.{_SHOWN}} cannot be used")
+    return number
+
+
 def _is_comfy(pairs: dict[str, str]) -> bool:
     return pairs.get("Version", "").startswith("ComfyUI")
 
@@ -282,6 +291,21 @@ def _loras(parameters: Parameters, differences: list[str]) -> tuple[LoraSettings
         if name and name not in there and strength is not None:
             named.append(LoraSettings(name, float(strength), float(strength), ""))
     return tuple(named)
+
+
+def _of_civitai(text: str | None) -> list[str]:
+    """The LoRAs that Civitai's own generator lists, which have titles and no file names."""
+    try:
+        listed: object = json.loads(text or "[]")
+    except (ValueError, RecursionError):
+        return []
+    found: list[str] = []
+    for entry in listed[:_SHOWN] if is_list(listed) else ():
+        if is_object(entry) and str(entry.get("type")).lower() in ("lora", "locon", "lycoris"):
+            title = f"{entry.get('modelName', '')} {entry.get('modelVersionName', '')}".strip()
+            weight = as_finite(entry.get("weight"))
+            found.append(f"LoRA {title!r:.{_SHOWN}} of Civitai, weight {weight}, is not applied")
+    return found
 
 
 def _plain(name: str) -> str:

@@ -25,7 +25,11 @@ _NUMBER = r"[-+−＋－]?[.,，．]?\d(?:[\d.,，．]*\d)?"
 _ROUND = re.compile(rf"[(（]([^()（）]{{1,200}}?)[:：;；]\s*({_NUMBER})\s*[)）]")
 _SQUARE = re.compile(rf"[\[［]([^\[\]［］]{{1,200}})[:：]\s*({_NUMBER})\s*[\]］]")
 _WIDE_SQUARE = re.compile(r"［[^\[\]［］]{0,200}[:：|｜][^\[\]［］]{0,200}］")
-_TAG = re.compile(r"[<＜]\s*(?:lora|lyco)s?\s*[:：;\s][^<>＜＞\n]{1,120}[>＞]?", re.IGNORECASE)
+_TAG = re.compile(
+    r"(?:[<＜]|&lt;)\s*(?:lora|lyco)s?\s*[:：;\s][^<>＜＞\n]{1,120}[>＞]?"
+    r"|(?<![\w<＜;])(?:lora|lyco):[\w.-]{1,100}:[\d.]{1,8}[>＞]?",  # without its first sign
+    re.IGNORECASE,
+)
 _SOUND_TAG = re.compile(r"<(\w+):([^>]+)>")
 _WITH_LORA = re.compile(r"\b(?:with|use)_?lora\s*[(（][^()（）\n]{0,120}[)）]?", re.IGNORECASE)
 _SOUND_WITH_LORA = re.compile(
@@ -33,6 +37,10 @@ _SOUND_WITH_LORA = re.compile(
 )
 _EMBEDDING = re.compile(r"\bembeddings?\s*[:：]\s*[\w<][\w.<>-]*", re.IGNORECASE)
 _SOUND_EMBEDDING = re.compile(r"embedding:\S+")
+_NAI_WEIGHT = re.compile(r"(?<![\w.:])-?\d{0,3}\.?\d{1,3}::[^:\n]{1,200}::")
+_NAI_BRACES = re.compile(r"\{[^{}|\n]{1,200}\}")
+_CHOICE = re.compile(r"\{[^{}\n]{0,200}\|[^{}\n]{0,200}\}")
+_WILDCARD = re.compile(r"(?<!\w)__[\w/*-]{1,80}__(?!\w)")
 _BEHIND = re.compile(rf"[)）\"]\s*({_NUMBER})|[＋]+|（[^()（）]{{1,200}}）[+-]+")
 
 
@@ -72,6 +80,17 @@ def _found(prompt: str, kind: str) -> Iterator[str]:
                 yield _said(mark[0], how)
     yield from _embeddings(prompt, kind)
     yield from _weights(prompt, kind)
+    yield from _of_no_dialect(prompt)
+
+
+def _of_no_dialect(prompt: str) -> Iterator[str]:
+    """Marks of NovelAI and of extensions, which no dialect here has."""
+    for mark in (*_NAI_WEIGHT.finditer(prompt), *_NAI_BRACES.finditer(prompt)):
+        yield _said(mark[0], "NovelAI's weights are not there; write (words:1.05)")
+    for mark in _CHOICE.finditer(prompt):
+        yield _said(mark[0], "nothing is chosen of it; write the one that is meant")
+    for mark in _WILDCARD.finditer(prompt):
+        yield _said(mark[0], "wildcards are not there; write the words")
 
 
 def _embeddings(prompt: str, kind: str) -> Iterator[str]:

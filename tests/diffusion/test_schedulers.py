@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from sdcore.diffusion import schedulers
 from sdcore.diffusion.levels import SCHEDULES, SPACINGS
 from sdcore.diffusion.methods import METHODS, STOCHASTIC
-from sdcore.diffusion.sampler_names import canonical_name, split_name
+from sdcore.diffusion.sampler_names import canonical_name, from_comfy, from_web_ui, split_name
 from sdcore.diffusion.scheduler_config import accepted_settings
 from sdcore.diffusion.steps import guess_clean, iterate_steps, take_step
 from sdcore.errors import FileError, UsageError
@@ -171,11 +171,34 @@ def test_which_schedulers_draw_noise() -> None:
         ("euler_ancestral", "euler a"),
         ("PLMS", "pndm"),
         ("UniPC", "unipc"),
+        ("DPM++2M Karras", "dpm++ 2m karras"),
+        ("dpm++sde", "dpm++ sde"),
+        ("euler ays_sdxl", "euler align your steps"),
         ("DDIM", "ddim"),
     ],
 )
 def test_usual_spellings(spelling, name) -> None:
     assert canonical_name(spelling) == name
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (("Euler SMEA Dy", None), "euler normal"),
+        (("DPM++ 2M SDE Turbo", None), "dpm++ 2m sde normal"),
+        (("Kohaku_LoNyu_Yog", None), "dpm++ 2m normal"),
+        (("Heun++", "Karras"), "heun karras"),
+    ],
+)
+def test_a_sampler_that_is_not_there_becomes_the_nearest_and_it_is_said(theirs, ours) -> None:
+    found = from_web_ui(*theirs)
+    assert found.name == ours
+    assert f"sampler {theirs[0]!r} is not there" in found.differences[0]
+
+
+def test_schedules_of_other_tools_in_the_web_uis_text() -> None:
+    assert from_web_ui("DPM++ 2M", "sgm_uniform").name == "dpm++ 2m sgm uniform"
+    assert from_comfy("euler", "AYS SDXL").name == "euler align your steps"
 
 
 def test_an_unknown_name_lists_all_and_the_nearest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import replace
 
@@ -93,6 +94,35 @@ def test_the_readers_rules(text, prompt, negative, pairs) -> None:
     assert (read.prompt, read.negative_prompt, len(read.pairs)) == (prompt, negative, pairs)
 
 
+SETTINGS_LINE = "Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64"
+WIDE = str.maketrans({":": "\uff1a"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a cat, red Negative prompt: bad Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1",
+        "a cat, red\nNegative prompt: bad Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 1",
+        f"a cat, red\rNegative prompt: bad\r{SETTINGS_LINE}",
+        f"a cat, red<br>Negative prompt: bad<br />{SETTINGS_LINE}",
+        f"a cat, red\nNegative Prompt: bad\n{SETTINGS_LINE.lower()}\nSteps: 20",
+        f"a cat, red\nnegative_prompt: bad\n{SETTINGS_LINE}",
+        f"a cat, red\nNegative prompt\uff1abad\n{SETTINGS_LINE}".translate(WIDE),
+    ],
+)
+def test_texts_that_were_joined_or_retyped(text: str) -> None:
+    read = read_parameters(text)
+    assert (read.prompt, read.negative_prompt) == ("a cat, red", "bad")
+    assert {"Steps": "20", "Sampler": "Euler", "Seed": "1"}.items() <= {
+        key: value.capitalize() for key, value in read.pairs.items()
+    }.items()
+
+
+def test_settings_in_another_order_are_no_joined_line() -> None:
+    read = read_parameters("a cat\nSeed: 1, Size: 64x64, Steps: 20, Sampler: Euler")
+    assert (read.prompt, read.pairs["Seed"], read.pairs["Steps"]) == ("a cat", "1", "20")
+
+
 def test_values_with_commas_are_json() -> None:
     read = read_parameters(
         'Steps: 1, Hires prompt: "a, \\"b\\": 苹\\n果", Odd: "open, Not JSON: "\\x", Last: 1:2'
@@ -107,6 +137,9 @@ def test_values_with_commas_are_json() -> None:
 
 
 @given(some.text(min_size=1, max_size=30).map(str.strip).filter(len))
+@example("a\uff1bbc\uff1ad")
+@example("a\uff0cb")
+@example("a\rb")
 def test_any_value_is_read_back(value) -> None:
     # The web UI takes a value in quotes as JSON; we therefore quote whatever has quotes.
     text = write_parameters(replace(SETTINGS, model=value))
@@ -247,3 +280,14 @@ def test_random_lines_are_read_or_refused_and_in_no_time() -> None:
     assert read > 100
     for text in ("a" * 10**6, "a " * 10**6, 'ab: "' * 10**5, 'ab: "\\' * 10**5, "- " * 10**6):
         read_parameters(text)  # would take hours if a key were tried from each letter
+
+
+def test_what_cannot_be_used_or_applied_is_said() -> None:
+    listed = [
+        {"type": "checkpoint", "modelName": "M"},
+        {"type": "lora", "weight": 0.7, "modelName": "Ink", "modelVersionName": "v2"},
+    ]
+    line = f"Steps: 20, Seed: 1, CFG scale: nan, Civitai resources: {json.dumps(listed)}"
+    said = recipe_of_parameters(f"a cat\n{line}").differences
+    assert "CFG scale 'nan' cannot be used" in said
+    assert "LoRA 'Ink v2' of Civitai, weight 0.7, is not applied" in said
