@@ -12,4 +12,5 @@ from_picture.py  --from: a job from what a picture says
 unknown_words.py a warning for words that the model was never taught
 convert.py, convert_worker.py              old checkpoints, read in a closed process
 explain.py, explain_record.py, explain_page.py   the page that shows where each word is read
+serve/           the server
 """

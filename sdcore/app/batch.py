@@ -153,7 +153,9 @@ class _Reading:
         settings = {name: v for name, v in self.settings.items() if name not in values}
         if "hires" not in values:
             settings["hires"] = self.hires
-        job = replace(job_from_dict(values, budget=self.settings.get("budget", GENEROUS)), **settings)
+        job = replace(
+            job_from_dict(values, budget=self.settings.get("budget", GENEROUS)), **settings
+        )
         if not job.loras:
             (job,) = flags.with_loras([job], self.adapters)
         return with_size(job, session)

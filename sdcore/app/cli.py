@@ -39,6 +39,7 @@ COMMANDS = {
     "explain": Command("explain", "show where, when and in which layers each word is read"),
     "inspect": Command("inspect", "say what a model, a LoRA or an embedding is"),
     "convert": Command("convert", "turn a model into another form"),
+    "serve": Command("serve.command", "paint for a page in the browser and for other programs"),
     "train": Command("train", "teach a model your own pictures", "train"),
 }
 _USAGE = """\

@@ -89,6 +89,10 @@ class Chain(RunControl):
         return Chain(present, window=self.window, sites=self.sites) if present else None
 
     @property
+    def watches(self) -> bool:
+        return all(control.watches for control in self.controls)
+
+    @property
     def negative(self) -> RunControl | None:
         return self._of(control.negative for control in self.controls)
 

@@ -105,6 +105,10 @@ class WordHeatmaps(RunControl):
         self._sums: dict[tuple[int, Site], _Sum] = {}
 
     @property
+    def watches(self) -> bool:
+        return True
+
+    @property
     def negative(self) -> WordHeatmaps | None:
         return self._negative
 

@@ -79,6 +79,11 @@ class RunControl:
             )
 
     @property
+    def watches(self) -> bool:
+        """Whether it only looks: the picture is the same without it, so no record names it."""
+        return False
+
+    @property
     def negative(self) -> ControlLike | None:
         """The control for the rows of the negative prompt."""
         return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from sdcore.errors import UsageError
 from sdcore.files.atomic import write_new
@@ -45,6 +45,11 @@ def save_png(image: Image, path: Path, settings: ImageSettings | None = None) ->
     Raises:
         FileError: the folder cannot be written.
     """
+    return write_new(path, lambda draft: write_png(image, draft, settings))
+
+
+def write_png(image: Image, file: Path | BinaryIO, settings: ImageSettings | None = None) -> None:
+    """Write a picture and its settings into a file, whatever was in it."""
     from PIL.PngImagePlugin import PngInfo
 
     text = PngInfo()
@@ -53,7 +58,7 @@ def save_png(image: Image, path: Path, settings: ImageSettings | None = None) ->
         parameters = write_parameters(settings).encode("utf-8", "replace").decode()
         text.add_text("parameters", parameters)
         text.add_text("sdcore", settings.to_json())
-    return write_new(path, lambda draft: image.save(draft, format="PNG", pnginfo=text))
+    image.save(file, format="PNG", pnginfo=text)
 
 
 def read_settings(path: Path, budget: Budget = GENEROUS) -> ImageSettings:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sdcore.checkpoint.loading import read_model
 from sdcore.checkpoint.model import Model
-from sdcore.control.run_control import ControlLike, as_run_control
+from sdcore.control.run_control import ControlLike, RunControl, as_run_control
 from sdcore.diffusion.sampler_names import steadier_name
 from sdcore.diffusion.schedulers import (
     copy_scheduler,
@@ -252,20 +252,20 @@ class TextToImage(Model):
         Whoever stops asking stops the run; nothing is left of it.
         """
         jobs = as_jobs(jobs)
-        control = None if control is None else as_run_control(control)
+        steered = None if control is None else as_run_control(control)
         attention = jobs[0].attention
         model = self if attention == "auto" else self.with_attention(attention)
         if (hires := jobs[0].hires) is not None:  # before the first pass is painted
             self._check_affordable(jobs[0], hires.size, len(jobs))
-        result = yield from model._one_pass(jobs, control)
+        result = yield from model._one_pass(jobs, steered)
         if hires is not None:
             again = larger_jobs(result, hires, self.autoencoder.factor)
-            second = yield from model._one_pass(again, control, rerun=True)
+            second = yield from model._one_pass(again, steered, rerun=True)
             result = joined(result, second, hires)
         yield result
 
     def _one_pass(
-        self, jobs: list[Job], control: ControlLike | None, *, rerun: bool = False
+        self, jobs: list[Job], control: RunControl | None, *, rerun: bool = False
     ) -> Generator[Moment, None, TextToImageResult]:
         """One way from noise to pictures; the generator's value is the result."""
         latent, defaults = self.autoencoder.latent_channels, self.defaults
@@ -378,12 +378,12 @@ class TextToImage(Model):
         )
 
     def _settings(
-        self, jobs: Sequence[Job], source: BatchSource, scheduler: Any, control: ControlLike | None
+        self, jobs: Sequence[Job], source: BatchSource, scheduler: Any, control: RunControl | None
     ) -> list[ImageSettings]:
         """The record of each image."""
         beyond = {
             "latents": source.noise is not None,
-            "control": control is not None,
+            "control": control is not None and not control.watches,
             "steps_before": jobs[0].steps_before != 0,
         }
         assert jobs[0].steps is not None

@@ -1,0 +1,95 @@
+"""What a request asks for: pictures that it brings, and jobs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from sdcore.app import flags
+from sdcore.app.adapters import Adapters
+from sdcore.app.paint import with_size
+from sdcore.app.serve.models import Models
+from sdcore.app.session import Session
+from sdcore.errors import UsageError
+from sdcore.image.pictures import decode_picture
+from sdcore.job.budget import Budget
+from sdcore.job.job import Job
+from sdcore.metadata.png import write_png
+from sdcore.pipeline.result import TextToImageResult
+
+
+@dataclass(frozen=True)
+class Door:
+    """What all requests share: the models, and how much one of them may ask for."""
+
+    models: Models
+    budget: Budget
+
+    @property
+    def adapters(self) -> Adapters:
+        return self.models.adapters
+
+    def with_adapters(self, jobs: list[Job]) -> list[Job]:
+        """The LoRAs and learned words that prompts name, and those of the command line."""
+        return [
+            job if job.loras or job.embeddings else flags.with_loras([job], self.adapters)[0]
+            for job in jobs
+        ]
+
+
+def repeated(job: Job, images: int, budget: Budget) -> list[Job]:
+    """Image i from seed + i, as everywhere. UsageError where there are too many."""
+    budget.check("images", images, "The request")
+    job = job.with_seed()
+    assert job.seed is not None
+    return [replace(job, seed=job.seed + i) for i in range(images)]
+
+
+def ready(jobs: list[Job], session: Session) -> list[Job]:
+    """Jobs with what depends on the model that is loaded."""
+    return [with_size(job, session) for job in jobs]
+
+
+def read_object(value: Any) -> dict[str, Any]:
+    """A JSON object with names as text. UsageError for anything else."""
+    if isinstance(value, Mapping):
+        return {str(name): each for name, each in value.items()}  # pyright: ignore
+    raise UsageError(
+        "The request is no JSON object.",
+        f"It is of type {type(value).__name__}.",
+        "Send names and values in braces.",
+    )
+
+
+def read_picture(text: Any, name: str) -> Image.Image:
+    """A picture in base64, or as a data URL. Raises UsageError, or FileError for a damaged one."""
+    if not isinstance(text, str):
+        raise UsageError(f"{name} is no text.", "A picture comes as base64.", "Encode its file.")
+    try:
+        content = base64.b64decode(text.partition(",")[2] or text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UsageError(f"{name} is no base64.", f"{error}.", "Encode the file.") from error
+    return decode_picture(io.BytesIO(content), name)
+
+
+def png_bytes(result: TextToImageResult, place: int = -1) -> bytes:
+    """A picture of a result as a PNG that says how it was made."""
+    if not result.images:
+        raise UsageError(
+            "The job stops half way.",
+            "Its result is latents, of which no picture is made.",
+            "Leave out denoising_end.",
+        )
+    file = io.BytesIO()
+    write_png(result.images[place], file, result.settings[place])
+    return file.getvalue()
+
+
+def as_text(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,0 +1,102 @@
+"""Who may come in, health, metrics, many at once, and a queue that is full."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from sdcore import Job, TextToImage
+from sdcore.app.serve import command, web
+from sdcore.app.serve.painter import Busy, Painter, Task
+from tests.app.serve.conftest import listening
+
+
+def test_health_metrics_and_the_page_of_the_interface(ask) -> None:
+    assert ask.get("/health").json()["status"] == "ok"
+    text = ask.get("/metrics").text
+    for line in text.splitlines():
+        assert line.startswith("#") or float(line.rpartition(" ")[2]) >= 0
+    assert 'sdcore_requests_total{state="done"}' in text
+    assert {"/api/paint", "/v1/images/edits", "/sdapi/v1/txt2img"} <= set(
+        ask.get("/openapi.json").json()["paths"]
+    )
+
+
+def test_many_at_once_get_what_they_would_get_alone(ask, live, sd_folder) -> None:
+    pipe = TextToImage.from_pretrained(sd_folder)
+
+    def painted(seed: int) -> str:
+        body = {"prompt": "a fox", "seed": seed, "steps": 2}
+        answer = ask.post("/v1/images/generations", json=body).json()
+        return hashlib.sha256(answer["data"][0]["b64_json"].encode()).hexdigest()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(painted, [*range(4), *range(4)]))
+    assert found[:4] == found[4:] and len(set(found)) == 4
+    assert pipe.paint(Job("a fox", seed=1, steps=2)).images
+
+
+def test_pages_of_others_and_other_hosts_are_refused(ask) -> None:
+    for headers in (
+        {"origin": "https://evil.example"}, {"host": "evil.example"}, {"origin": "null"},
+    ):  # fmt: skip
+        for path in ("/api/choices", "/health", "/sdapi/v1/options"):
+            assert ask.get(path, headers=headers).status_code == 403
+    own = str(ask.base_url).rstrip("/")
+    assert ask.get("/api/choices", headers={"origin": own}).status_code == 200
+
+
+def test_a_token_is_needed_where_there_is_one(live) -> None:
+    with (
+        listening(live.door, Painter(live.door.models), "secret") as closed,
+        httpx.Client(base_url=closed.url, trust_env=False) as client,
+    ):
+        assert client.get("/health").status_code == 200
+        for headers in (
+            {}, {"authorization": "Bearer wrong"}, {"authorization": "secret"},
+            {"authorization": "Basic !!"},
+        ):  # fmt: skip
+            answer = client.get("/api/choices", headers=headers)
+            assert answer.status_code == 401 and "token" in answer.json()["error"]["what"]
+        assert client.get("/api/choices", auth=("any", "secret")).status_code == 200
+        bearer = {"authorization": "Bearer secret"}
+        assert client.get("/api/choices", headers=bearer).status_code == 200
+
+
+def test_a_body_that_is_too_large_is_not_read(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "BODY_BYTES", 1000)
+    assert ask.post("/api/read", content=b"x" * 2000).status_code == 400
+    assert ask.post("/api/read", content=iter([b"x" * 600] * 3)).status_code == 400
+
+
+def test_a_full_queue_refuses_and_a_failure_stops_nothing(live) -> None:
+    painter = Painter(live.door.models, most=2)
+
+    def fail(session, task):
+        raise RuntimeError("as if torch had failed")
+
+    failed = painter.add(Task(fail, live.door.models.first))
+    assert "as if torch" in str(failed.done.exception(30))
+    import threading
+
+    gate = threading.Event()
+    tasks = [painter.add(Task(lambda *_: gate.wait(30), live.door.models.first))]
+    while painter.current is None:
+        pass
+    tasks += [painter.add(Task(lambda *_: 1, live.door.models.first)) for _ in range(2)]
+    with pytest.raises(Busy):
+        painter.add(Task(fail, live.door.models.first))
+    gate.set()
+    assert [task.done.result(30) for task in tasks] == [True, 1, 1]
+    painter.close()
+    assert not painter.alive
+
+
+def test_the_command_refuses_what_cannot_be(capsys) -> None:
+    assert command.main(["--port", "70000"]) == 2
+    assert command.main(["--queue", "0"]) == 2
+    assert command.main(["--budget", "imagez=3"]) == 2
+    capsys.readouterr()
