@@ -10,6 +10,7 @@ import argparse
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from sdcore.app.model_folders import ModelFolders
 from sdcore.errors import FileError, UsageError
+from sdcore.files.header import open_header
 
 if TYPE_CHECKING:
     from sdcore.adapters.lora_file import Lora
@@ -117,7 +119,7 @@ class Adapters:
             known = self.known()
         if name in known:
             return known[name]
-        found = self.folders.find("loras", name)
+        found = self.folders.find("loras", name) or _by_alias(name, known)
         if found is not None:
             return found
         near = get_close_matches(name, known, n=1, cutoff=0.4)
@@ -288,3 +290,13 @@ def _read_embedding(path: Path) -> Embedding:
     from sdcore.adapters.textual_inversion import read_embedding
 
     return read_embedding(path)
+
+
+def _by_alias(name: str, known: Mapping[str, Path]) -> Path | None:
+    """The one LoRA that its trainer gave this name (`ss_output_name`), as the web UI finds it."""
+    found: set[Path] = set()
+    for path in set(known.values()):
+        with suppress(FileError):  # a damaged one beside it is no reason
+            if open_header(path).metadata.get("ss_output_name") == name:
+                found.add(path)
+    return found.pop() if len(found) == 1 else None

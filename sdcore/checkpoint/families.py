@@ -210,7 +210,9 @@ def check_whole(file: WeightFile, without: Collection[str] = ()) -> None:
     raise FileError(
         f"{file.path} is no whole model: it holds {kind}.",
         f"Its tensors: {name_some(list(file.shapes), 3)}.",
-        "Give the file of a whole Stable Diffusion 1.x, 2.x or XL model.",
+        "Give the model's folder in diffusers layout."
+        if kind == _EDM
+        else "Give the file of a whole Stable Diffusion 1.x, 2.x or XL model.",
     )
 
 
@@ -260,6 +262,7 @@ def _is_whole(file: WeightFile) -> bool:
 
 
 UNKNOWN = "something unknown"
+_EDM = "a model trained with EDM noise (Playground 2.5, CosXL), which is read from folders alone"
 _WHOLE, _UNET_ALONE = "a whole model in LDM layout", "a UNet without all that belongs to it"
 
 
@@ -274,9 +277,7 @@ _KINDS: dict[str, Callable[[WeightFile], bool]] = {
     "a diffusion Transformer without a UNet (Stable Diffusion 3, Flux and others)": _contains(
         "joint_blocks.", "double_blocks.", "single_transformer_blocks.", "adaLN_modulation"
     ),
-    "a model trained with EDM noise (Playground 2.5, CosXL), which is not supported": _starting(
-        "edm_mean", "edm_vpred."
-    ),
+    _EDM: _starting("edm_mean", "edm_vpred."),
     _WHOLE: _is_whole,
     _UNET_ALONE: _starting(_FIRST_CONV),
     "an autoencoder alone, in LDM layout": _starting(

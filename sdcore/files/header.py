@@ -208,9 +208,16 @@ def unsound(path: Path, why: str) -> FileError:
     """The error for a file that is no sound safetensors file."""
     hint = "Download it again. An old .ckpt, .pt or .bin file goes through `sdcore convert` first."
     if "pickle" in why:
-        hint = "Convert it first: `sdcore convert` goes by what a file holds, not by its name."
+        target = path.with_suffix(".safetensors").name
+        target = target if target != path.name else f"{path.stem}-converted.safetensors"
+        hint = f"Convert it first: `sdcore convert {_typed(str(path))} {_typed(target)}`."
     why = why if len(why) <= 400 else f"{why[:400]} ..."
     return FileError(f"{path} is not a sound safetensors file.", why, hint)
+
+
+def _typed(name: str) -> str:
+    """A name as it is typed in any shell."""
+    return f'"{name}"' if " " in name else name
 
 
 def _open_shards(folder: Path, index: Path) -> list[WeightFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from sdcore.app import flags, paint
+from sdcore.app.adapters import Adapters
+from sdcore.app.cli import main
 from sdcore.app.model_folders import FOLDERS, find_folders, settings_path
 from sdcore.errors import FileError, UsageError
+from sdcore.files.header import open_header
 from sdcore.metadata.png import read_settings
 from tests.adapters.test_lora import lora_tensors
 
@@ -167,3 +171,30 @@ def test_names_of_models(program: Path, sd_folder: Path) -> None:
     save_file({"a": torch.ones(1)}, program / "models" / "VAE" / "better.safetensors")
     choice = flags.model_choice(options("--model", "tiny", "--vae", "better", *given))
     assert choice.vae == program / "models" / "VAE" / "better.safetensors"
+
+
+def test_a_lora_by_the_name_that_its_trainer_gave_it(tmp_path: Path) -> None:
+    tensors = lora_tensors(KEY, torch.nn.Linear(64, 64))
+    for name, told in (("ink-000004", "ink"), ("a", "twice"), ("b", "twice")):
+        save_file(tensors, tmp_path / f"{name}.safetensors", {"ss_output_name": told})
+    (tmp_path / "broken.safetensors").write_bytes(b"x")
+    found = Adapters(folder=tmp_path)
+    assert found.find("ink").stem == "ink-000004" and found.find("a").stem == "a"
+    with pytest.raises(UsageError, match="There is no LoRA 'twice'"):
+        found.find("twice")
+
+
+def test_the_hint_for_a_pickle_is_the_command_that_converts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = torch.ones(2, 32)
+    for name in ("my word.pt", "w.safetensors"):
+        torch.save({"string_to_param": {"*": table}, "name": "w"}, name)
+        with pytest.raises(FileError) as error:
+            open_header(Path(name))
+        command = shlex.split(error.value.hint.split("`")[1])
+        assert command[:3] == ["sdcore", "convert", name]
+        assert main(command[1:]) == 0
+        (read,) = open_header(Path(command[3])).shapes.values()
+        assert read == (2, 32)
