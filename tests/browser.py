@@ -75,7 +75,14 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def open(self, url: str, width: int, height: int, dark: bool = False) -> None:
+    def open(
+        self,
+        url: str,
+        width: int,
+        height: int,
+        dark: bool = False,
+        ready: str = "typeof maps !== 'undefined' && maps !== null",
+    ) -> None:
         shape = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.ask("Emulation.setDeviceMetricsOverride", **shape)
         self.ask("Emulation.setTouchEmulationEnabled", enabled=width < 500)
@@ -83,7 +90,7 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.ask("Page.navigate", url="about:blank")
         self.ask("Page.navigate", url=url)
-        self.wait("typeof maps !== 'undefined' && maps !== null")
+        self.wait(ready)
 
     def wait(self, condition: str) -> None:
         for _ in range(600):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import socket
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from sdcore.app import command, flags
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 7860
 IMAGES = 64  # of one request
+GRACE = 2  # seconds for what is painted, once the server is to end
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -69,7 +71,16 @@ def serve(options: argparse.Namespace) -> None:
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     command.say(f"http://{shown}:{port}/{f'#token={token}' if token else ''}")
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)
+    server = uvicorn.Server(config)
+    end = server.handle_exit
+
+    def stop_and_end(sig: int, frame: FrameType | None) -> None:
+        app.state.painter.stop()  # whoever listens is told, and goes
+        end(sig, frame)
+
+    server.handle_exit = stop_and_end
+    server.run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -189,7 +189,7 @@ async def _stream(
 ) -> AsyncGenerator[str]:
     """Events as they come; whoever stops listening stops the task."""
     try:
-        yield _event("queued", {"id": task.id, "before": painter.waiting - 1})
+        yield _event("queued", {"id": task.id, "before": painter.before(task)})
         while (happened := await events.get()) is not None:
             yield _event(*happened)
         error = task.done.exception()

@@ -41,7 +41,7 @@ class Busy(SdcoreError):
         super().__init__("The server is busy.", why, "Ask again in a while.")
 
 
-@dataclass
+@dataclass(eq=False)
 class Task:
     """A request in the queue.
 
@@ -117,6 +117,11 @@ class Painter:
     def waiting(self) -> int:
         return sum(task.state == "waiting" for task in list(self.tasks.values()))
 
+    def before(self, task: Task) -> int:
+        """How many are painted before it, the one that is being painted included."""
+        others = list(self.tasks.values())
+        return sum(not each.done.done() for each in others[: others.index(task)])
+
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
@@ -135,10 +140,14 @@ class Painter:
             self.tasks[task.id] = task
         return task
 
-    def close(self) -> None:
-        """Stop everything, and the thread."""
+    def stop(self) -> None:
+        """Stop all that is painted or waits."""
         for task in list(self.tasks.values()):
             task.stop()
+
+    def close(self) -> None:
+        """Stop everything, and the thread."""
+        self.stop()
         self._waiting.put(None)
         self._thread.join(60)
 

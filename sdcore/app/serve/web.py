@@ -8,12 +8,13 @@ import binascii
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +29,7 @@ from sdcore.errors import (
     SdcoreError,
     UsageError,
 )
+from sdcore.files.html_page import fill_template
 
 BODY_BYTES = 128 << 20  # of a request, pictures in base64 included
 _OPEN = ("/health", "/")  # what tells nothing of anybody
@@ -56,6 +58,7 @@ def make_app(door: Door, painter: Painter, token: str | None = None) -> FastAPI:
         await asyncio.to_thread(painter.close)
 
     app = FastAPI(title="sdcore", version=__version__, lifespan=life)
+    app.state.painter = painter
     app.add_middleware(Guard, token=token)
 
     @app.exception_handler(SdcoreError)
@@ -68,6 +71,13 @@ def make_app(door: Door, painter: Painter, token: str | None = None) -> FastAPI:
         where = ".".join(map(str, told["loc"]))
         why = f"{where}: {told['msg']}."
         return error_response(UsageError("The request cannot be read.", why, "See /docs."))
+
+    page = fill_template(Path(__file__).with_name("page.html"), {})
+
+    @app.get("/", include_in_schema=False)
+    async def _() -> HTMLResponse:
+        """The page."""
+        return HTMLResponse(page)
 
     @app.get("/health")
     async def _() -> Response:

@@ -1,0 +1,186 @@
+"""The page: what it is made of, and what it does in Chromium with mouse and keys."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sdcore import Job, TextToImage
+from tests.browser import Browser
+
+READY = "document.body?.dataset.ready === 'yes'"
+PAGE = Path(__file__).parents[3] / "sdcore" / "app" / "serve" / "page.html"
+DONE = "past.length === {} && running === null"
+
+
+def test_the_page_is_small_and_asks_no_other_host(ask) -> None:
+    text = ask.get("/").text
+    assert len(text.encode()) < 300_000
+    assert "://" not in text
+    assert "default-src 'none'; connect-src 'self'" in text and "{{" not in text
+    assert not re.findall(r"\son\w+=", text)  # nothing that its own policy would stop
+
+
+def test_every_text_of_the_page_is_there_in_both_languages() -> None:
+    text = PAGE.read_text("utf-8")
+    used = set(re.findall(r'data-say(?:-label)?="(\w+)"', text))
+    (chinese,) = re.findall(r"  zh: \{\n((?:    .*\n)+?)  \},\n\};\nconst SAID", text)
+    assert set(re.findall(r"(\w+): \"", chinese)) == used
+    both = re.findall(r"  (?:en|zh): \{\n((?:    \w+: .*\n)+?)  \},", text)[-2:]
+    names = [set(re.findall(r"(\w+): (?:\"|\w+ =>|\()", each)) for each in both]
+    assert names[0] == names[1] and "weight" in names[0]
+    assert set(re.findall(r'say\("(\w+)"\)', text)) <= names[0]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("needs Chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+def mouse(browser: Browser, kind: str, selector: str, **more: object) -> None:
+    x, y = browser.middle(selector)
+    browser.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+
+def click(browser: Browser, selector: str, count: int = 1) -> None:
+    for number in range(1, count + 1):
+        for kind in ("mousePressed", "mouseReleased"):
+            mouse(browser, kind, selector, button="left", clickCount=number)
+
+
+def shown(browser: Browser) -> Image.Image:
+    url = browser.run("document.getElementById('picture').src")
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+
+
+@pytest.mark.slow
+def test_words_are_seen_reweighted_and_changed_with_the_mouse(browser, live, sd_folder) -> None:
+    browser.open(live.url, 1280, 900, ready=READY)
+    assert browser.run("document.activeElement.id") == "prompt"
+    browser.run("$('seed').value = 5; $('steps').value = 4; localStorage.clear()")
+    browser.ask("Input.insertText", text="a red fox on a tree")
+    browser.key("Enter")
+    browser.wait(DONE.format(1))
+    job = Job("a red fox on a tree", seed=5, steps=4)
+    expected = TextToImage.from_pretrained(sd_folder).paint(job).images[0]
+    assert shown(browser).tobytes() == expected.tobytes()
+    words = "[...document.querySelectorAll('#chips .word')].map(each => each.textContent)"
+    assert browser.run(words) == job.prompt.split()
+    assert len(browser.run("[...document.querySelectorAll('#special .word')].map(_ => 1)")) == 2
+
+    fox = '.word[data-index="4"]'
+    assert browser.run("$('map').hidden")
+    mouse(browser, "mouseMoved", fox)
+    assert not browser.run("$('map').hidden")
+    click(browser, fox)
+    assert browser.run("pins") == ["fox"]
+    mouse(browser, "mouseWheel", fox, deltaX=0, deltaY=-100)
+    browser.wait("scales.fox === 1.25")
+    browser.wait(DONE.format(2))
+    assert shown(browser).tobytes() != expected.tobytes()
+    assert "control" in json.loads(shown(browser).info["sdcore"])["beyond"]
+
+    click(browser, fox, count=2)
+    browser.wait("document.querySelector('.edit') !== null")
+    browser.ask("Input.insertText", text="cat")
+    browser.key("Enter")
+    browser.wait(DONE.format(3))
+    assert browser.run(words)[2] == "cat"
+    assert browser.run("$('prompt').value") == "a red cat on a tree"
+    click(browser, "#history li:last-child .again")
+    assert shown(browser).tobytes() == expected.tobytes()
+    click(browser, "#history .star")
+    browser.open(live.url, 1280, 900, ready=READY)  # the history is kept
+    assert browser.run("past.length") == 3 and browser.run("past[0].star")
+    assert browser.said == []
+
+
+@pytest.mark.slow
+def test_keys_a_narrow_dark_screen_and_chinese(browser, live, tmp_path) -> None:
+    browser.open(live.url, 400, 800, dark=True, ready=READY)
+    browser.run("localStorage.clear(); past = []; speak('zh'); $('steps').value = 3")
+    browser.run("$('prompt').value = 'a dog'; $('prompt').focus()")
+    browser.key("Enter")
+    browser.wait(DONE.format(1))
+    assert browser.run("document.documentElement.scrollWidth") == 400
+    assert browser.run("document.documentElement.lang") == "zh"
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
+    browser.run("document.querySelector('#chips .word').focus()")
+    browser.key("ArrowRight")
+    assert browser.run("document.activeElement.firstChild.textContent") == "dog"
+    browser.key("Enter")
+    assert browser.run("document.activeElement.getAttribute('aria-pressed')") == "true"
+    browser.key("Escape")
+    assert browser.run("pins") == []
+    unnamed = (
+        "[...document.querySelectorAll('button, input, select, textarea')].filter(each => "
+        "!each.labels?.length && !each.textContent && !each.getAttribute('aria-label')).length"
+    )
+    assert browser.run(unnamed) == 0
+    assert browser.said == []
+
+
+@pytest.mark.slow
+def test_a_picture_is_read_and_errors_and_a_stop_are_told(browser, live, sd_folder) -> None:
+    browser.open(live.url, 1000, 800, ready=READY)
+    browser.run("localStorage.clear(); past = []; speak('en')")
+    result = TextToImage.from_pretrained(sd_folder).paint(Job("a small tree", seed=8, steps=2))
+    from sdcore.metadata.png import write_png
+
+    file = io.BytesIO()
+    write_png(result.images[0], file, result.settings[0])
+    data = base64.b64encode(file.getvalue()).decode()
+    take = "take(new File([Uint8Array.from(atob('{}'), c => c.charCodeAt(0))], 'x.png'))"
+    browser.run(take.format(data))
+    assert browser.run("[$('prompt').value, $('seed').value]") == ["a small tree", "8"]
+    plain = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(plain, "PNG")
+    browser.run(take.format(base64.b64encode(plain.getvalue()).decode()))
+    assert browser.run("source.name") == "x.png"
+    browser.run("paint()")
+    assert browser.run("past[0].job.prompt") == "a small tree"
+    browser.run("$('steps').value = 5000; paint()")
+    browser.wait("$('status').classList.contains('bad')")
+    assert "5,000" in browser.run("$('status').textContent")
+    browser.run("$('steps').value = 900; paint(); 1")
+    browser.wait("task !== null")
+    browser.run("stop()")
+    browser.run("$('steps').value = 2; paint()")
+    assert browser.run("past.length") == 2
+
+
+@pytest.mark.slow
+def test_two_tabs_and_a_server_that_ends_in_the_middle(browser, sd_folder, tmp_path) -> None:
+    command = [sys.executable, "-m", "sdcore", "serve", "--model", str(sd_folder), "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        other = Browser(shutil.which("chromium") or "google-chrome", tmp_path)
+        for each in (browser, other):
+            each.open(url, 1000, 800, ready=READY)
+            each.run("$('steps').value = 900; $('prompt').value = 'a dog'; paint(); 1")
+        browser.wait("$('status').textContent.includes('step')")
+        other.wait("task !== null")
+        assert "1" in other.run("$('status').textContent")  # one is before it
+        server.kill()
+        for each in (browser, other):
+            each.wait("$('status').textContent === 'The server does not answer.'")
+        other.close()
+    finally:
+        server.kill()
+        server.wait()
