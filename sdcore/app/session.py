@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +45,12 @@ class Session:
         self.model, self.adapters = model, adapters or Adapters()
         self.pipe: TextToImage = model.load()
 
+    @cached_property
+    def _known(self) -> dict[str, Any]:
+        """What records say of the model beside its name; its weights are hashed but once."""
+        prediction, digest = self.model.prediction_type, self.model.model_hash()
+        return {"prediction_type": prediction, "model_hash": digest}
+
     def paint(
         self,
         jobs: Sequence[Job],
@@ -57,17 +64,13 @@ class Session:
         stops the run.
         """
         warn_of_unknown_words(self.pipe, jobs)
-        known = {
-            "prediction_type": self.model.prediction_type,
-            "model_hash": self.model.model_hash(),
-        }
         first = 1
         for batch in batches(jobs, batch_size, job=lambda job: job):
             yield BatchBegins(first, first + len(batch) - 1, len(jobs))
             first += len(batch)
             for happened in self._batch(batch, control):
                 if isinstance(happened, TextToImageResult):
-                    settings = [replace(one, **known) for one in happened.settings]
+                    settings = [replace(one, **self._known) for one in happened.settings]
                     happened = replace(happened, settings=settings)
                 yield happened
 
