@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 READY_TEST := $(VENV)/.ready-test
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: help sample test test-slow test-gpu check parity bench data clean
+.PHONY: help sample test test-slow test-gpu check book parity bench data clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -39,6 +39,9 @@ check: $(READY_DEV)  ## lint, format and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check --quiet .
 	$(RUN) -m pyright --pythonpath $(RUN)
+
+book: $(READY_TEST)  ## measure, draw and write the pages of docs/book; ARGS="--only 7" for one
+	$(RUN) -m docs.book build $(ARGS)
 
 parity: $(READY_TEST)  ## sdcore beside diffusers and transformers at full size (minutes, gigabytes)
 	$(RUN) -m bench.parity $(ARGS)

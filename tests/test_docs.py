@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 from argparse import ArgumentParser
@@ -23,21 +22,16 @@ from tests import test_rooms
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-GUIDE = ROOT / "docs" / "how_a_prompt_becomes_a_picture"
-ENGLISH = sorted((GUIDE / "en").glob("*.md"))
-CHINESE = sorted((GUIDE / "zh").glob("*.md"))
-LESSONS = [page for page in ENGLISH if page.name != "README.md"]
+BOOK = sorted((ROOT / "docs" / "book").glob("*.md"))  # tests/book tests what is its own
 CARD = ROOT / "sdcore" / "models" / "emoji" / "README.md"
 NOTES = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")]
-EVERY = [*PAGES, *NOTES, CARD, *ENGLISH, *CHINESE]
+EVERY = [*PAGES, *NOTES, CARD, *BOOK]
 EMBEDDED = ROOT / "sdcore" / "models" / "emoji" / "model_index.json"
 
 # Pages that open up one room; all others show what `from sdcore import ...` gives.
 INTERNALS = {
     "embedded-model.md": "training: the settings of a recipe",
     "training_data.md": "training: the scan of a folder, without a run",
-    "07_unet.md": "unet: the blocks, called one by one",
-    "08_steps_and_guidance.md": "sampling: the formula of guidance, beside its function",
 }
 
 
@@ -48,7 +42,7 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
     return [(text[: match.start(1)].count("\n") + 1, match[1]) for match in found]
 
 
-@pytest.mark.parametrize("page", [*PAGES, *LESSONS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(
     page: Path, sd_folder: Path, tmp_path: Path, read_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +84,8 @@ def test_pages_import_public_names(page: Path) -> None:
 @pytest.mark.parametrize("page", EVERY, ids=name_of)
 def test_links_and_files_named_exist(page: Path) -> None:
     text = page.read_text("utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", prose) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
     folders = "sdcore|sample|train|bench|tests|configs|docs"
     files = set(re.findall(rf"(?<![\w./])((?:{folders})/[\w/.-]*\w/?)", text))
@@ -155,7 +150,7 @@ def check_flags(parser: ArgumentParser, arguments: str) -> None:
 
 def test_files_hold_the_names_that_are_shown_in_them() -> None:
     shown = re.compile(r"((?:`\w[\w.]*`(?:,| and)?\s)+)in\s`(?:sdcore/)?([\w/]+\.py)`")
-    for page in (*PAGES, *ENGLISH):
+    for page in PAGES:
         for names, file in shown.findall(page.read_text("utf-8")):
             tree = ast.parse((ROOT / "sdcore" / file).read_text("utf-8"))
             defined = {node.name for node in tree.body if isinstance(node, DEFINITIONS)}
@@ -251,56 +246,3 @@ def test_the_page_on_jobs_shows_every_field() -> None:
     assert {field.name for field in fields(Job)} <= named
     for source in get_args(Source):
         assert any(name.startswith(f"{source.__name__}(") for name in named)
-
-
-# --- how a prompt becomes a picture: two languages, one set of pictures, figures and code --------
-
-
-def figures(text: str) -> list[tuple[str, str]]:
-    """(name, value) of each figure that a command fills in."""
-    return re.findall(r"<!--=(\w+)-->(.*?)<!--/-->", text)
-
-
-def test_the_guide_has_the_same_pages_in_both_languages() -> None:
-    assert len(LESSONS) == 10
-    assert [page.name for page in CHINESE] == [page.name for page in ENGLISH]
-
-
-@pytest.mark.parametrize("page", ENGLISH, ids=lambda page: page.name)
-def test_the_languages_share_code_headings_pictures_and_figures(page: Path) -> None:
-    other = GUIDE / "zh" / page.name
-    english, chinese = page.read_text("utf-8"), other.read_text("utf-8")
-    assert [code for _, code in python_blocks(page)] == [code for _, code in python_blocks(other)]
-    for same in (r"^(#+) ", r"!\[[^]]*\]\(([^)]+)\)", r"^ {4}(python -m .*)$"):
-        found = [re.findall(same, text, re.MULTILINE) for text in (english, chinese)]
-        assert found[0] == found[1], same
-    assert sorted(figures(english)) == sorted(figures(chinese))  # a sentence may turn round
-    if page in LESSONS:
-        assert len(re.findall(r"!\[", english)) == 1
-        assert len(re.findall(r"[\u4e00-\u9fff]", chinese)) > 200
-
-
-@pytest.mark.parametrize(
-    "page", [*ENGLISH, *CHINESE], ids=lambda page: page.parent.name + page.name
-)
-def test_figures_of_the_guide_are_those_that_were_measured(page: Path) -> None:
-    measured = json.loads((GUIDE / "numbers.json").read_text("utf-8"))
-    text = page.read_text("utf-8")
-    assert text.count("<!--=") == text.count("<!--/-->") == len(figures(text))
-    assert {name: measured["figures"].get(name) for name, _ in figures(text)} == dict(figures(text))
-
-
-def test_what_the_guide_says_held_when_it_was_made() -> None:
-    measured = json.loads((GUIDE / "numbers.json").read_text("utf-8"))
-    assert measured["claims"]
-    assert not [sentence for sentence, holds in measured["claims"].items() if not holds]
-
-
-def test_pictures_of_the_guide_are_shown_and_small() -> None:
-    pictures = sorted((GUIDE / "pictures").iterdir())
-    shown = {
-        link for page in ENGLISH for link in re.findall(r"/pictures/([^)]+)\)", page.read_text())
-    }
-    assert {picture.name for picture in pictures} == shown
-    assert all(picture.stat().st_size < 150_000 for picture in pictures)
-    assert sum(picture.stat().st_size for picture in pictures) < 1_500_000
