@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 READY_TEST := $(VENV)/.ready-test
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: help sample test test-slow test-gpu check book parity bench data clean
+.PHONY: help sample test test-slow test-gpu check audit sbom book parity bench data clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -42,6 +42,15 @@ check: $(READY_DEV)  ## lint, format and types
 
 book: $(READY_TEST)  ## measure, draw and write the pages of docs/book; ARGS="--only 7" for one
 	$(RUN) -m docs.book build $(ARGS)
+
+audit: $(READY)  ## known holes in the pinned packages
+	@$(INSTALL) -e ".[audit]"
+	$(RUN) -m pip_audit --requirement constraints.txt --no-deps --disable-pip
+
+sbom: $(READY)  ## build/sbom.json: what is installed, as CycloneDX
+	@$(INSTALL) -e ".[audit]"
+	@mkdir -p build
+	$(RUN) -m cyclonedx_py environment $(RUN) --output-format JSON --output-file build/sbom.json
 
 parity: $(READY_TEST)  ## sdcore beside diffusers and transformers at full size (minutes, gigabytes)
 	$(RUN) -m bench.parity $(ARGS)

@@ -521,12 +521,12 @@ def check_attention(name: str) -> None:
         known = [f"{key} ({unavailable(key) or 'available'})" for key in BACKENDS]
         hint = f"Use one of: {', '.join([*known, 'auto'])}."
         why = f"{reason[0].upper()}{reason[1:]}."
-        raise UsageError(f"Attention backend {name!r} cannot be used.", why, hint)
+        raise UsageError(f"Attention backend {name!r:.80} cannot be used.", why, hint)
 
 
 def unavailable(backend: str) -> str | None:
     """Why a backend cannot run here, or None when it can."""
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         return "there is no backend of this name"
     if backend == "xformers" and importlib.util.find_spec("xformers") is None:
         return "the package xformers is not installed"

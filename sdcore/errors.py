@@ -13,6 +13,7 @@ from typing import Literal
 
 _FILTERS = RLock()
 _PACKAGE = str(Path(__file__).parent)
+_LONGEST_PART = 1200  # letters
 # Control characters but for line feed and tab, marks of direction, separators of lines.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -29,7 +30,7 @@ class SdcoreError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, why: str, hint: str) -> None:
-        what, why, hint = (visible(part) for part in (what, why, hint))
+        what, why, hint = (visible(_cut(part)) for part in (what, why, hint))
         super().__init__(f"{what}\n  why: {why}\n  try: {hint}")
         self.what, self.why, self.hint = what, why, hint
 
@@ -101,6 +102,13 @@ def visible(text: str) -> str:
     the parts of an emoji.
     """
     return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _cut(text: str) -> str:
+    """A part of an error without most of the foreign text that it quotes, where that is long."""
+    return (
+        text if len(text) <= _LONGEST_PART else f"{text[: _LONGEST_PART - 300]} ... {text[-300:]}"
+    )
 
 
 def name_some(names: Sequence[str], limit: int = 5) -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from sdcore.checks import as_finite, as_int
 from sdcore.diffusion.levels import SPACINGS
 from sdcore.diffusion.methods import METHODS
 from sdcore.diffusion.noise import PREDICTION_TYPES
 from sdcore.errors import FileError, UsageError
-from sdcore.files.jsonfile import read_json
+from sdcore.files.jsonfile import is_list, read_json
 
 FILE_NAME = "scheduler_config.json"
 TIMES_LIMIT = 100_000  # of num_train_timesteps; every published model has 1000
@@ -22,6 +23,26 @@ TIMES_LIMIT = 100_000  # of num_train_timesteps; every published model has 1000
 _OLD: dict[str, tuple[Any, ...]] = {"predict_epsilon": (True,), "tensor_format": ("pt", "np")}
 # Settings of models that are trained otherwise, and would be run as noise prediction.
 _FLOW = ("shift", "use_flow_sigmas", "base_shift", "max_shift", "shift_terminal")
+# Numbers: the least and the most, with a wide margin around all that is published.
+_RANGES: dict[str, tuple[float, float]] = {
+    "beta_start": (1e-12, 1),
+    "beta_end": (1e-12, 1),
+    "clip_sample_range": (1e-3, 1e6),
+    "corrector_order": (1, 4),
+    "predictor_order": (1, 4),
+    "solver_order": (1, 4),
+    "dynamic_thresholding_ratio": (0, 1),
+    "lambda_min_clipped": (-1e6, 0),
+    "original_inference_steps": (1, TIMES_LIMIT),
+    "rho": (0.1, 100),
+    "sample_max_value": (1e-3, 1e6),
+    "sigma_data": (1e-6, 1e6),
+    "sigma_min": (1e-9, 1e6),
+    "sigma_max": (1e-9, 1e6),
+    "steps_offset": (0, TIMES_LIMIT),
+    "timestep_scaling": (1e-6, 1e6),
+}
+_OBJECTS = ("solver_p", "tau_func")  # Python's, which no file holds
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "timestep_spacing": SPACINGS,
@@ -50,8 +71,9 @@ def read_scheduler_config(folder: Path, pipeline: str = "") -> dict[str, Any]:
     import diffusers.schedulers
 
     own = accepted_settings(getattr(diffusers.schedulers, name))
-    for key, value in config.items():
-        _check(path, key, value, name, {**_settings(), **own})
+    known = {**_settings(), **own}
+    for key in config:
+        _check(path, key, config, known)
     return repaired(config, own, pipeline)
 
 
@@ -104,9 +126,10 @@ def _settings() -> dict[str, inspect.Parameter]:
 
 
 def _check(
-    path: Path, key: str, value: Any, class_name: str, known: Mapping[str, inspect.Parameter]
+    path: Path, key: str, config: Mapping[str, Any], known: Mapping[str, inspect.Parameter]
 ) -> None:
     """Refuse a setting that is not known, or has a value that it cannot have."""
+    value, class_name = config[key], config["_class_name"]
     if key.startswith("_") or value in _OLD.get(key, ()):
         return
     if key in _FLOW and value:
@@ -139,6 +162,15 @@ def _check(
             f"Its usual value is {usual!r:.80}, and it must be of that kind.",
             "Correct the file.",
         )
+    if not _in_range(key, value, config):
+        least, most = _RANGES.get(key, (0, 1))
+        raise FileError(
+            f"{path}: {key} is {value!r:.80}.",
+            "A file cannot hold it."
+            if key in _OBJECTS
+            else f"It lies between {least:g} and {most:g}; of a list there is one for each time.",
+            "Copy the file from the original model again.",
+        )
     if key == "num_train_timesteps" and as_int(value, 1, TIMES_LIMIT) is None:
         raise FileError(
             f"{path}: {key} is {value!r:.80}.",
@@ -147,9 +179,30 @@ def _check(
         )
 
 
+def _in_range(key: str, value: Any, config: Mapping[str, Any]) -> bool:
+    """Whether a number, or a list of them, is one that the setting can have."""
+    if value is None:
+        return True
+    if key == "trained_betas":
+        times = config.get("num_train_timesteps", 1000)
+        return (
+            is_list(value)
+            and len(value) == times
+            and all(as_finite(each, 0, 1) is not None for each in value)
+        )
+    if key in _OBJECTS:
+        return False
+    if key not in _RANGES or value == -math.inf:
+        return True
+    return as_finite(value, *_RANGES[key]) is not None
+
+
 def _fits(value: Any, parameter: inspect.Parameter) -> bool:
     """Whether a value is of the kind of a setting's default."""
     usual = parameter.default
+    choices = get_args(parameter.annotation)
+    if get_origin(parameter.annotation) is Literal and value not in choices:
+        return False
     if value is None or usual is None or usual is inspect.Parameter.empty:
         return True
     if isinstance(usual, bool):

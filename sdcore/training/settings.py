@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sdcore.errors import FileError, UsageError
 from sdcore.files.atomic import replace_file, text_writer
+from sdcore.files.limits import YAML_BYTES
 from sdcore.files.opening import read_bytes
 
-_SIZE_LIMIT = 16 << 20
+_NESTING, _MOST_NESTED = (b"[", b"{", b"- ", b"*"), 2000
 
 
 class Settings(BaseModel):
@@ -91,7 +92,13 @@ def load_settings(
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds. FileError when it is missing or holds none."""
     path = Path(path)
-    data = read_bytes(path, _SIZE_LIMIT)
+    data = read_bytes(path, YAML_BYTES)
+    if sum(map(data.count, _NESTING)) > _MOST_NESTED:  # PyYAML takes seconds for them
+        raise FileError(
+            f"{path} is not a file of settings.",
+            f"It has more than {_MOST_NESTED:,} brackets and entries.",
+            "Write one setting per line as `key: value`.",
+        )
     try:
         values: Any = yaml.load(data.decode("utf-8"), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeGuard
 
-from sdcore.checks import as_int
+from sdcore.checks import as_finite, as_int
 from sdcore.errors import UsageError
 
 CLASS_NAME = "UNet2DConditionModel"
@@ -54,6 +54,9 @@ SIZES = (
     "conv_in_kernel",
     "conv_out_kernel",
 )
+SWITCHES = ("flip_sin_to_cos", "use_linear_projection", "upcast_attention")
+RANGES = {"freq_shift": (-16, 16), "dropout": (0, 1), "norm_eps": (1e-12, 1)}
+_LARGEST = 1 << 16  # of anything that is counted
 ACTIVATIONS = ("silu", "swish", "mish", "gelu", "relu")
 DOWN_TYPES = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # -> does it attend
 MID_TYPES = {None: None, "UNetMidBlock2D": False, "UNetMidBlock2DCrossAttn": True}
@@ -139,6 +142,19 @@ class UNetConfig:
             object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
         for name in SIZES:
             _check_sizes(name, getattr(self, name))
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise _refusal(name, getattr(self, name), "It must be true or false.")
+        for name, (least, most) in RANGES.items():
+            if as_finite(getattr(self, name), least, most) is None:
+                why = f"It must be a number from {least} to {most}."
+                raise _refusal(name, getattr(self, name), why)
+        sizes = self.sample_size if _is_sequence(self.sample_size) else (self.sample_size,) * 2
+        if self.sample_size is not None and (
+            len(sizes) != 2 or any(as_int(each, 1, _LARGEST) is None for each in sizes)
+        ):
+            why = "It must be the latents' side, or height and width, in whole numbers above 0."
+            raise _refusal("sample_size", self.sample_size, why)
         if self.reverse_transformer_layers_per_block is not None:
             name = "reverse_transformer_layers_per_block"
             _check_sizes(name, self.reverse_transformer_layers_per_block)
@@ -155,6 +171,7 @@ class UNetConfig:
             for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
                 if getattr(self, name) is None:
                     raise _refusal(name, None, "addition_embed_type 'text_time' needs it.")
+                _check_sizes(name, getattr(self, name))
         for level in self.levels():
             _check_level(level, self.norm_num_groups)
 
@@ -257,8 +274,9 @@ def _check_sizes(name: str, value: Any) -> None:
     for entry in value if _is_sequence(value) else (value,):
         if _is_sequence(entry):
             _check_sizes(name, entry)
-        elif as_int(entry, least) is None:
-            raise _refusal(name, value, f"It must be whole numbers from {least} on.")
+        elif as_int(entry, least, _LARGEST) is None:
+            why = f"It must be whole numbers from {least} to {_LARGEST}."
+            raise _refusal(name, value, why)
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
@@ -272,7 +290,7 @@ def _check_choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
 
 def _refusal(name: str, value: Any, why: str) -> UsageError:
     hint = "Use another checkpoint, or diffusers' own UNet for this one."
-    return UsageError(f"The UNet's setting {name} = {value!r} cannot be used.", why, hint)
+    return UsageError(f"The UNet's setting {name} = {value!r:.80} cannot be used.", why, hint)
 
 
 def _frozen(value: Any) -> Any:

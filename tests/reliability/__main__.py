@@ -1,44 +1,78 @@
-"""All damaged and hostile files, counted by what was damaged: python -m tests.reliability
+"""Bad inputs, kills and many requests at once, counted: python -m tests.reliability
 
-Runs the tests of this folder, the slow ones too; further arguments go to pytest. Each case asserts
-that its file is refused with an error that names it (or, where damage to a setting leaves a sound
-model, opened), within two seconds of processor time, with little memory, and nothing written.
+With no flag about 4,100 bad inputs, made by number (tests/reliability/corpus); the exit code is 1
+where one of them came to what none may come to. A case is repeated by --only READER --first NUMBER
+--count 1.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
-from collections import Counter, defaultdict
+import tempfile
 from pathlib import Path
-
-import pytest
-
-
-class Tally:
-    """Counts outcomes by test file."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when != "call" or "[" not in report.nodeid or "accepted" in report.nodeid:
-            return
-        answer = dict(report.user_properties).get("answer", "refused")
-        test = report.nodeid.split("[")[0].removeprefix("tests/reliability/")
-        self.counts[test][str(answer) if report.passed else report.outcome] += 1
 
 
 def main() -> int:
-    tally = Tally()
-    arguments = ["-q", "-p", "no:cacheprovider", str(Path(__file__).parent), *sys.argv[1:]]
-    code = pytest.main(arguments, [tally])
-    answers = ("refused", "opened", "failed")
-    print("\n| test | files | refused | harmless, opened | failed |\n|---|---|---|---|---|")
-    total = sum(tally.counts.values(), Counter[str]())
-    for test, counts in [*tally.counts.items(), ("all", total)]:
-        cells = (counts.total(), *(counts[answer] for answer in answers))
-        print(f"| {test} | {' | '.join(map(str, cells))} |")
-    return code
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
+    add = parser.add_argument
+    cores = os.cpu_count() or 1
+    add("--release", action="store_true", help="the 80,000 inputs of a release")
+    add("--only", action="append", metavar="READER", help="of these readers alone")
+    add("--first", type=int, default=0, metavar="N", help="from this case of each reader on")
+    add("--count", type=int, metavar="N", help="so many of each reader")
+    text = "a file with what was found; a run that was stopped goes on with it (default: a new one)"
+    add("--log", type=Path, metavar="FILE", help=text)
+    add("--seconds", type=float, default=float("inf"), help="begin no case after so many")
+    add("--processes", type=int, default=cores, help="(default: one a core)")
+    add("--kills", type=int, metavar="N", help="kill so many runs that paint, at random times")
+    add("--requests", type=int, metavar="N", help="paint so many pictures in threads")
+    add("--threads", type=int, default=16, help="of --requests (default: %(default)s)")
+    add("--fuzz", type=float, metavar="MINUTES", help="search bad inputs of each reader")
+    options = parser.parse_args()
+    if options.kills is not None:
+        from tests.reliability.kills import kill
+
+        return kill(options.kills)
+    if options.requests is not None:
+        from tests.reliability.soak import soak
+
+        return soak(options.requests, options.threads)
+    if options.fuzz is not None:
+        from tests.reliability.fuzz import fuzz
+
+        return fuzz(options.fuzz, options.only)
+    return corpus(options)
+
+
+def corpus(options: argparse.Namespace) -> int:
+    from tests.reliability.corpus import READERS
+    from tests.reliability.corpus import run as running
+
+    if unknown := set(options.only or ()) - set(READERS):
+        print(f"no reader {', '.join(unknown)}; there are {', '.join(READERS)}", file=sys.stderr)
+        return 2
+    work = [
+        (name, number)
+        for name, number in running.cases(options.release)
+        if name in (options.only or READERS)
+        and number >= options.first
+        and (options.count is None or number < options.first + options.count)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        log = options.log or Path(folder) / "log.jsonl"
+        outcomes = running.run(work, log, options.processes, options.seconds)
+    print(
+        f"{running.table(outcomes)}\n\nopened, and why that is right:\n{running.opened(outcomes)}"
+    )
+    bad = [outcome for outcome in outcomes if running.is_bad(outcome)]
+    for one in bad:
+        print(f"\n{one.reader} {one.number} ({one.damage}): {one.answer}, {one.seconds:g} s")
+        print(f"  {one.mib} MiB {one.forbidden or ''} {one.said:.300}")
+    if len(outcomes) < len(work):
+        print(f"\n{len(work) - len(outcomes):,} of {len(work):,} inputs were not tried")
+    return int(bool(bad))
 
 
 if __name__ == "__main__":

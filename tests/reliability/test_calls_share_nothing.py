@@ -54,6 +54,7 @@ from tests.test_torch_state import STATES
 Call = Callable[[TextToImage], TextToImageResult]
 PROMPT = "a red fox on the tree"
 SIZE = {"width": 48, "height": 64}
+FEW = ("ddim", "pndm", "unipc", "dpm++ 2m sde")  # schedulers for every commit
 
 
 @dataclass(frozen=True)
@@ -275,9 +276,10 @@ def test_a_call_changes_nothing(painter, name):
         CALLS[name](painter)
 
 
-def test_no_scheduler_changes_the_models_own(sd):
+@pytest.mark.parametrize("schedulers", [FEW, pytest.param((*METHODS,), marks=pytest.mark.slow)])
+def test_no_scheduler_changes_the_models_own(sd, schedulers):
     with unchanged(sd.pipe):
-        for scheduler in METHODS:
+        for scheduler in schedulers:
             paint(sd.pipe, scheduler)
 
 
@@ -380,7 +382,10 @@ def assert_same(got: TextToImageResult, expected: TextToImageResult, name: str) 
     assert not got.latents.requires_grad and not got.latents.is_inference(), name
 
 
-@pytest.mark.parametrize("scheduler", METHODS)
+@pytest.mark.parametrize(
+    "scheduler",
+    [m if m in FEW else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
+)
 def test_the_callers_torch_state_is_not_in_the_picture_of_any_scheduler(sd, scheduler):
     expected = paint(sd.pipe, scheduler)
     with STATES["everything"]():
@@ -405,7 +410,7 @@ def test_each_state_alone(sd, state):
     assert_same(got, expected, state)
 
 
-@pytest.mark.parametrize("state", ["bfloat16", "everything"])
+@pytest.mark.parametrize("state", [pytest.param("bfloat16", marks=pytest.mark.slow), "everything"])
 def test_nor_in_a_model_that_was_loaded_in_it(sdxl_folder, state):
     expected = TextToImage.from_pretrained(sdxl_folder, dtype=torch.float16)
     with STATES[state]():

@@ -336,7 +336,12 @@ del EMBEDDING[container.header_byte]  # another letter in its only key is anothe
 
 def cases(kinds: dict[Damage, int]) -> list:
     return [
-        pytest.param(damage, seed, id=f"{damage.__name__}-{seed}")
+        pytest.param(
+            damage,
+            seed,
+            id=f"{damage.__name__}-{seed}",
+            marks=[pytest.mark.slow] if seed > 1 else [],
+        )
         for damage, count in kinds.items()
         for seed in range(count)
     ]

@@ -381,7 +381,12 @@ CASES: dict[Damage, int] = {
 @pytest.mark.parametrize(
     ("damage", "seed"),
     [
-        pytest.param(damage, seed, id=f"{damage.__name__}-{seed}")
+        pytest.param(
+            damage,
+            seed,
+            id=f"{damage.__name__}-{seed}",
+            marks=[pytest.mark.slow] if seed > 1 else [],
+        )
         for damage, count in CASES.items()
         for seed in range(count)
     ],

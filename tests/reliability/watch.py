@@ -16,9 +16,9 @@ def watched(folder: Path) -> Iterator[None]:
     """Assert it of the block: for `folder`, what is beside it, and this process."""
     before = snapshot(folder.parent)
     size = sum(stat[0] for stat in snapshot(folder).values())
-    used, started = _forget_highest(), time.thread_time()
+    used, started = forget_highest(), time.thread_time()
     yield
-    seconds, grown = time.thread_time() - started, (_memory("VmHWM") - used) if used else 0
+    seconds, grown = time.thread_time() - started, (memory("VmHWM") - used) if used else 0
     assert seconds < CPU_SECONDS
     assert grown < MEMORY + 2 * size, f"{grown >> 20} MiB for {size >> 10} KiB of files"
     assert snapshot(folder.parent) == before
@@ -30,15 +30,16 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 
 
-def _forget_highest() -> int:
+def forget_highest() -> int:
     """Bytes in memory now, from which VmHWM then counts; 0 where the system does not say."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        return _memory("VmRSS")
+        return memory("VmRSS")
     except OSError:
         return 0
 
 
-def _memory(name: str) -> int:
+def memory(name: str) -> int:
+    """A line of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))

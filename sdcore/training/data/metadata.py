@@ -119,11 +119,14 @@ def _item(
         return None
     pure = PurePosixPath(name.strip().replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
-        reason = f"{name!r} lies outside the folder."
+        reason = f"{name!r:.80} lies outside the folder."
         faults.append(Fault(line, "row without picture", reason))
         return None
     label = subset.prefix + shown(str(pure))
-    if not (folder / pure).is_file():
+    if any(len(part.encode("utf-8", "replace")) > 255 for part in pure.parts):
+        faults.append(Fault(line, "row without picture", f"{name!r:.80} is too long for a file."))
+        return None
+    if "\0" in name or not (folder / pure).is_file():
         faults.append(Fault(label, "missing", f"{line} lists it; there is no such file."))
         return None
     caption = caption_of_name(pure.name) if subset.captions == "name" else subset.fallback
