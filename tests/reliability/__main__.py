@@ -1,6 +1,6 @@
 """Bad inputs, kills and many requests at once, counted: python -m tests.reliability
 
-With no flag about 4,100 bad inputs, made by number (tests/reliability/corpus); the exit code is 1
+With no flag about 4,700 bad inputs, made by number (tests/reliability/corpus); the exit code is 1
 where one of them came to what none may come to. A case is repeated by --only READER --first NUMBER
 --count 1.
 """
@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
     add = parser.add_argument
     cores = os.cpu_count() or 1
-    add("--release", action="store_true", help="the 80,000 inputs of a release")
+    add("--release", action="store_true", help="the 73,500 inputs of a release")
     add("--only", action="append", metavar="READER", help="of these readers alone")
     add("--first", type=int, default=0, metavar="N", help="from this case of each reader on")
     add("--count", type=int, metavar="N", help="so many of each reader")
