@@ -306,7 +306,7 @@ def call_control(
     )
 
 
-RUN_HOOKS = ("begin", "at", "part", "negative", "before_step", "on_guess", "after_step")
+RUN_HOOKS = ("begin", "at", "part", "negative", "before_step", "on_guess", "after_step", "watches")
 """What a run asks of a `RunControl`, and nobody of a `Control`."""
 
 

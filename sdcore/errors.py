@@ -13,7 +13,7 @@ from typing import Literal
 
 _FILTERS = RLock()
 _PACKAGE = str(Path(__file__).parent)
-_LONGEST_PART = 1200  # letters
+_LONGEST_LINE = 1200  # letters
 # Control characters but for line feed and tab, marks of direction, separators of lines.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -105,9 +105,14 @@ def visible(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """A part of an error without most of the foreign text that it quotes, where that is long."""
-    return (
-        text if len(text) <= _LONGEST_PART else f"{text[: _LONGEST_PART - 300]} ... {text[-300:]}"
+    """A part of an error without most of the foreign text that it quotes, where that is long.
+
+    Each line by itself: a list that names every bad file stays whole.
+    """
+    lines = text.split("\n")
+    return "\n".join(
+        line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 300]} ... {line[-300:]}"
+        for line in lines
     )
 
 
