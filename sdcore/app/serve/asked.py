@@ -43,8 +43,13 @@ class Door:
         ]
 
 
-def repeated(job: Job, images: int, budget: Budget) -> list[Job]:
-    """Image i from seed + i, as everywhere. UsageError where there are too many."""
+def repeated(job: Job, images: Any, budget: Budget) -> list[Job]:
+    """Image i from seed + i, as everywhere. UsageError for no count of them, or for too many."""
+    if type(images) is not int or images < 1:
+        why = "It counts pictures."
+        raise UsageError(
+            f"The request asks for {images!r:.40} images.", why, "Use a whole number from 1 up."
+        )
     budget.check("images", images, "The request")
     job = job.with_seed()
     assert job.seed is not None
@@ -69,13 +74,17 @@ def read_object(value: Any) -> dict[str, Any]:
 
 def read_picture(text: Any, name: str) -> Image.Image:
     """A picture in base64, or as a data URL. Raises UsageError, or FileError for a damaged one."""
+    return decode_picture(io.BytesIO(read_file(text, name)), name)
+
+
+def read_file(text: Any, name: str) -> bytes:
+    """The bytes of a picture's file in base64, or of a data URL. Raises UsageError."""
     if not isinstance(text, str):
         raise UsageError(f"{name} is no text.", "A picture comes as base64.", "Encode its file.")
     try:
-        content = base64.b64decode(text.partition(",")[2] or text, validate=True)
+        return base64.b64decode(text.partition(",")[2] or text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise UsageError(f"{name} is no base64.", f"{error}.", "Encode the file.") from error
-    return decode_picture(io.BytesIO(content), name)
 
 
 def png_bytes(result: TextToImageResult, place: int = -1) -> bytes:

@@ -123,11 +123,6 @@ def _read(body: Any, door: Door) -> dict[str, Any]:
     pictures = {name: read_picture(text, f"Picture {name!r:.40}") for name, text in given.items()}
     job = job_from_dict(read_object(asked.get("job")), pictures, door.budget)
     images = asked.get("images", 1)
-    if type(images) is not int or images < 1:
-        why = "It counts pictures."
-        raise UsageError(
-            f"The request asks for {images!r:.40} images.", why, "Use a whole number from 1 up."
-        )
     groups = [door.with_adapters([one]) for one in repeated(job, images, door.budget)]
     edit, settings = asked.get("edit"), None
     if edit is not None:

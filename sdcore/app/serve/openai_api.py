@@ -122,11 +122,6 @@ async def _answer(
     if ours["size"] not in (None, "auto"):
         job = replace(job, size=Size.parse(str(ours["size"]), "size"))
     images = 1 if ours["n"] is None else ours["n"]
-    if type(images) is not int or images < 1:
-        why = "It counts pictures."
-        raise UsageError(
-            f"The request asks for {images!r:.40} images.", why, "Use a whole number from 1 up."
-        )
     jobs = door.with_adapters(repeated(job, images, door.budget))
     pngs = await _painted(jobs, door.models.known(ours["model"]), painter)
     form = "url" if ours["response_format"] == "url" else "b64_json"

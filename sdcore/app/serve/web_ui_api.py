@@ -6,6 +6,7 @@ What has no counterpart here is not passed over: the answer's `info` lists it as
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from sdcore.app.serve.asked import (
     Door,
     as_text,
     png_bytes,
+    read_file,
     read_object,
     read_picture,
     ready,
@@ -30,7 +32,7 @@ from sdcore.app.serve.web_ui_lists import Options, add_lists
 from sdcore.app.session import Session
 from sdcore.diffusion.sampler_names import from_web_ui
 from sdcore.errors import UsageError
-from sdcore.image.pictures import to_mask, to_rgb
+from sdcore.image.pictures import decode_picture, to_mask, to_rgb
 from sdcore.job.adapters import HiresSettings
 from sdcore.job.job import Job, make_jobs
 from sdcore.metadata.parameters import write_parameters
@@ -261,12 +263,11 @@ def _info(results: Sequence[TextToImageResult], asked: _Asked) -> dict[str, Any]
 
 
 def _texts_of(image: Any) -> dict[str, Any]:
-    import base64
-
-    read_picture(image, "The picture")  # which says what is wrong with it
+    content = read_file(image, "The picture")
+    decode_picture(io.BytesIO(content), "The picture")  # which says what is wrong with it
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture"
-        path.write_bytes(base64.b64decode(image.partition(",")[2] or image))
+        path.write_bytes(content)
         try:
             texts = read_texts(path)
         except ValueError:
