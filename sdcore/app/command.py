@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ from sdcore.app.other_flags import answer, in_our_words
 from sdcore.errors import FileError, MemoryLimitError, SdcoreError, UsageError, visible
 
 EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 130, 141, 143  # 128 and the signal's number
+# Seconds. `timeout` and supervisors signal the process and then its group: that is one wish.
+_ONE_SIGNAL = 1.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -119,14 +122,24 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def _terminable() -> Generator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that drafts are removed; a second one at once."""
+    """SIGTERM ends the block as Ctrl-C does, so that drafts are removed; one after `_ONE_SIGNAL`
+    ends it at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    first = None
+
     def end(number: int, _: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise Terminated
+        nonlocal first
+        now = time.monotonic()
+        if first is None:
+            first = now
+            raise Terminated
+        if now - first > _ONE_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     before = signal.signal(signal.SIGTERM, end)
     try:

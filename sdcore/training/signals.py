@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
 from tqdm import tqdm
+
+# Seconds. `timeout` and supervisors signal the process and then its group: that is one wish.
+_ONE_SIGNAL = 1.0
 
 
 class Interrupted(Exception):
@@ -36,7 +40,7 @@ class StopSignals:
 
     @contextmanager
     def caught(self) -> Generator[None]:
-        """Context in which SIGINT and SIGTERM are noted; a second one stops at once.
+        """Context in which SIGINT and SIGTERM are noted; one after `_ONE_SIGNAL` stops at once.
 
         In a thread that is not the main one, Python has no signals, and none are caught.
         """
@@ -45,12 +49,16 @@ class StopSignals:
             return
 
         def ask(number: int, frame: FrameType | None) -> None:
+            nonlocal first
             if self.asked:
+                if time.monotonic() - first < _ONE_SIGNAL:
+                    return
                 signal.signal(number, before[signal.Signals(number)])
                 raise KeyboardInterrupt
-            self.asked = number
+            self.asked, first = number, time.monotonic()
             tqdm.write("the step is finished and saved; Ctrl-C again stops at once")
 
+        first = 0.0
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in before:
             signal.signal(number, ask)
