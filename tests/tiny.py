@@ -223,6 +223,7 @@ def write_edm(folder: Path, base: Path, kind: str) -> Path:
         scheduler: Any = EDMDPMSolverMultistepScheduler(sigma_data=0.5)
         path = folder / "vae" / "config.json"
         of_latents = {"latents_mean": [-1.6, 1.1, 3.3, -3.2], "latents_std": [8.5, 5.9, 7.4, 6.6]}
+        of_latents["scaling_factor"] = 0.5
         path.write_text(json.dumps({**json.loads(path.read_text()), **of_latents}))
     else:
         scheduler = EDMEulerScheduler(

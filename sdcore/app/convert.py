@@ -23,6 +23,7 @@ from sdcore.errors import (
     name_some,
     warn,
 )
+from sdcore.files.atomic import check_writable
 
 WORKER = Path(__file__).with_name("convert_worker.py")
 DTYPES = ("keep", "float32", "float16", "bfloat16")
@@ -68,6 +69,7 @@ def convert(options: argparse.Namespace) -> None:
             )
     if options.new.exists():
         raise UsageError(f"{options.new} exists.", "Nothing is overwritten.", "Name another.")
+    check_writable(options.new.parent, f"{options.new}")
     if options.old.is_dir() or holds_weights(options.old):
         convert_model(options.old, options.new, options.dtype)
     else:
@@ -81,16 +83,17 @@ def holds_weights(path: Path) -> bool:
     Raises:
         FileError: it is something else that is no checkpoint, such as a web page.
     """
-    from sdcore.files.header import GGUF_FILE, begins_as_safetensors, what_it_is
+    from sdcore.files.content import is_gguf, what_it_is
+    from sdcore.files.header import begins_as_safetensors
     from sdcore.files.opening import require_file
 
     require_file(path)
-    kind = what_it_is(path)
-    if kind is None or "pickle" in kind or kind == GGUF_FILE:
-        return kind == GGUF_FILE or begins_as_safetensors(path)
-    raise FileError(
-        f"{path} is no model.", f"By its content it is {kind}.", "Download the model itself."
-    )
+    if is_gguf(path):
+        return True
+    content = what_it_is(path)
+    if content is None or content.is_pickle:
+        return begins_as_safetensors(path)
+    raise FileError(f"{path} is no model.", f"By its content it is {content.what}.", content.hint)
 
 
 def convert_model(old: Path, new: Path, dtype_name: str) -> None:

@@ -250,7 +250,8 @@ def main() -> int:
         reason = str(error).split("WeightsUnpickler error:")[-1].strip()
         reason = re.split(r"\bPlease use|\bCheck the documentation", reason)[0]
         answer = {"refused": f"{type(error).__name__}: {' '.join(reason.split())[:400]}"}
-        if isinstance(error, LookupError | EOFError):  # it stumbled over bytes that are no pickle
+        known = isinstance(error, LookupError | EOFError) or "Unsupported operand" in reason
+        if known:  # it stumbled over bytes that are no pickle
             answer = {"refused": "it is damaged, or not what torch.save writes"}
     print(json.dumps({**answer, "network_shut": NETWORK_SHUT}))
     return 0

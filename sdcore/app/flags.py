@@ -8,6 +8,7 @@ answers at once.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _DEFAULT = " (default: %(default)s)"
 BATCH_SIZE = 4
 HIRES_STRENGTH = 0.4
+_LARGEST_FACTOR = 16
 _SIDES = ("width", "height")
 _LINES_OF_PROMPT = 4  # of a file; more than so many for each picture are not read
 # Fields of a job that no flag gives as it is.
@@ -262,6 +264,7 @@ def hires(options: argparse.Namespace, known: HiresSettings | None = None) -> Hi
             "Use 0.3 to sharpen, 0.7 to add details.",
         )
     if options.hires is not None:
+        _refuse_factor(options)
         size = Size.parse(options.hires, "--hires")
         named = zip(_SIDES, size.width_height, strict=True)
         width, height = (check_side(side, f"{name} in --hires") for name, side in named)
@@ -276,6 +279,21 @@ def hires(options: argparse.Namespace, known: HiresSettings | None = None) -> Hi
         return None
     Size(known.width, known.height).paintable()
     return known if strength is None else replace(known, strength=strength)
+
+
+def _refuse_factor(options: argparse.Namespace) -> None:
+    """UsageError where --hires says how many times as large, as it does in other tools."""
+    found = re.fullmatch(r"x?([0-9]{1,2}(?:[.,][0-9]{1,9})?)x?", options.hires.strip().lower())
+    factor = float(found[1].replace(",", ".")) if found else 0.0
+    if not 1 <= factor <= _LARGEST_FACTOR:
+        return
+    first = [side or 512 for side in sides(options)]
+    larger = "x".join(f"{int(side * factor) // 8 * 8}" for side in first)
+    raise UsageError(
+        f"--hires {options.hires} cannot be used.",
+        "It is the size of the second pass, not how many times as large as the first one it is.",
+        f"Use --hires {larger} for {found[1] if found else ''} times {first[0]}x{first[1]}.",
+    )
 
 
 def with_loras(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import string
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdcore.app.command import say, tell
-from sdcore.errors import FileError, UsageError
+from sdcore.errors import UsageError
+from sdcore.files.atomic import check_writable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,17 +114,12 @@ def check_output(path: Path, jobs: Sequence[Job] | None = None) -> None:
             "Name a folder.",
         )
     names = Names(path)
+    folders = {_folder(path)}
     for each in [names.next(job) for job in jobs or ()] or [path]:
         _check_length(path, each)
-    folder = _folder(path)
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise FileError(
-            f"--output {path} cannot be written.",
-            f"{folder} is not a folder that you may write to.",
-            "Choose another folder.",
-        )
+        folders |= {each.parent} if jobs else set()
+    for folder in folders:
+        check_writable(folder, f"--output {path}")
 
 
 def slug(prompt: str) -> str:

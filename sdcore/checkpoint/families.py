@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdcore.checkpoint.edm import prediction_of
 from sdcore.errors import FileError, UsageError, name_some, warn
 from sdcore.files.header import WeightFile
 
@@ -118,9 +119,10 @@ def recognise(
     prediction, said_by = said or ("epsilon", "the family: this model's file says nothing else")
     if name == "sd2" and prediction == "epsilon":
         name = "sd2_base"
+    noise = "" if prediction_of(file) is None else ", EDM noise"
     return Family(
         name,
-        _TITLES[name] + _CHANNELS[channels],
+        _TITLES[name] + _CHANNELS[channels] + noise,
         FOLDER / name,
         channels,
         prediction,
@@ -152,7 +154,7 @@ def spoken_prediction(
 ) -> tuple[str, str] | None:
     """The prediction type that is given or written in a file, and where; None where it is not.
 
-    The caller comes first, then the marker tensor, then the header's notes, which tools copy from
+    The caller comes first, then the marker tensors, then the header's notes, which tools copy from
     file to file when they merge models.
     """
     if prediction_type is not None:
@@ -163,6 +165,8 @@ def spoken_prediction(
                 f"The prediction type {prediction_type!r:.80} cannot be used.", why, hint
             )
         return prediction_type, "prediction_type, as given"
+    if (said := prediction_of(file)) is not None:
+        return said
     if "v_pred" in file.shapes:
         return "v_prediction", "the marker tensor v_pred"
     word = file.metadata.get(_SPOKEN)
@@ -210,9 +214,7 @@ def check_whole(file: WeightFile, without: Collection[str] = ()) -> None:
     raise FileError(
         f"{file.path} is no whole model: it holds {kind}.",
         f"Its tensors: {name_some(list(file.shapes), 3)}.",
-        "Give the model's folder in diffusers layout."
-        if kind == _EDM
-        else "Give the file of a whole Stable Diffusion 1.x, 2.x or XL model.",
+        "Give the file of a whole Stable Diffusion 1.x, 2.x or XL model.",
     )
 
 
@@ -262,7 +264,6 @@ def _is_whole(file: WeightFile) -> bool:
 
 
 UNKNOWN = "something unknown"
-_EDM = "a model trained with EDM noise (Playground 2.5, CosXL), which is read from folders alone"
 _WHOLE, _UNET_ALONE = "a whole model in LDM layout", "a UNet without all that belongs to it"
 
 
@@ -277,7 +278,6 @@ _KINDS: dict[str, Callable[[WeightFile], bool]] = {
     "a diffusion Transformer without a UNet (Stable Diffusion 3, Flux and others)": _contains(
         "joint_blocks.", "double_blocks.", "single_transformer_blocks.", "adaLN_modulation"
     ),
-    _EDM: _starting("edm_mean", "edm_vpred."),
     _WHOLE: _is_whole,
     _UNET_ALONE: _starting(_FIRST_CONV),
     "an autoencoder alone, in LDM layout": _starting(

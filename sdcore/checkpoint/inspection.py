@@ -16,10 +16,11 @@ from typing import Any, TypeGuard, cast
 from sdcore.checkpoint.families import describe, family_title, recognise
 from sdcore.checkpoint.parts import NETWORKS, PARTS, preflight_model
 from sdcore.checks import as_int, has_type
+from sdcore.files.content import is_gguf, what_it_is
 from sdcore.files.folder import LocalFolder, find_model, read_model_index
 from sdcore.files.gguf_file import open_weights
 from sdcore.files.hashes import file_hash, tensor_hash
-from sdcore.files.header import GGUF_FILE, WeightFile, find_weights, what_it_is
+from sdcore.files.header import WeightFile, find_weights
 from sdcore.files.jsonfile import is_object, parse_json_object, read_json
 from sdcore.files.layout import CONFIG_NAME, PICKLE_SUFFIXES, choose_weights, variants
 from sdcore.files.preflight import MODEL_INDEX, ModelFiles
@@ -121,10 +122,11 @@ def _component(folder: Path, variant: str | None, hashes: bool) -> Report:
 
 
 def _file(path: Path, hashes: bool) -> Report:
-    other = what_it_is(path)
-    if other is not None and other != GGUF_FILE:
-        report: Report = {"kind": other, "path": str(path), "bytes": path.stat().st_size}
-        report["note"] = "not opened; `sdcore convert` reads old checkpoints in a closed process"
+    other = None if is_gguf(path) else what_it_is(path)
+    if other is not None:
+        report: Report = {"kind": other.what, "path": str(path), "bytes": path.stat().st_size}
+        convert = "not opened; `sdcore convert` reads old checkpoints in a closed process"
+        report["note"] = convert if other.is_pickle else other.hint
         return report | ({"sha256": file_hash(path)} if hashes else {})
     file = open_weights(path)
     kind = describe(file)

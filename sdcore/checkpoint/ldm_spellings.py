@@ -16,6 +16,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from sdcore.checkpoint.edm import MARKS
 from sdcore.checkpoint.ldm_names import VAE_PREFIX, is_open_clip, text_prefix
 from sdcore.checkpoint.parts import TEXT_ENCODERS
 from sdcore.text.config import CLIPTextConfig
@@ -44,8 +45,8 @@ LEFTOVER_PREFIXES = (
 )
 # Constants, and the temperature of CLIP's own training.
 LEFTOVER_SUFFIXES = (".position_ids", ".logit_scale")
-# Tensors without content that say how the model was trained.
-MARKERS = frozenset({"v_pred", "ztsnr"})
+# Tensors that say how the model was trained, the first two by being there.
+MARKERS = frozenset({"v_pred", "ztsnr", *MARKS})
 
 # What some files hold besides, which no picture depends on either: told in one line.
 TOLD = frozenset(

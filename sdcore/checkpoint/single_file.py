@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sdcore.checkpoint.clip_tokenizer import clip_tokenizer
 from sdcore.checkpoint.defaults import ZERO_SNR_RESCALE, read_defaults
+from sdcore.checkpoint.edm import Edm, edm_marks, read_edm
 from sdcore.checkpoint.families import check_whole, recognise, spoken_prediction
 from sdcore.checkpoint.filling import fill
 from sdcore.checkpoint.ldm_names import table
@@ -25,6 +26,7 @@ from sdcore.checkpoint.ldm_spellings import is_leftover, is_told_leftover
 from sdcore.checkpoint.model import Model
 from sdcore.checkpoint.part_files import Others, as_ldm, ldm_entries, prefix_of
 from sdcore.checkpoint.parts import NETWORKS, PARTS, TOKENIZER_OF, find_components
+from sdcore.diffusion.scheduler_config import is_edm
 from sdcore.diffusion.schedulers import load_scheduler, make_scheduler, with_settings
 from sdcore.errors import UsageError
 from sdcore.files.atomic import replace_file
@@ -45,12 +47,20 @@ class _Plan:
     folder:          settings in diffusers layout.
     unet:            settings of the UNet that the file knows better.
     prediction_type: None where the folder's scheduler says it.
+    edm:             what the file says of EDM noise, if it was trained with it.
     """
 
     folder: Path
     unet: Mapping[str, Any]
     prediction_type: str | None
     zero_terminal_snr: bool
+    edm: Edm | None
+
+    def changes(self, part: str) -> Mapping[str, Any]:
+        """Settings of a part that the file knows better."""
+        if part == "vae" and self.edm is not None:
+            return self.edm.vae
+        return self.unet if part == "unet" else {}
 
 
 @with_own_torch_state
@@ -90,11 +100,9 @@ def read_single_file(
     index = find_components(plan.folder)
     names = [part for part in NETWORKS if part in index.components]
     settings = {part: plan.folder / part / "config.json" for part in names}
-    read = others.read(settings, {"unet": plan.unet})
+    read = others.read(settings, {part: plan.changes(part) for part in names})
     models = {
-        part: build_without_memory(
-            PARTS[part].load_class(), settings[part], plan.unet if part == "unet" else None
-        )
+        part: build_without_memory(PARTS[part].load_class(), settings[part], plan.changes(part))
         for part in names
         if part not in read
     }
@@ -113,32 +121,32 @@ def save_single_file(
 ) -> None:
     """Write a model as one .safetensors file in LDM layout, by the exact inverse of reading.
 
-    The file says what the UNet predicts: the marker tensors v_pred and ztsnr where they apply, and
-    modelspec.prediction_type in the header. Other settings are not in such files; a model of none
-    of the families can be opened again with `config=` only. A file of that name is replaced, once
-    the new one is written and synced.
+    The file says what the UNet predicts: the marker tensors v_pred, ztsnr and those of `edm` where
+    they apply, and modelspec.prediction_type in the header. Other settings are not in such files; a
+    model of none of the families can be opened again with `config=` only. A file of that name is
+    replaced, once the new one is written and synced.
 
     Args:
         dtype: of the weights in the file; None keeps that of each parameter.
         metadata: further strings for the header.
 
     Raises:
-        UsageError: what the model predicts is none that files can say, or it has parameters that
-            files have no place for, such as those of a LoRA that is not merged.
+        UsageError: what the model predicts, or its noise, is none that files can say, or it has
+            parameters that files have no place for, such as those of a LoRA that is not merged.
         NonFiniteError: a weight is NaN or infinite, or becomes so as `dtype`.
         FileError: the disk is full, or the folder cannot be written.
     """
     path = Path(path).expanduser()
     models = model.networks
     _check_parameters(models)
-    tensors = _markers(model.scheduler.config)
+    tensors = _markers(model.scheduler.config, model.autoencoder.config.to_dict())
     for part, entries in table(models).items():
         parameters = models[part].state_dict()
         for entry in entries:
             whole = entry.to_file([parameters[name].detach() for name in entry.parameters])
             tensors[entry.name] = whole.to("cpu", dtype).contiguous()
     check_finite(tensors, dtype)
-    word = "v" if "v_pred" in tensors else "epsilon"
+    word = "v" if _predicted(model.scheduler.config) == "v_prediction" else "epsilon"
     notes = {**(metadata or {}), "format": "pt", "modelspec.prediction_type": word}
     replace_file(path, tensors_writer(tensors, notes))
 
@@ -160,10 +168,21 @@ def _check_parameters(models: Mapping[str, Any]) -> None:
             raise UsageError(f"The {part} is not as it was built.", f"{'; '.join(faults)}.", hint)
 
 
-def _markers(scheduler: Mapping[str, Any]) -> dict[str, Tensor]:
-    predicted = scheduler.get("prediction_type", "epsilon")
-    if "sigma_data" in scheduler:
-        predicted = "with EDM noise"
+def _predicted(scheduler: Mapping[str, Any]) -> str:
+    return scheduler.get("prediction_type", "epsilon")
+
+
+def _markers(scheduler: Mapping[str, Any], vae: Mapping[str, Any]) -> dict[str, Tensor]:
+    predicted = _predicted(scheduler)
+    if is_edm(scheduler):
+        marks = edm_marks(scheduler, vae)
+        if marks is None:
+            raise UsageError(
+                "This model's EDM noise cannot be written into a single file.",
+                "Such files can say the noise of Playground 2.5 and that of CosXL.",
+                "Save it as a folder.",
+            )
+        return {name: torch.tensor(numbers) for name, numbers in marks.items()}
     if predicted not in ("epsilon", "v_prediction"):
         raise UsageError(
             f"A model that predicts {predicted!r} cannot be written as a single file.",
@@ -190,9 +209,10 @@ def _plan(
         others_parts = ("vae", "text_encoder")
         family = recognise(unet, prediction_type=prediction_type, without=others_parts)
         changes = {"in_channels": family.in_channels}
-        return _Plan(family.folder, changes, family.prediction_type, family.zero_terminal_snr)
+        zero_snr, predicted = family.zero_terminal_snr, family.prediction_type
+        return _Plan(family.folder, changes, predicted, zero_snr, read_edm(unet))
     said = spoken_prediction(unet, prediction_type)
-    return _Plan(config, {}, said[0] if said else None, "ztsnr" in unet.shapes)
+    return _Plan(config, {}, said[0] if said else None, "ztsnr" in unet.shapes, read_edm(unet))
 
 
 def _fill(
@@ -252,6 +272,9 @@ def _tokenizer(folder: Path, text_encoder: CLIPTextEncoder) -> Tokenizer:
 
 def _scheduler(plan: _Plan, pipeline: str) -> Any:
     """The settings' scheduler, told what this file's UNet predicts and how it was trained."""
+    if plan.edm is not None:
+        config = {**plan.edm.scheduler, "prediction_type": plan.prediction_type}
+        return make_scheduler(plan.edm.solver, config)
     published = load_scheduler(plan.folder / "scheduler", pipeline)
     changes: dict[str, Any] = {}
     if plan.prediction_type is not None:

@@ -56,7 +56,12 @@ _OURS = " (sdcore)"  # behind a schedule that the web UI does not have
 # Samplers that are not here -> the nearest that is, and why.
 _ADAPTIVE = "it decides how many steps it takes as it goes"
 _LACKING = "no scheduler of diffusers computes it"
+# Of RES4LYF, an extension of ComfyUI: behind the name so many stages, or steps that it remembers.
+_STAGES = re.compile(r"[1-9][0-9]?([sm])")
+_RES4LYF = "it is of ComfyUI's extension RES4LYF, and no scheduler of diffusers computes it"
+_NEAREST_OF = {"s": "dpm++ 2s", "m": "dpm++ 2m"}
 NOT_HERE: dict[str, tuple[str, str]] = {
+    "rk beta": ("heun", _RES4LYF),
     "dpm fast": ("dpm++ 2s", "it chooses its own noise levels, in groups of three calls"),
     "dpm adaptive": ("dpm++ 2m", _ADAPTIVE),
     "restart": ("heun", "it goes back to noisier levels, and times only fall here"),
@@ -231,16 +236,25 @@ def _method(theirs: str, key: str) -> tuple[str, list[str]]:
     """Our method, or the nearest and why it is not the same."""
     if key in _METHOD_KEYS:
         return _METHOD_KEYS[key], []
-    near, why = NOT_HERE.get(key, (_variant_of(key), ""))
+    near, why, _ = _nearest(key) or (_FALLBACK, "", [])
     why = f" ({why})" if why else ""
     return near, [f"sampler {theirs!r:.60} is not there{why}; {near!r} is used"]
 
 
-def _variant_of(key: str) -> str:
-    """The method that an unknown name begins with, such as "euler smea dy"."""
+def _nearest(key: str) -> tuple[str, str, list[str]] | None:
+    """The method nearest to an unknown name, why it is not the same, and what stands behind it.
+
+    By the words that the name begins with ("euler smea dy"), and by those of RES4LYF.
+    """
     words = key.split(" ")[:_MOST_WORDS]
-    starts = (" ".join(words[:count]) for count in range(len(words), 0, -1))
-    return next((_METHOD_KEYS[start] for start in starts if start in _METHOD_KEYS), _FALLBACK)
+    starts = [" ".join(words[:count]) for count in range(len(words), 0, -1)]
+    known = next((start for start in starts if start in NOT_HERE or start in _METHOD_KEYS), "")
+    found = NOT_HERE.get(known) or ((_METHOD_KEYS[known], "") if known else None)
+    rest = words[len(known.split()) or 1 :]
+    stages = next((match for word in rest if (match := _STAGES.fullmatch(word))), None)
+    if stages is not None:
+        return (found[0] if found else _NEAREST_OF[stages[1]]), _RES4LYF, rest
+    return None if found is None else (found[0], found[1], rest)
 
 
 def _joined(method: str, schedule: str) -> str:
@@ -258,21 +272,33 @@ def _key(name: str) -> str:
 
 
 def _unknown(name: str, key: str) -> UsageError:
-    if key in NOT_HERE:
-        near, why = NOT_HERE[key]
+    nearest = _nearest(key)
+    if nearest is not None:
+        near, why, rest = nearest
+        why = why or f"{near!r} is, but nothing known is meant by what stands behind it"
+        known = f" Noise levels behind a method's name are: {', '.join(_LEVELS)}." if rest else ""
         return UsageError(
             f"Scheduler {name!r:.80} is not there.",
-            f"{why[0].upper()}{why[1:]}.",
-            f"Use {near!r}, the nearest that is.",
+            f"{why[0].upper()}{why[1:]}.{known}",
+            _hint_of(near, rest),
         )
     known = [*_METHOD_KEYS, *(f"{method} karras" for method in METHODS)]
-    near_names = get_close_matches(key, known, n=1, cutoff=0.4)
+    near_names = get_close_matches(key, known, n=1, cutoff=0.5)
     return UsageError(
         f"Unknown scheduler {name!r:.80}.",
         f"The methods are: {', '.join(METHODS)}. Behind one may stand its noise levels: "
         f"{', '.join(_LEVELS)}.",
         f"Did you mean {near_names[0]!r}?" if near_names else "Use one of these names.",
     )
+
+
+def _hint_of(near: str, rest: list[str]) -> str:
+    """What to use in place of an unknown name, with levels that are spelt nearly as its end."""
+    ends = (" ".join(rest[count:]) for count in range(len(rest)))
+    levels = (get_close_matches(end, _SCHEDULE_ALIASES, n=1, cutoff=0.75) for end in ends)
+    found = next((_SCHEDULE_ALIASES[each[0]] for each in levels if each), "")
+    takes = found and found != "automatic" and takes_schedule(METHODS[near], found)
+    return f"Use {_joined(near, found if takes else '')!r}, the nearest that is."
 
 
 def _method_keys() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 opening.py    the one way in which files are opened;  limits.py   how much they may hold
 jsonfile.py   settings files;  tomlfile.py   those of users
-header.py     safetensors headers;  gguf_file.py   GGUF files
+header.py     safetensors headers;  gguf_file.py   GGUF files;  content.py   what others are
 weights.py    the tensors in both
 hashes.py     of files and of weights
 atomic.py     the one writer: a draft, synced to disk, that then gets its name;  locks.py

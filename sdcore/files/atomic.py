@@ -20,6 +20,7 @@ import platform
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -113,6 +114,30 @@ def make_folder(folder: Path) -> None:
     """Have a folder, with those above it. FileError where that cannot be."""
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(folder: Path, target: str) -> None:
+    """Find out whether files can be written into a folder that is there or will be made.
+
+    A file without a name is made in the nearest folder that is there: rights alone do not say it.
+
+    Args:
+        target: what is to be written, for the error.
+
+    Raises:
+        FileError: they cannot.
+    """
+    there = folder
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except (OSError, ValueError) as error:  # a name with a NUL
+        why = error.strerror if isinstance(error, OSError) else f"{error}"
+        raise FileError(
+            f"{target} cannot be written.", f"{there}: {why}.", "Choose another folder."
+        ) from error
 
 
 def append_line(path: Path, line: str) -> None:

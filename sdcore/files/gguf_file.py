@@ -15,13 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sdcore.errors import FileError, UsageError
-from sdcore.files.header import (
-    GGUF_FILE,
-    GGUF_MARK,
-    WeightFile,
-    open_header,
-    what_it_is,
-)
+from sdcore.files.content import GGUF_MARK, is_gguf
+from sdcore.files.header import WeightFile, open_header
 from sdcore.files.limits import GGUF_NOTES, TENSORS
 from sdcore.files.opening import open_file
 
@@ -37,7 +32,7 @@ def open_weights(path: Path) -> WeightFile:
 
     Errors: as `sdcore.files.header.open_header` and `open_gguf`.
     """
-    return open_gguf(path) if what_it_is(path) == GGUF_FILE else open_header(path)
+    return open_gguf(path) if is_gguf(path) else open_header(path)
 
 
 def open_gguf(path: Path) -> WeightFile:

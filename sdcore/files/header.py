@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sdcore.errors import FileError, name_some
+from sdcore.files.content import Content, what_it_is
 from sdcore.files.jsonfile import parse_json_object, read_json
 from sdcore.files.layout import bad_index, choose_weights, shards_in_index, why_no_weights
 from sdcore.files.limits import HEADER_BYTES, TENSORS
@@ -37,21 +38,6 @@ _OTHER_TYPES = {
 # says how inputs of the layer are scaled, which is for kernels that compute in 8 bits; and marks.
 SCALES = (".scale_weight", ".weight_scale")
 _BESIDE_EIGHT_BITS = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
-GGUF_MARK, GGUF_FILE = b"GGUF", "a GGUF file"
-# What people find under a .safetensors name, by its first bytes.
-_SIGNATURES = {
-    b"PK\x03\x04": "a zip archive, as torch.save writes: a pickle checkpoint",
-    b"\x80\x02": "a pickle checkpoint",
-    b"\x80\x03": "a pickle checkpoint",
-    b"\x80\x04": "a pickle checkpoint",
-    b"\x80\x05": "a pickle checkpoint",
-    b"version https://git-lfs": "a git-lfs pointer; the weights themselves were not downloaded",
-    b"<!DOCTYPE": "a web page",
-    b"<!doctype": "a web page",
-    b"<html": "a web page",
-    GGUF_MARK: GGUF_FILE,
-    b"\x89HDF": "an HDF5 file",
-}
 
 
 @dataclass(frozen=True)
@@ -187,32 +173,26 @@ def _other_type(path: Path, name: str, word: object) -> FileError:
     )
 
 
-def what_it_is(path: Path) -> str | None:
-    """What a file is by its first bytes, where that is something else than safetensors.
-
-    Raises:
-        FileError: it cannot be read.
-    """
-    with open_file(path) as file:
-        head = file.read(32)
-    return next((meaning for mark, meaning in _SIGNATURES.items() if head.startswith(mark)), None)
-
-
 def begins_as_safetensors(path: Path) -> bool:
     """Whether a file begins as safetensors files do. Raises FileError where it cannot be read."""
     with open_file(path) as file:
         return file.read(9)[8:] == b"{"
 
 
-def unsound(path: Path, why: str) -> FileError:
+def unsound(path: Path, why: str, hint: str = "Download it again.") -> FileError:
     """The error for a file that is no sound safetensors file."""
-    hint = "Download it again. An old .ckpt, .pt or .bin file goes through `sdcore convert` first."
-    if "pickle" in why:
+    why = why if len(why) <= 400 else f"{why[:400]} ..."
+    return FileError(f"{path} is not a sound safetensors file.", why, hint)
+
+
+def _other_content(path: Path, content: Content) -> FileError:
+    """The error for a file that is sound as something else."""
+    hint = content.hint
+    if content.is_pickle:
         target = path.with_suffix(".safetensors").name
         target = target if target != path.name else f"{path.stem}-converted.safetensors"
         hint = f"Convert it first: `sdcore convert {_typed(str(path))} {_typed(target)}`."
-    why = why if len(why) <= 400 else f"{why[:400]} ..."
-    return FileError(f"{path} is not a sound safetensors file.", why, hint)
+    return unsound(path, f"By its content it is {content.what}.", hint)
 
 
 def _typed(name: str) -> str:
@@ -240,7 +220,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         head = file.read(32)
         length = struct.unpack("<Q", head[:8])[0] if len(head) >= 8 else 0
         if head[8:9] != b"{" or not 2 <= length <= min(size - 8, HEADER_BYTES):
-            raise unsound(path, _why_not(path, head, size, length))
+            if (content := what_it_is(path)) is not None:
+                raise _other_content(path, content)
+            raise unsound(path, _why_not(head, size, length))
         file.seek(8)
         header = file.read(length)
     if (tensors := header.count(b'"dtype"')) > TENSORS:
@@ -251,11 +233,11 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         raise unsound(path, f"Its header is damaged: {error}.") from error
 
 
-def _why_not(path: Path, head: bytes, size: int, length: int) -> str:
+def _why_not(head: bytes, size: int, length: int) -> str:
     if not size:
         return "The file is empty."
-    if meaning := what_it_is(path):
-        return f"By its content it is {meaning}."
+    if not any(head):
+        return "It begins with zeros alone, as a download that was never filled."
     if head[8:9] == b"{":
         return f"It is cut short or damaged: a header of {length} bytes in a file of {size}."
     return "It does not begin as a safetensors file does."

@@ -18,13 +18,18 @@ from sdcore.job.adapters import LoraSettings
 from sdcore.job.job import Job
 from sdcore.metadata.comfy_graph import ROLES, Graph, Node, Reached, read_graph
 from sdcore.metadata.comfy_loras import has_loras, loras_of, read_stacks
-from sdcore.metadata.comfy_sampling import SAMPLERS, Sampling, is_sampler, read_sampling
+from sdcore.metadata.comfy_sampling import (
+    SAMPLERS,
+    Sampling,
+    decimal_of,
+    is_sampler,
+    read_sampling,
+)
 from sdcore.metadata.recipe import (
     COMFY,
     LARGEST_SIDE,
     Recipe,
     base_name,
-    decimal,
     size_of,
     whole_number,
 )
@@ -40,6 +45,8 @@ _SILENT = (
 )
 _CHECKPOINTS = ("ckpt_name", "base_ckpt_name", "unet_name", "model_path")
 _TEXT_INPUTS = ("text", "populated_text", "text_g", "prompt", "string")
+# Of encoders that give a text to each of several: the first that holds one is taken.
+_SEVERAL = ("clip_g", "clip_l", "t5xxl", "llama", "bert", "mt5xl")
 _SIDES = {"width": ("width", "empty_latent_width"), "height": ("height", "empty_latent_height")}
 _SDXL = "CLIPTextEncodeSDXL"
 _ENCODERS = (
@@ -77,7 +84,7 @@ def recipe_of_graph(text: str) -> Recipe:
     for why in found.differences:
         graph.differs(why)
     rescales = [r.node for r in graph.chain(sampling.model, "model") if r.node.kind == "RescaleCFG"]
-    rescale = decimal(graph.value(rescales[0], "multiplier"), 1) if rescales else None
+    rescale = decimal_of(graph, rescales[0], "multiplier", 1) if rescales else None
     return Recipe(
         origin=COMFY,
         job=Job(
@@ -216,13 +223,9 @@ def _read_prompt(graph: Graph, sampling: Sampling, role: str) -> _Prompt:
     encode = way[-1].node
     key = role if all(r in encode.inputs for r in ROLES) else None
     key = key or next((k for k in _TEXT_INPUTS if k in encode.inputs), None)
-    if key is None:
-        raise ValueError(
-            f"its {role} prompt comes from node {encode.kind!r:.60}, which is not known"
-        )
     if encode.kind not in _ENCODERS:
         graph.differs(f"node {encode.kind!r:.60} is read as if it were CLIPTextEncode")
-    text = graph.text(encode, key)
+    text = _text_of_unknown(graph, encode, role) if key is None else graph.text(encode, key)
     encoders = graph.chain(Reached(encode), "clip")[-1].node
     if any(name.startswith("clip_name") for name in encoders.inputs):
         graph.differs("text encoders of their own were used")
@@ -231,6 +234,24 @@ def _read_prompt(graph: Graph, sampling: Sampling, role: str) -> _Prompt:
         if graph.text(encode, "text_l") != text:
             graph.differs(f"the two text encoders read different {role} prompts; text_g is used")
     return _Prompt(text, _clip_skip(graph, encode), _dialect(encode))
+
+
+def _text_of_unknown(graph: Graph, encode: Node, role: str) -> str:
+    """The text of an encoder that has none of the usual inputs. ValueError: it has no text."""
+    several = [name for name in _SEVERAL if name in encode.inputs]
+    texts = {name: graph.text(encode, name) for name in several or graph.texts_in(encode)}
+    texts = {name: text for name, text in texts.items() if text.strip()}
+    if not texts and not several:
+        raise ValueError(
+            f"its {role} prompt comes from node {encode.kind!r:.60}, which is not known"
+        )
+    # Options are words; a prompt is longer.
+    name = next(iter(texts), "") if several else max(texts, key=lambda name: len(texts[name]))
+    if several and len(set(texts.values())) > 1:
+        graph.differs(f"the text encoders read different {role} prompts; {name} is used")
+    elif not several:
+        graph.differs(f"the {role} prompt is taken from {name!r:.60} of {encode.kind!r:.60}")
+    return texts.get(name, "")
 
 
 def _clip_skip(graph: Graph, encode: Node) -> int:

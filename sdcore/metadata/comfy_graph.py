@@ -51,6 +51,13 @@ _NUMBERS = ("value", "seed", "noise_seed", "int", "Number", "number", "float", "
 # Nodes that make another number of the one they are given.
 _COMPUTES = re.compile(r"math|expression|evaluat|operation|calculat|arithm", re.IGNORECASE)
 _JOINS = re.compile(r"concat|join|append|StringFunction", re.IGNORECASE)
+_JOINED = re.compile(r"(?:text|string|str|prompt|input|part|line)s?[ _]?\w{0,12}|[a-z]\d?")
+# Nodes that make another text of the one they are given, or draw one.
+_ALTERS = re.compile(
+    r"replace|substring|trim|truncat|regex|case|random|wildcard|translat|dynamic|prompt ?gen|llm"
+    r"|enhance|upsampl|style",
+    re.IGNORECASE,
+)
 _SEPARATORS = ("delimiter", "separator")
 _DEEPEST = 50
 
@@ -148,6 +155,17 @@ class Graph:
         value = self.value(node, name, str)
         return value if isinstance(value, str) else ""
 
+    def texts_in(self, node: Node) -> list[str]:
+        """The names of the inputs that are text, or linked to a node that gives one."""
+        others = {each for names in _PASSED_ON.values() for each in names}
+        found = [(name, self.link(node, name)) for name in node.inputs if name not in others]
+        return [
+            name
+            for name, behind in found
+            if isinstance(node.inputs[name], str)
+            or (behind is not None and self._given(behind, str, _DEEPEST) is not None)
+        ]
+
     def value(self, node: Node, name: str, kind: type = float) -> Any:
         """An input's value; through links, what the node behind it stands for.
 
@@ -173,6 +191,8 @@ class Graph:
             return None
         if kind is str and _JOINS.search(node.kind):
             return self._joined(node, depth)
+        if kind is str and _ALTERS.search(node.kind) and "populated_text" not in node.inputs:
+            self.differs(f"node {node.kind!r:.60} makes another text of its own and is not run")
         names = _TEXTS if kind is str else _NUMBERS
         if kind is str and reached.output == 1 and "text_negative" in node.inputs:
             names = ("text_negative",)
@@ -192,6 +212,8 @@ class Graph:
         for name in node.inputs:
             if name in (*_SEPARATORS, "clean_whitespace", "action", "tidy_tags"):
                 continue
+            if not _JOINED.fullmatch(name):
+                continue  # an option
             behind, value = self.link(node, name), node.inputs[name]
             if behind is not None:
                 value = self._given(behind, str, depth - 1)

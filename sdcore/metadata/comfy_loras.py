@@ -9,7 +9,7 @@ from sdcore.checks import as_finite
 from sdcore.files.jsonfile import is_object
 from sdcore.job.adapters import LoraSettings
 from sdcore.metadata.comfy_graph import Graph, Node
-from sdcore.metadata.recipe import base_name
+from sdcore.metadata.recipe import base_name, number_of
 
 _NOTHING = ("", "None", "none")
 # A stack's inputs end in a number: lora_name_1, lora_01, model_weight_1, strength_01, ...
@@ -59,7 +59,7 @@ def _stacked(graph: Graph, node: Node) -> list[LoraSettings]:
         if numbered is None:
             continue
         if is_object(value):
-            found += _switched(value)
+            found += _switched(graph, value)
             continue
         number = numbered[1]
         if not _is_on(node, number):
@@ -67,9 +67,10 @@ def _stacked(graph: Graph, node: Node) -> list[LoraSettings]:
         name = base_name(graph.text(node, key))
         if name not in _NOTHING:
             simple = node.inputs.get("input_mode") == _SIMPLE
-            unet = _numbered(graph, node, _MODEL if not simple else ("lora_wt",), number)
-            text = None if simple else _numbered(graph, node, _CLIP, number)
-            found.append(LoraSettings(name, unet or 0.0, unet or 0.0 if text is None else text, ""))
+            unet = _numbered(graph, node, _MODEL if not simple else ("lora_wt",), number, name)
+            text = None if simple else _numbered(graph, node, _CLIP, number, name)
+            weight = 1.0 if unet is None else unet
+            found.append(LoraSettings(name, weight, weight if text is None else text, ""))
     return found
 
 
@@ -79,26 +80,31 @@ def _is_on(node: Node, number: str) -> bool:
     return not off and (count is None or int(number) <= count)
 
 
-def _numbered(graph: Graph, node: Node, names: tuple[str, ...], number: str) -> float | None:
+def _numbered(
+    graph: Graph, node: Node, names: tuple[str, ...], number: str, lora: str
+) -> float | None:
     for name in names:
         for key in (f"{name}_{number}", f"{name}_0{number}"):
             if key in node.inputs:
-                found = as_finite(graph.value(node, key), -100, 100)
-                return None if found is None else float(found)
+                return _weight(graph, node, key, lora)
     return None
 
 
-def _switched(value: dict[str, Any]) -> list[LoraSettings]:
+def _switched(graph: Graph, value: dict[str, Any]) -> list[LoraSettings]:
     """{"on": true, "lora": "x.safetensors", "strength": 0.8, "strengthTwo": null}."""
-    name, unet = value.get("lora"), as_finite(value.get("strength"), -100, 100)
-    if not value.get("on") or not isinstance(name, str) or unet is None:
+    name = value.get("lora")
+    if not value.get("on") or not isinstance(name, str) or base_name(name) in _NOTHING:
         return []
-    text = as_finite(value.get("strengthTwo"), -100, 100)
-    return [LoraSettings(base_name(name), float(unet), float(unet if text is None else text), "")]
+    entry, lora = Node("LoRA", value), base_name(name)
+    unet = _weight(graph, entry, "strength", lora)
+    two = value.get("strengthTwo") is not None
+    return [
+        LoraSettings(lora, unet, _weight(graph, entry, "strengthTwo", lora) if two else unet, "")
+    ]
 
 
 def _weight(graph: Graph, node: Node, key: str, name: str) -> float:
-    number = as_finite(graph.value(node, key), -100, 100)
+    number = as_finite(number_of(graph.value(node, key)), -100, 100)
     if number is None:
         graph.differs(f"{key} of LoRA {name!r:.60} is not known; 1 is used")
     return 1.0 if number is None else float(number)

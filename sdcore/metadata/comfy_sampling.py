@@ -92,12 +92,21 @@ def read_sampling(graph: Graph, sampler: Node) -> Sampling:
     return Sampling(
         seed=_seed(graph, sampler),
         steps=_whole(graph, sampler, "steps", MOST_STEPS),
-        scale=decimal(graph.value(sampler, "cfg"), 1000),
+        scale=decimal_of(graph, sampler, "cfg", 1000),
         solver=graph.text(sampler, "sampler_name"),
         levels=graph.text(sampler, "scheduler") or "normal",
         model=_linked(graph, sampler, "model"),
         prompts={role: _linked(graph, sampler, role) for role in ("positive", "negative")},
     )
+
+
+def decimal_of(graph: Graph, node: Node, name: str, most: float) -> float | None:
+    """An input that is a number from 0 to `most`; None, and said, where it is none."""
+    value = graph.value(node, name)
+    number = decimal(value, most)
+    if number is None and value is not None:
+        graph.differs(f"{name} {value!r:.60} cannot be used")
+    return number
 
 
 def _linked(graph: Graph, node: Node, name: str) -> Reached | None:
@@ -124,7 +133,7 @@ def _custom(graph: Graph, sampler: Node) -> Sampling:
     return Sampling(
         seed=_whole(graph, noise, "noise_seed", LARGEST_SEED) if noise.inputs else None,
         steps=steps,
-        scale=1.0 if basic else decimal(graph.value(guider, scale), 1000),
+        scale=1.0 if basic else decimal_of(graph, guider, scale, 1000),
         solver=_solver(graph, _one(graph, sampler, "sampler")),
         levels=levels,
         model=graph.link(guider, "model"),

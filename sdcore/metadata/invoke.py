@@ -12,7 +12,6 @@ from sdcore.metadata.named_settings import (
     FROM_PICTURE,
     Said,
     listed,
-    lora_of,
     make_recipe,
     name_of,
     parsed,
@@ -50,7 +49,7 @@ def _of_invoke_now(settings: Mapping[str, Any]) -> Recipe:
     for entry in listed(said.get("loras")):
         if is_object(entry):
             named = entry.get("model", entry.get("lora", entry.get("name")))
-            loras.append(lora_of(name_of(named), entry.get("weight", 1)))
+            loras.append(said.lora(name_of(named), entry.get("weight", 1)))
     if said.get("rand_device") not in (None, "cpu"):
         said.differences.append("the noise was drawn on a GPU, here on the CPU: other picture")
     said.differs(FROM_PICTURE, "init_image", "strength")
@@ -71,8 +70,8 @@ def _of_invoke_now(settings: Mapping[str, Any]) -> Recipe:
         negative=said.text("negative_prompt"),
         seed=said.whole(LARGEST_SEED, "seed"),
         steps=said.whole(MOST_STEPS, "steps"),
-        scale=said.get("cfg_scale"),
-        rescale=said.get("cfg_rescale_multiplier"),
+        scale=said.decimal(1000, "cfg_scale"),
+        rescale=said.decimal(1, "cfg_rescale_multiplier"),
         size=(said.whole(LARGEST_SIDE, "width"), said.whole(LARGEST_SIDE, "height")),
         model=name_of(model),
         dialect="compel",
@@ -105,7 +104,7 @@ def _of_invoke_before(settings: Mapping[str, Any]) -> Recipe:
         negative=negative,
         seed=said.whole(LARGEST_SEED, "seed"),
         steps=said.whole(MOST_STEPS, "steps"),
-        scale=said.get("cfg_scale"),
+        scale=said.decimal(1000, "cfg_scale"),
         size=(said.whole(LARGEST_SIDE, "width"), said.whole(LARGEST_SIDE, "height")),
         model=str(settings.get("model_weights") or ""),
         model_hash=str(settings.get("model_hash") or ""),
@@ -140,7 +139,7 @@ def _of_dream(text: str) -> Recipe:
         negative=negative,
         seed=said.whole(LARGEST_SEED, "S"),
         steps=said.whole(MOST_STEPS, "s"),
-        scale=said.get("C"),
+        scale=said.decimal(1000, "C"),
         size=(said.whole(LARGEST_SIDE, "W"), said.whole(LARGEST_SIDE, "H")),
         dialect="compel",
     )

@@ -16,7 +16,14 @@ from sdcore.errors import name_some
 from sdcore.files.jsonfile import is_list, is_object, parse_json_object
 from sdcore.job.adapters import LoraSettings
 from sdcore.job.job import Job
-from sdcore.metadata.recipe import Recipe, base_name, decimal, size_of, whole_number
+from sdcore.metadata.recipe import (
+    Recipe,
+    base_name,
+    decimal,
+    number_of,
+    size_of,
+    whole_number,
+)
 
 FROM_PICTURE = "it began from a picture, which the file does not hold"
 NOTHING: tuple[Any, ...] = (None, "", "None", "none", "Automatic", "Default", False, 0, "0", [], {})
@@ -45,6 +52,23 @@ class Said:
             self.differences.append(f"{names[0]} {value!r:.60} cannot be used")
         return number
 
+    def decimal(self, most: float, *names: str) -> float | None:
+        value = self.get(*names)
+        number = decimal(value, most)
+        if number is None and value is not None:
+            self.differences.append(f"{names[0]} {value!r:.60} cannot be used")
+        return number
+
+    def lora(self, name: Any, weight: Any) -> LoraSettings:
+        """One of the LoRAs that were named, with its weight."""
+        known = base_name(name) if isinstance(name, str) else ""
+        number = as_finite(number_of(weight), -100, 100)
+        if number is None:
+            why = f"weight {weight!r:.60} of LoRA {known!r:.60} cannot be used; 1 is"
+            self.differences.append(why)
+        strength = 1.0 if number is None else float(number)
+        return LoraSettings(known, strength, strength, "")
+
     def differs(self, why: str, *names: str) -> None:
         """Say why, where one of these is there and stands at something."""
         if any(self._left.pop(name, None) not in NOTHING for name in names):
@@ -70,12 +94,12 @@ def make_recipe(
     negative: str,
     seed: int | None,
     steps: int | None,
-    scale: Any,
+    scale: float | None,
     size: tuple[int | None, int | None],
     dialect: str,
     model: str = "",
     model_hash: str = "",
-    rescale: Any = None,
+    rescale: float | None = None,
     clip_skip: int = 0,
     loras: Iterable[LoraSettings] = (),
     more: Iterable[str] = (),
@@ -87,8 +111,8 @@ def make_recipe(
             negative_prompt=negative or None,
             seed=seed,
             steps=steps or None,
-            guidance_scale=decimal(scale, 1000),
-            guidance_rescale=decimal(rescale, 1) or None,
+            guidance_scale=scale,
+            guidance_rescale=rescale or None,
             scheduler=found.name,
             size=size_of(*size),
             dialect=dialect,
@@ -117,25 +141,11 @@ def listed(value: Any) -> list[Any]:
     return list(value) if is_list(value) else []
 
 
-def lora_of(name: Any, weight: Any) -> LoraSettings:
-    number = as_finite(number_of(weight), -100, 100)
-    strength = 1.0 if number is None else float(number)
-    return LoraSettings(base_name(name) if isinstance(name, str) else "", strength, strength, "")
-
-
 def name_of(model: Any) -> str:
     """A model's name, given as such or in a record of it."""
     if is_object(model):
         model = model.get("name", model.get("model_name"))
     return model if isinstance(model, str) else ""
-
-
-def number_of(value: Any) -> Any:
-    """A number from its digits; anything else as it is."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,9}(\.\d{1,30})?", value.strip()):
-        number = float(value)
-        return int(number) if number.is_integer() else number
-    return value
 
 
 def _is_whole(value: Any) -> bool:

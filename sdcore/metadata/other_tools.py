@@ -14,9 +14,7 @@ from sdcore.metadata.named_settings import (
     NOTHING,
     Said,
     listed,
-    lora_of,
     make_recipe,
-    number_of,
     parsed,
 )
 from sdcore.metadata.recipe import (
@@ -28,6 +26,7 @@ from sdcore.metadata.recipe import (
     NOVELAI,
     SWARM,
     Recipe,
+    number_of,
     sampler_named,
     whole_number,
 )
@@ -74,7 +73,7 @@ def _of_swarm(settings: Mapping[str, Any]) -> Recipe:
     said = Said(settings)
     names, weights = listed(said.get("loras")), listed(said.get("loraweights"))
     loras = [
-        lora_of(name, w) for name, w in zip(names, weights or ["1"] * len(names), strict=False)
+        said.lora(name, w) for name, w in zip(names, weights or ["1"] * len(names), strict=False)
     ]
     found = from_comfy(said.text("sampler") or "euler", said.text("scheduler") or "normal")
     last = as_int(number_of(said.get("clipstopatlayer")), -24, -1)
@@ -94,7 +93,7 @@ def _of_swarm(settings: Mapping[str, Any]) -> Recipe:
         negative=said.text("negativeprompt"),
         seed=said.whole(LARGEST_SEED, "seed"),
         steps=said.whole(MOST_STEPS, "steps"),
-        scale=said.get("cfgscale"),
+        scale=said.decimal(1000, "cfgscale"),
         size=(said.whole(LARGEST_SIDE, "width"), said.whole(LARGEST_SIDE, "height")),
         model=said.text("model"),
         dialect="comfy",
@@ -106,7 +105,7 @@ def _of_swarm(settings: Mapping[str, Any]) -> Recipe:
 def _of_fooocus(settings: Mapping[str, Any]) -> Recipe:
     said = Said(settings)
     loras = [
-        lora_of(entry[0], entry[1])
+        said.lora(entry[0], entry[1])
         for entry in listed(said.get("loras"))
         if is_list(entry) and len(entry) >= 2
     ]
@@ -131,7 +130,7 @@ def _of_fooocus(settings: Mapping[str, Any]) -> Recipe:
         negative=said.text("negative_prompt"),
         seed=said.whole(LARGEST_SEED, "seed"),
         steps=said.whole(MOST_STEPS, "steps"),
-        scale=said.get("guidance_scale"),
+        scale=said.decimal(1000, "guidance_scale"),
         size=(width, height),
         model=said.text("base_model"),
         model_hash=said.text("base_model_hash"),
@@ -180,8 +179,8 @@ def recipe_of_novelai(texts: Mapping[str, str]) -> Recipe:
         negative=said.text("uc"),
         seed=said.whole(LARGEST_SEED, "seed"),
         steps=said.whole(MOST_STEPS, "steps"),
-        scale=said.get("scale"),
-        rescale=said.get("cfg_rescale"),
+        scale=said.decimal(1000, "scale"),
+        rescale=said.decimal(1, "cfg_rescale"),
         size=(said.whole(LARGEST_SIDE, "width"), said.whole(LARGEST_SIDE, "height")),
         model=model if re.fullmatch(r"[0-9A-F]{8}", digits) else source,
         dialect="plain",
@@ -196,10 +195,10 @@ def _native(schedule: str) -> str:
 def recipe_of_easy(texts: Mapping[str, str]) -> Recipe:
     """Easy Diffusion's, which writes a text for each setting. Raises ValueError."""
     said = Said({_EASY.get(name, name): value for name, value in texts.items()})
-    loras = [lora_of(name, 1) for name in listed(said.get("use_lora_model"))]
+    loras = [said.lora(name, 1) for name in listed(said.get("use_lora_model"))]
     strengths = listed(said.get("lora_alpha"))
     loras = [
-        lora_of(lora.name, strength)
+        said.lora(lora.name, strength)
         for lora, strength in zip(loras, strengths or [1] * len(loras), strict=False)
     ]
     said.differs("a VAE of its own was used", "use_vae_model")
@@ -219,7 +218,7 @@ def recipe_of_easy(texts: Mapping[str, str]) -> Recipe:
         negative=said.text("negative_prompt"),
         seed=said.whole(LARGEST_SEED, "seed"),
         steps=said.whole(MOST_STEPS, "num_inference_steps"),
-        scale=said.get("guidance_scale"),
+        scale=said.decimal(1000, "guidance_scale"),
         size=(said.whole(LARGEST_SIDE, "width"), said.whole(LARGEST_SIDE, "height")),
         model=said.text("use_stable_diffusion_model"),
         dialect="compel",

@@ -44,6 +44,8 @@ _MARKS = re.compile(r"[,:\n\r\"\uff0c\uff1a]")  # a value with one of them is qu
 _SKIPPED = re.compile(r"[\s,;|\uff0c\uff1b]*+")
 # A value ends at a comma or a line, or at another sign behind which a key begins.
 _END = re.compile(r"[,\n\uff0c]|[;|\uff1b](?=\s*+\w[\w \-/]{1,80}+[:\uff1a])")
+# A number with a comma before its fraction, and not the end of a value and the next key.
+_COMMA = re.compile(r"[+-]?[0-9]{1,19}(?:,[0-9]{1,30})++(?=[ \t]*+(?:[,\n;|\uff0c\uff1b]|$))")
 _CLOSED = re.compile(r"\s*+(?:[,\n;|\uff0c\uff1b]|$)")
 # Whole texts that an extension writes behind the settings, a line each.
 _WHOLE_LINE = ("Template", "Negative Template")
@@ -176,6 +178,8 @@ def _value(text: str, start: int, whole: bool) -> tuple[str, int]:
         else:
             if _CLOSED.match(text, end):
                 return value if isinstance(value, str) else text[start:end], end
+    if (number := _COMMA.match(text, start)) is not None:
+        return number[0], number.end()
     found = _END.search(text, start)
     end = found.start() if found else len(text)
     return text[start:end].strip(), end

@@ -87,17 +87,25 @@ def base_name(name: str) -> str:
     return re.sub(r"\.(safetensors|ckpt|pt|pth|bin)$", "", last, flags=re.IGNORECASE)
 
 
+# Digits with a point or, as many languages write it, a comma before the fraction.
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,19}(?:[.,][0-9]{0,30})?|[.,][0-9]{1,30})")
+
+
+def number_of(value: object) -> object:
+    """A number from its digits, with a point or a comma; anything else as it is."""
+    if not isinstance(value, str) or not _NUMBER.fullmatch(text := value.strip()):
+        return value
+    whole = re.fullmatch(r"([+-]?[0-9]+)(?:[.,]0?)?", text)
+    return int(whole[1]) if whole else float(text.replace(",", "."))
+
+
 def whole_number(value: object, most: int) -> int | None:
     """0 to `most`, from a number or its digits; None for anything else."""
-    if isinstance(value, str):
-        value = int(value) if re.fullmatch(r"[0-9]{1,19}", value.strip()) else None
-    return as_int(value, 0, most)
+    number = number_of(value) if isinstance(value, str) else value
+    return as_int(number, 0, most)
 
 
 def decimal(value: object, most: float) -> float | None:
     """0 to `most`, from a number or its digits; None for anything else."""
-    if isinstance(value, str):
-        plain = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,30})?", value.strip())
-        value = float(value) if plain else None
-    number = as_finite(value, 0, most)
+    number = as_finite(number_of(value), 0, most)
     return None if number is None else float(number)

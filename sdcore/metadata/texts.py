@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sdcore.errors import FileError, warning_filter
+from sdcore.errors import FileError, name_some, warn, warning_filter
 from sdcore.files.jsonfile import is_object
 from sdcore.files.limits import MIB, PICTURE_SIDE, PIXELS_FOR_TEXT, TEXT_LETTERS
 from sdcore.files.opening import open_file
@@ -35,10 +35,11 @@ _HIDDEN = {b"stealth_pngcomp": True, b"stealth_pnginfo": False}
 def read_texts(path: Path) -> dict[str, str]:
     """What a PNG, JPEG or WebP says about how it was made: those of `TEXTS` that are there.
 
-    Where a PNG has a text twice, the last one counts.
+    Where a PNG has a text twice, the last one counts. A text over 4 MiB is left out, with a
+    warning.
 
     Raises:
-        FileError: no such file, no such picture, a text over 4 MiB, or nothing said.
+        FileError: no such file, no such picture, or nothing said.
     """
     with open_file(path) as file:
         try:
@@ -50,10 +51,14 @@ def read_texts(path: Path) -> dict[str, str]:
             raise no_settings(path, f"It cannot be read as a picture: {why:.200}.") from error
     if not texts:
         raise no_settings(path, f"It holds none of the texts {', '.join(_USUAL)}.")
-    for name, text in texts.items():
-        if len(text) > TEXT_LETTERS:
-            raise no_settings(path, f"Its text {name!r} is over {TEXT_LETTERS // MIB} MiB.")
-    return texts
+    read = {name: text for name, text in texts.items() if len(text) <= TEXT_LETTERS}
+    long = [name for name in texts if name not in read]
+    said = f"over {TEXT_LETTERS // MIB} MiB: {name_some(long)}"
+    if not read:
+        raise no_settings(path, f"Its texts are {said}.")
+    if long:
+        warn(f"{path.name}: its texts {said}; they are not read")
+    return read
 
 
 def no_settings(path: Path, why: str) -> FileError:

@@ -13,7 +13,6 @@ from sdcore.errors import UsageError
 from sdcore.files.jsonfile import is_list, is_object, parse_json_object
 from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
 from sdcore.job.job import GENEROUS, Job
-from sdcore.metadata.named_settings import number_of
 from sdcore.metadata.parameters import Parameters, read_parameters
 from sdcore.metadata.recipe import (
     LARGEST_SEED,
@@ -24,6 +23,7 @@ from sdcore.metadata.recipe import (
     Recipe,
     base_name,
     decimal,
+    number_of,
     sampler_named,
     size_of,
     whole_number,
@@ -81,6 +81,7 @@ _REASONS = {
 }
 # SD.Next says which of its readers of prompts was at work.
 _PARSERS = {"full": "a1111", "a1111": "a1111", "compel": "compel", "fixed": "plain"}
+_FRACTION = re.compile(r"(?<=[0-9]),(?=[0-9])")
 _SHOWN = 60
 
 
@@ -111,7 +112,7 @@ def recipe_of_parameters(text: str) -> Recipe:
             seed=seed,
             steps=steps or None,
             guidance_scale=_decimal(pairs, "CFG scale", 1000, differences),
-            guidance_rescale=decimal(pairs.get("CFG rescale"), 1),
+            guidance_rescale=_decimal(pairs, "CFG rescale", 1, differences),
             scheduler=sampler.name,
             size=size_of(width, height),
             dialect=dialect,
@@ -160,7 +161,7 @@ def _read_hires(
         differences.append("it began from a picture, which the file does not hold")
     if not again:
         return None
-    strength = decimal(pairs.get("Denoising strength"), 1)
+    strength = _decimal(pairs, "Denoising strength", 1, differences)
     size = _hires_size(pairs, width, height)
     if not strength or size is None:
         differences.append("its second pass cannot be understood and is left out")
@@ -284,11 +285,13 @@ def _loras(parameters: Parameters, differences: list[str]) -> tuple[LoraSettings
     ]
     # Fooocus names them apart from the prompt; its hashes are of another kind.
     there = {lora.name for lora in named}
-    apart = [entry.rpartition(":") for entry in parameters.pairs.get("Lora weights", "").split(",")]
-    weights = {name.strip(): number_of(weight) for name, _, weight in apart}
+    listed = _FRACTION.sub(".", parameters.pairs.get("Lora weights", ""))
+    weights = {n.strip(): w for n, _, w in (e.rpartition(":") for e in listed.split(","))}
     for name, weight in weights.items():
-        strength = as_finite(weight, -100, 100)
-        if name and name not in there and strength is not None:
+        strength = as_finite(number_of(weight), -100, 100)
+        if strength is None and (name or weight.strip()):
+            differences.append(f"Lora weights {f'{name}:{weight}'!r:.{_SHOWN}} cannot be used")
+        elif strength is not None and name and name not in there:
             named.append(LoraSettings(name, float(strength), float(strength), ""))
     return tuple(named)
 

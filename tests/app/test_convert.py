@@ -206,7 +206,7 @@ def test_a_target_that_cannot_be_is_named(tmp_path, capsys, monkeypatch, new: st
     assert new[:100] in err and "should not" not in err
 
 
-@pytest.mark.parametrize("content", [b"hi\n", b""])
+@pytest.mark.parametrize("content", [b"\1\2hi\n", b""])
 def test_a_file_that_torch_did_not_save_is_said_to_be_one(run, tmp_path, content):
     (tmp_path / "old.ckpt").write_bytes(content)
     code, new, err = run(None)
@@ -235,6 +235,7 @@ def test_what_is_no_model_is_said_to_be_none(run) -> None:
         (b"<!DOCTYPE html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1", "a git-lfs pointer"),
         (b"\x89HDF\r\n", "an HDF5 file"),
+        (b"Entry not found\n", "a text that begins with 'Entry not found'"),
     ],
 )
 def test_what_is_no_checkpoint_is_named(run, tmp_path, head: bytes, said: str) -> None:

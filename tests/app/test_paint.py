@@ -73,6 +73,9 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
         (["--guidance-rescale", "2"], 2, "--guidance-rescale"),
         (["--dialect", "a11"], 2, "'a1111'"),
         (["--hires", "100"], 2, "width in --hires"),
+        (["--hires", "2"], 2, "Use --hires 1024x1024 for 2 times 512x512"),
+        (["--hires", "1,5x", "--size", "96x64"], 2, "Use --hires 144x96 for 1,5 times 96x64"),
+        (["--scheduler", "res_2s"], 2, "Use 'dpm++ 2s', the nearest"),
         (["--hires-strength", "0.5"], 2, "without --hires"),
         (["--hires", "128", "--hires-strength", "0"], 2, "--hires-strength is 0"),
         (["--lora", "here.txt:0.5"], 3, "here.txt"),
@@ -93,7 +96,8 @@ def test_one_file_size_scheduler_and_negative_prompt(run, tmp_path) -> None:
         (["--seed", "-1"], 2, "seed"),
         (["--attention", "flesh"], 2, "flesh"),
         (["--output", "picture.jpg"], 2, "picture.jpg"),
-        (["--output", "here.txt/new"], 3, "here.txt is not a folder"),
+        (["--output", "here.txt/new"], 3, "here.txt: Not a directory"),
+        (["--output", "out/{index}/a.png"], 3, "out/1: Not a directory"),
         (["--output", "{sed}.png"], 2, "there is no {sed}"),
         (["--output", "x" * 300 + ".png"], 2, "more than 255"),
         (["--model", "gone.safetensors"], 3, "There is no model file 'gone.safetensors'"),
@@ -106,6 +110,8 @@ def test_errors_have_three_parts_an_exit_code_and_no_traceback(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.txt").touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "1").touch()
     got, paths, err = run("a cat", *arguments)
     assert got == code and not paths
     _, _, message = err.partition("error:")  # after the line that says which attention runs

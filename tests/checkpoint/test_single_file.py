@@ -21,12 +21,14 @@ from sdcore.checkpoint.families import FOLDER, describe, recognise
 from sdcore.checkpoint.ldm_names import table
 from sdcore.checkpoint.parts import find_components
 from sdcore.checkpoint.single_file import read_single_file, save_single_file
+from sdcore.diffusion.schedulers import make_scheduler
 from sdcore.errors import FileError, NonFiniteError, UsageError
 from sdcore.files.component import build_without_memory
 from sdcore.files.header import WeightFile, open_header
 from sdcore.image.autoencoder import Autoencoder
 from sdcore.text.encoder import CLIPTextEncoder
 from sdcore.unet.unet import UNet
+from tests.tiny import write_edm
 
 Shapes = dict[str, tuple[int, ...]]
 CLASSES = {
@@ -143,9 +145,6 @@ def test_another_family_is_named(family_shapes: dict[str, Shapes], tmp_path: Pat
     edits = {**family_shapes["sd1"], FIRST_CONV: (320, 8, 3, 3)}
     with pytest.raises(FileError, match=r"8 channels(.|\n)*edits by instruction"):
         recognise(write_header(tmp_path / "b.safetensors", edits))
-    edm = {**family_shapes["sdxl"], "edm_mean": (1, 4, 1, 1)}
-    with pytest.raises(FileError, match="EDM"):
-        recognise(write_header(tmp_path / "c.safetensors", edm))
 
 
 def test_prediction_type_is_told_in_this_order(
@@ -321,6 +320,51 @@ def test_what_the_unet_predicts_is_written_and_read(
     assert again.defaults.guidance_rescale == 0.7
     assert pipe.defaults.guidance_rescale == 0.0
     again("a cat", seed=1, steps=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "marks"),
+    [
+        ("playground", {"edm_mean", "edm_std"}),
+        ("cosxl", {"edm_vpred.sigma_max", "edm_vpred.sigma_min"}),
+    ],
+)
+def test_edm_noise_is_told_by_marks(
+    sdxl_folder: Path, tmp_path: Path, kind: str, marks: set[str]
+) -> None:
+    """Settings of SDXL beside it, which has other noise; the folder's picture is diffusers'."""
+    folder, file = write_edm(tmp_path / kind, sdxl_folder, kind), tmp_path / "edm.safetensors"
+    pipe = TextToImage.from_pretrained(folder)
+    save_single_file(pipe, file)
+    tensors = load_file(file)
+    assert {name for name in tensors if name.startswith("edm_")} == marks
+    again = open_tiny(file, sdxl_folder)
+    assert type(again.scheduler) is type(pipe.scheduler)
+    how: dict[str, Any] = {"seed": 3, "steps": 3}
+    assert torch.equal(again("a fox", **how).latents, pipe("a fox", **how).latents)
+    if kind == "playground":
+        # as the published file has them
+        of_channel = {name: tensors[name].reshape(1, 4, 1, 1) for name in marks}
+        shaped = open_tiny(changed(file, tmp_path / "b.safetensors", **of_channel), sdxl_folder)
+        assert shaped.autoencoder.config.latents_mean == pytest.approx([-1.6, 1.1, 3.3, -3.2])
+        assert shaped.autoencoder.config.scaling_factor == 0.5
+        with pytest.raises(FileError, match="lacks edm_std"):
+            open_tiny(changed(file, tmp_path / "c.safetensors", edm_std=None), sdxl_folder)
+        nan = torch.tensor([1.0, 1, torch.nan, 1])
+        with pytest.raises(FileError, match="edm_mean is"):
+            open_tiny(changed(file, tmp_path / "d.safetensors", edm_mean=nan), sdxl_folder)
+    pipe.scheduler = make_scheduler("euler", {**pipe.scheduler.config, "sigma_data": 0.7})
+    with pytest.raises(UsageError, match="EDM noise cannot be written"):
+        save_single_file(pipe, file)
+
+
+def test_a_file_with_edm_noise_is_recognised(
+    family_shapes: dict[str, Shapes], tmp_path: Path
+) -> None:
+    shapes = {**family_shapes["sdxl"], "edm_vpred.sigma_max": (1,)}
+    found = recognise(write_header(tmp_path / "c.safetensors", shapes))
+    assert (found.name, found.prediction_type) == ("sdxl", "v_prediction")
+    assert "EDM" in found.title and "edm_vpred" in found.said_by
 
 
 def test_pndm_gives_way_where_it_cannot_start_from_pure_noise(

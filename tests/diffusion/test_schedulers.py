@@ -196,6 +196,31 @@ def test_a_sampler_that_is_not_there_becomes_the_nearest_and_it_is_said(theirs, 
     assert f"sampler {theirs[0]!r} is not there" in found.differences[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("res_2s", "dpm++ 2s"),
+        ("res_3m_ode", "dpm++ 2m"),
+        ("res_2m bong_tangent", "dpm++ 2m"),
+        ("res_2m karras", "dpm++ 2m karras"),
+        ("deis_3m", "deis"),
+        ("heun_3s", "heun"),
+        ("rk_beta", "heun"),
+        ("euler beta57", "euler beta"),
+        ("euler_smea_dy", "euler"),
+        ("DPM++ 2M Karass", "dpm++ 2m karras"),
+        ("dpm fast karras", "dpm++ 2s karras"),
+        ("er_sde", "dpm++ 3m sde"),
+    ],
+)
+def test_a_name_that_is_not_there_gets_the_nearest_as_a_hint(name: str, near: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        canonical_name(name)
+    assert caught.value.hint == f"Use {near!r}, the nearest that is."
+    assert ("RES4LYF" in caught.value.why) == (name.startswith(("res", "deis", "heun", "rk")))
+    assert canonical_name(near) == near
+
+
 def test_schedules_of_other_tools_in_the_web_uis_text() -> None:
     assert from_web_ui("DPM++ 2M", "sgm_uniform").name == "dpm++ 2m sgm uniform"
     assert from_comfy("euler", "AYS SDXL").name == "euler align your steps"

@@ -222,6 +222,62 @@ def test_a_text_that_cannot_be_put_together_is_named() -> None:
     assert "'text' comes from 'Text Concatenate'" in " ".join(read(graph).differences)
 
 
+ENCODERS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "flux": (
+        node("CLIPTextEncodeFlux", clip_l="a fox", t5xxl="a fox", guidance=3.5, clip=["3", 0]),
+        "a fox",
+        "'CLIPTextEncodeFlux' is read as if",
+    ),
+    "flux, one text": (
+        node("CLIPTextEncodeFlux", clip_l="", t5xxl=["w", 0], guidance=3.5, clip=["3", 0]),
+        "in snow",
+        "'CLIPTextEncodeFlux' is read as if",
+    ),
+    "sd3, two texts": (
+        node("CLIPTextEncodeSD3", clip_l="a fox", clip_g="a red fox", t5xxl="", clip=["3", 0]),
+        "a red fox",
+        "read different positive prompts; clip_g is used",
+    ),
+    "an input of its own": (
+        node("Encode Mine", user_text="a fox in snow", mode="fast", clip=["3", 0]),
+        "a fox in snow",
+        "taken from 'user_text' of 'Encode Mine'",
+    ),
+    "replaced": (
+        node("CLIPTextEncode", text=["r", 0], clip=["3", 0]),
+        "in snow",
+        "'StringReplace' makes another text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_texts_of_other_encoders_are_found_and_said(name: str) -> None:
+    encoder, expected, said = ENCODERS[name]
+    words = node("PrimitiveStringMultiline", value="in snow")
+    replaced = node("StringReplace", string=["w", 0], find="snow", replace="rain")
+    recipe = read(changed({"4": encoder, "w": words, "r": replaced}))
+    assert recipe.job.prompt == expected
+    assert said in " | ".join(recipe.differences)
+
+
+def test_options_of_a_node_that_joins_are_no_text() -> None:
+    joined = node("Text Concatenate", linebreak_addition="true", text_a="a fox", text_b=["w", 0])
+    words = node("PrimitiveString", value=", in snow")
+    assert read(changed({"4": {"text": ["j", 0]}, "j": joined, "w": words})).job.prompt == (
+        "a fox, in snow"
+    )
+
+
+def test_numbers_that_are_text_or_none() -> None:
+    recipe = read(changed({"7": {"cfg": "7,5", "steps": "20.0"}, "2": {"strength_model": "0,7"}}))
+    assert (recipe.job.guidance_scale, recipe.job.steps) == (7.5, 20)
+    assert recipe.job.loras == (LoraSettings("ink", 0.7, 0.3, ""),)
+    recipe = read(changed({"7": {"cfg": "high"}}))
+    assert recipe.job.guidance_scale is None
+    assert "cfg 'high' cannot be used" in recipe.differences
+
+
 def test_numbers_behind_nodes() -> None:
     changes = {
         "7": {"seed": ["s", 0], "steps": ["r", 0]},

@@ -209,6 +209,8 @@ CHANGED = [
     ("invokeai_metadata", INVOKE, {"rand_device": "cuda"}, "drawn on a GPU"),
     ("invokeai_metadata", INVOKE, {"controlnets": [{"a": 1}]}, "ControlNet is not there"),
     ("invokeai_metadata", INVOKE, {"scheduler": "what"}, "'what' is not there"),
+    ("invokeai_metadata", INVOKE, {"cfg_scale": "high"}, "cfg_scale 'high' cannot be used"),
+    ("parameters", SWARM, {"loras": ["a"], "loraweights": ["x"]}, "weight 'x' of LoRA 'a'"),
     ("Comment", NOVELAI, {"sm": True}, "SMEA"),
     ("Comment", NOVELAI, {"prompt": "a {fox}"}, "its weights { } and [ ]"),
     ("sd-metadata", INVOKE_BEFORE, {"perlin": 0.2}, "its noise was changed"),

@@ -208,6 +208,29 @@ def test_what_a_reader_assumes_where_nothing_is_said() -> None:
     assert "RNG 'GPU'" in " ".join(recipe.differences)
 
 
+@pytest.mark.parametrize("scale", ["7,5", '"7,5"', "7.5", "07,50", "+7.5"])
+def test_a_comma_before_a_fraction_is_read(scale: str) -> None:
+    text = f"a\nSteps: 20.0, Sampler: Euler, CFG scale: {scale}, Seed: 7, Size: 512x768"
+    text += ", Denoising strength: 0,4, Hires upscale: 1,5, CFG rescale: 0,7"
+    text += ', Lora weights: "ink: 0,8, b,c: 1,2,"'
+    job = recipe_of_parameters(text).job
+    assert (job.guidance_scale, job.steps, job.seed, job.guidance_rescale) == (7.5, 20, 7, 0.7)
+    assert job.hires == HiresSettings(768, 1152, 0.4, upscale="pixels")
+    assert job.loras == (LoraSettings("ink", 0.8, 0.8, ""), LoraSettings("c", 1.2, 1.2, ""))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["CFG scale: 1,234,5", "Seed: 1,234", "CFG scale: high", "Steps: 20,5", "CFG rescale: 7"],
+)
+def test_a_number_that_is_none_is_named(setting: str) -> None:
+    key, _, value = setting.partition(": ")
+    text = f"a\nSampler: Euler, {setting}, Clip skip: 2, Size: 512x768"
+    recipe = recipe_of_parameters(text)
+    assert recipe.job.clip_skip == 1
+    assert f"{key} {value!r} cannot be used" in recipe.differences
+
+
 @pytest.mark.parametrize(
     ("added", "said"),
     [

@@ -150,6 +150,17 @@ def test_text_behind_the_pixels_is_found(tmp_path) -> None:
     assert read_texts(tmp_path / "x.png") == {"parameters": "late"}
 
 
+def test_a_text_that_is_too_long_is_left_out_and_said(tmp_path) -> None:
+    PICTURE.save(tmp_path / "plain.png")
+    data = (tmp_path / "plain.png").read_bytes()
+    long = chunk(b"tEXt", b"workflow\0" + b"a" * (5 << 20))
+    short = chunk(b"tEXt", b"parameters\0a fox\nSteps: 9, Seed: 7, Sampler: Euler")
+    (tmp_path / "x.png").write_bytes(data[:33] + long + short + data[33:])
+    with pytest.warns(match="x.png: its texts over 4 MiB: workflow"):
+        recipe = read_recipe(tmp_path / "x.png")
+    assert (recipe.job.prompt, recipe.job.seed) == ("a fox", 7)
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     checksum = zlib.crc32(kind + data)
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
