@@ -7,6 +7,7 @@ textual_inversion  kohya (the web UI's file), diffusers
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,22 +28,47 @@ from sdcore.files.atomic import replace_file
 from sdcore.pipeline.text_to_image import EMBEDDED
 from sdcore.text.known_words import FILE_NAME as WORDS
 from sdcore.training.finetune_settings import FinetuneSettings
+from sdcore.training.folder import CHECKPOINTS
 from sdcore.training.methods import Method, learned_rows
 from sdcore.training.peft_layers import changes_of
 from sdcore.training.sharding import undivided
+from sdcore.training.state import newest_step
 
 FORMATS = {  # the first is written where none is named
     "lora": ("kohya", "diffusers", "peft"),
     "full": ("folder", "single_file"),
     "textual_inversion": ("kohya", "diffusers"),
 }
+_KOHYA_ALONE = ("loha", "lokr")  # kinds that no other format has
+
+
+_OURS = ("best", "cache", "checkpoints", "samples")  # folders in that of a run
+_LONGEST = 180  # bytes of a name; endings and what drafts are called come on top
+
+
+def output_name(settings: FinetuneSettings) -> str:
+    """What files are called, without their endings."""
+    return settings.output.name or Path(settings.run.folder).resolve().name or "trained"
+
+
+def output_path(settings: FinetuneSettings, name: str, form: str) -> Path:
+    """Where a format is written; of several folders, the UNet's.
+
+    The format that is usual has the plain name.
+    """
+    folder = Path(settings.run.folder)
+    if form in ("folder", "peft"):
+        return folder / (name if form == "folder" else f"{name}-unet")
+    usual = form in (FORMATS[settings.method][0], "single_file")
+    return folder / f"{name}{'' if usual else f'.{form}'}.safetensors"
 
 
 def check_output(settings: FinetuneSettings) -> None:
     """Refuse what could not be written at the end, before the first step.
 
     Raises:
-        UsageError: a format that the method does not have, or a name that is a path.
+        UsageError: a format that the method does not have, a name that is a path, or something is
+            there already that this run has not written.
     """
     known = FORMATS[settings.method]
     for form in settings.output.formats:
@@ -52,6 +78,16 @@ def check_output(settings: FinetuneSettings) -> None:
                 f"It is written as {' or '.join(known)}.",
                 "Change output.formats, or leave it out.",
             )
+        if settings.method == "lora" and settings.lora.kind in _KOHYA_ALONE and form != "kohya":
+            raise UsageError(
+                f"The format {form} has no {settings.lora.kind}.",
+                "It has LoRA and DoRA alone.",
+                "Use output.formats=[kohya], or another lora.kind.",
+            )
+    _check_names(settings)
+
+
+def _check_names(settings: FinetuneSettings) -> None:
     name = settings.output.name
     if name and (name != Path(name).name or name.startswith(".")):
         raise UsageError(
@@ -59,6 +95,26 @@ def check_output(settings: FinetuneSettings) -> None:
             "It names files in run.folder, without their endings.",
             "Use a word without / that begins with no dot.",
         )
+    name = output_name(settings)
+    if len(os.fsencode(name)) > _LONGEST:
+        raise UsageError(
+            "The files cannot be named so.",
+            f"{name:.40}... has more than {_LONGEST} bytes.",
+            "Set output.name to something shorter.",
+        )
+    begun = newest_step(Path(settings.run.folder) / CHECKPOINTS) > 0
+    for form in settings.output.formats or FORMATS[settings.method][:1]:
+        path = output_path(settings, name, form)
+        if form == "folder" and name in _OURS:
+            why = f"A run keeps something else in its folder {name}."
+            raise UsageError(f"{path} cannot be written.", why, "Set output.name to another word.")
+        model = settings.model
+        if path.exists() and (not begun or (os.path.exists(model) and path.samefile(model))):
+            raise UsageError(
+                f"{path} is there already.",
+                "It would be replaced at the end, and no run in this folder has written it.",
+                "Move it away, or set output.name or run.folder to another one.",
+            )
 
 
 @dataclass(frozen=True)
@@ -66,14 +122,12 @@ class Export:
     """What was trained, about to be written; the network holds the weights that are meant.
 
     Attributes:
-        folder: of the files.
         name: theirs, without suffix.
         facts: strings for the header.
     """
 
     method: Method
     settings: FinetuneSettings
-    folder: Path
     name: str
     facts: Mapping[str, str]
 
@@ -87,14 +141,12 @@ class Export:
         writers = {"lora": self._lora, "full": self._full, "textual_inversion": self._word}
         return [writers[kind](form) for form in self.settings.output.formats or FORMATS[kind][:1]]
 
+    def _path(self, form: str) -> Path:
+        return output_path(self.settings, self.name, form)
+
     @property
     def _dtype(self) -> torch.dtype:
         return getattr(torch, self.settings.output.dtype)
-
-    def _path(self, form: str) -> Path:
-        """The format that is usual has the plain name."""
-        usual = form == FORMATS[self.settings.method][0]
-        return self.folder / f"{self.name}{'' if usual else f'.{form}'}.safetensors"
 
     def _lora(self, form: str) -> Path:
         method = self.method
@@ -106,8 +158,9 @@ class Export:
         if form == "peft":  # of one network each, in a folder with its settings
             for part in method.adapted:
                 mine = {place: change for place, change in changes.items() if place.part == part}
-                save_lora(self.folder / f"{self.name}-{part}" / PEFT_WEIGHTS, mine, spelling=form)
-            return self.folder / f"{self.name}-unet"
+                folder = self._path(form).with_name(f"{self.name}-{part}")
+                save_lora(folder / PEFT_WEIGHTS, mine, spelling=form)
+            return self._path(form)
         save_lora(self._path(form), changes, spelling=form, metadata=self.facts)
         return self._path(form)
 
@@ -117,11 +170,11 @@ class Export:
             changed = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
             pipe = pipe.replace(scheduler=with_settings(pipe.scheduler, **changed))
         if form == "single_file":
-            path = self.folder / f"{self.name}.safetensors"
+            path = self._path(form)
             save_single_file(pipe, path, dtype=self._dtype, metadata=self.facts)
             return path
         model = self.settings.model
-        source, target = Path(EMBEDDED if model == "embedded" else model), self.folder / self.name
+        source, target = Path(EMBEDDED if model == "embedded" else model), self._path(form)
         save_folder(pipe, target, dtype=self._dtype)
         for said in (SAMPLING, WORDS):  # how the model is best run, and the words that it knows
             if (source / said).is_file():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sdcore.training.export import Export
+from sdcore.training.export import Export, output_name
 from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.header import header
 from sdcore.training.methods import rates
@@ -98,8 +98,8 @@ def _look(validation: Validation, run: Run, step: int) -> bool:
 
 def _export(ready: Prepared, run: Run) -> list[Path]:
     settings = ready.settings
-    name = settings.output.name or run.folder.name
-    export = Export(ready.method, settings, run.folder, name, header(ready, run))
+    name = output_name(settings)
+    export = Export(ready.method, settings, name, header(ready, run))
     paths: list[Path] = []
     with run.averaged():
         if run.is_main:

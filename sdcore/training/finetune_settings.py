@@ -14,8 +14,8 @@ from pydantic import Field, field_validator
 from sdcore.training.data.settings import DataSettings
 from sdcore.training.objective import NoiseSettings
 from sdcore.training.peft_layers import AdapterSettings
-from sdcore.training.run_settings import RunSettings
-from sdcore.training.settings import Settings
+from sdcore.training.run_settings import MOST_AT_ONCE, MOST_SEED, MOST_STEPS, RunSettings
+from sdcore.training.settings import PathText, Settings
 
 Method = Literal["lora", "full", "textual_inversion"]
 
@@ -47,7 +47,7 @@ class ValidationSettings(Settings):
     images: int = Field(default=4, ge=0, le=64)  # prompts that are painted at most; 0: none
     steps: int = Field(default=20, ge=1, le=200)
     guidance_scale: float | None = Field(default=None, ge=0, le=100)  # None: the model's
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, le=MOST_SEED)
     word: str = ""  # whose heatmap is drawn; empty: the trigger word or the learned one
     patience: int = Field(
         default=0, ge=0
@@ -57,9 +57,9 @@ class ValidationSettings(Settings):
 class FinetuneRunSettings(RunSettings):
     """As of every run; 0 for what choices.py chooses."""
 
-    folder: str = ""
-    steps: int = Field(default=0, ge=0)
-    batch_size: int = Field(default=0, ge=0)
+    folder: PathText = ""
+    steps: int = Field(default=0, ge=0, le=MOST_STEPS)
+    batch_size: int = Field(default=0, ge=0, le=MOST_AT_ONCE)
     learning_rate: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     warmup_steps: int = Field(default=-1, ge=-1)  # -1: chosen
     schedule: Literal[
@@ -95,7 +95,7 @@ class FinetuneSettings(Settings):
         return method.lower() if isinstance(method, str) else method
 
     method: Method = "lora"
-    model: str = "embedded"  # that, a folder, a single file, or a hub name
+    model: PathText = "embedded"  # that, a folder, a single file, or a hub name
     prediction_type: Literal["", "epsilon", "v_prediction"] = ""  # of a single file that is silent
     data: DataSettings
     lora: AdapterSettings = AdapterSettings()

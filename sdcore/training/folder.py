@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from sdcore.errors import FileError, UsageError, name_some, warn
 from sdcore.files.atomic import replace_file, text_writer
@@ -72,6 +73,38 @@ def check_unchanged(folder: Path, settings: Settings) -> list[str]:
             f"Use a new run.folder, or the old settings: those in {path}.",
         )
     return [texts[key] for key in ("run.steps", "run.learning_rate") if key in texts]
+
+
+def check_fits(
+    checkpoint: Path,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    module: nn.Module,
+    wanted: Iterable[str],
+) -> None:
+    """Refuse a checkpoint of another network, or of settings with other parts.
+
+    Args:
+        module: what is trained.
+        wanted: parts that it must have beside the module's.
+
+    Raises:
+        FileError: names what differs.
+    """
+    lacking = [name for name in ("model", *wanted) if name not in parts]
+    if lacking:
+        raise _of_others(checkpoint, f"It has no part {lacking[0]}.")
+    theirs = {name: tuple(tensor.shape) for name, tensor in parts["model"].items()}
+    mine = {name: tuple(parameter.shape) for name, parameter in trained(module)}
+    odd = [n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n)]
+    if odd:
+        a, b = theirs.get(odd[0], "not there"), mine.get(odd[0], "not trained")
+        why = f"{len(odd)} tensors differ: {odd[0]} is {a} in it, and {b} by these settings."
+        raise _of_others(checkpoint, why)
+
+
+def _of_others(checkpoint: Path, why: str) -> FileError:
+    hint = "Use the settings that it began with, or a new run.folder."
+    return FileError(f"{checkpoint} is of a run with other settings.", why, hint)
 
 
 def check_room(folder: Path, module: nn.Module, loop: RunSettings, step: int) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sdcore.training.data.captions import full_caption
+from sdcore.training.export import output_name
 from sdcore.training.facts import facts, model_facts, tag_frequency
 from sdcore.training.prepared import Prepared
 from sdcore.training.run import Run
@@ -21,7 +22,7 @@ def header(ready: Prepared, run: Run) -> dict[str, str]:
     known = facts(
         training_started_at=datetime.fromtimestamp(ready.began),
         training_finished_at=datetime.now(),
-        output_name=settings.output.name or run.folder.name,
+        output_name=output_name(settings),
         steps=run.step,
         max_train_steps=loop.steps,
         num_epochs=-(
@@ -64,7 +65,7 @@ def header(ready: Prepared, run: Run) -> dict[str, str]:
         ip_noise_gamma=settings.noise.perturbation or None,
         zero_terminal_snr=settings.noise.zero_terminal_snr,
         tag_frequency=tag_frequency(captions),
-        modelspec_title=settings.output.name or run.folder.name,
+        modelspec_title=output_name(settings),
         modelspec_trigger_phrase=ready.word or None,
     )
     kinds = {"lora": "lora", "textual_inversion": "textual-inversion", "full": ""}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sdcore.training.finetune_settings import FinetuneSettings
 
 _CROSS = ".attn2."
+_SYNTAX = "()[]\\"  # of prompts: weights, schedules, escapes
 TYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -136,10 +137,11 @@ def _full(settings: FinetuneSettings, pipe: TextToImage) -> Method:
 def _inversion(settings: FinetuneSettings, pipe: TextToImage) -> Method:
     how = settings.inversion
     token = how.token
-    if not token or len(token.split()) > 1:
+    if not token or len(token.split()) > 1 or set(token) & set(_SYNTAX):
         raise UsageError(
             f"{token!r} is not one word to learn." if token else "There is no word to learn.",
-            "Textual inversion learns vectors for a word that is new to the model.",
+            "Textual inversion learns vectors for a word that is new to the model, in letters that "
+            f"have no meaning of their own in prompts, as {' '.join(_SYNTAX)} do.",
             'Name it: inversion.token="<mine>".',
         )
     start = {

@@ -53,7 +53,8 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
             data = data.model_copy(update={"prior": None})
     found = read_items(data, kept)
     pipe = _open(settings, device)
-    make_folder(kept)
+    for place in (folder, kept):
+        make_folder(place)
     if data.resolution is None:
         data = data.model_copy(update={"resolution": min(pipe.native_size.width_height)})
     if pipe.kind.reads_mask:

@@ -32,6 +32,7 @@ from sdcore.files.weights import tensors_writer
 from sdcore.training.folder import (
     CHECKPOINTS,
     SETTINGS,
+    check_fits,
     check_room,
     check_unchanged,
     forget_rows,
@@ -394,6 +395,9 @@ class Run:
             return 0
         changes = check_unchanged(self.folder, settings)
         step, parts = load_checkpoint(checkpoint)
+        wanted = [*self.optimizers, *(["average"] if self.average else [])]
+        wanted += ["scaler"] if self._scaler.is_enabled() else []
+        check_fits(checkpoint, parts, self.module, wanted)
         for name, parameter in trained(self.module):
             copy_into(parameter, parts["model"][name])
         for name, optimizer in self.optimizers.items():

@@ -12,7 +12,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from sdcore.training.settings import Settings
+from sdcore.training.settings import PathText, Settings
+
+MOST_STEPS = 99_999_999  # the names of checkpoints have eight digits
+MOST_AT_ONCE = 65_536  # pictures
+MOST_SEED = (1 << 63) - 1
 
 OptimizerName = Literal["adamw", "adamw_8bit", "adafactor", "prodigy", "schedule_free", "muon"]
 ScheduleName = Literal[
@@ -23,10 +27,10 @@ ScheduleName = Literal[
 class RunSettings(Settings):
     """How long, how fast, where. Steps count optimizer updates."""
 
-    folder: str  # everything the run writes
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # of each process, at once
-    accumulate: int = Field(default=1, ge=1)  # batches of each process for one update
+    folder: PathText  # everything the run writes
+    steps: int = Field(ge=1, le=MOST_STEPS)
+    batch_size: int = Field(ge=1, le=MOST_AT_ONCE)  # of each process, at once
+    accumulate: int = Field(default=1, ge=1, le=MOST_AT_ONCE)  # batches for one update
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     schedule: ScheduleName = "warmup_stable_decay"
     warmup_steps: int = Field(default=200, ge=0)
@@ -38,11 +42,11 @@ class RunSettings(Settings):
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0: no moving average
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     precision: Literal["no", "bf16", "fp16"] = "bf16"  # fp16: float32 weights, and a loss scaler
     on_non_finite: Literal["stop", "skip"] = "stop"  # what a NaN or infinity does to a run
     shard: bool = False  # several processes divide the UNet: see sharding.py
-    threads: int = Field(default=0, ge=0)  # 0: as many as torch takes
+    threads: int = Field(default=0, ge=0, le=1024)  # 0: as many as torch takes
     log_every: int = Field(default=20, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
     sample_every: int = Field(default=1000, ge=1)

@@ -7,13 +7,14 @@ settings in force are written back into every run as `resolved.yaml`, which repe
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from sdcore.errors import FileError, UsageError
 from sdcore.files.atomic import replace_file, text_writer
@@ -21,6 +22,16 @@ from sdcore.files.limits import YAML_BYTES
 from sdcore.files.opening import read_bytes
 
 _NESTING, _MOST_NESTED = (b"[", b"{", b"- ", b"*"), 2000
+
+
+def _path(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no path holds a NUL")
+    return os.path.expanduser(text)
+
+
+# A path, or a name in its place; ~ is the home folder, also where no shell has said so.
+PathText = Annotated[str, AfterValidator(_path)]
 
 
 class Settings(BaseModel):

@@ -105,6 +105,8 @@ def fault(checkpoint: Path) -> str | None:
         manifest = read_json(checkpoint / "manifest.json")
         if checkpoint.name != _name(manifest["step"]):
             return "Its manifest is of another step."
+        if not manifest["files"]:
+            return "Its manifest names no file."
         for name, written in manifest["files"].items():
             if _hash(checkpoint / name) != written:
                 return f"{name} is not as it was written."
@@ -246,9 +248,10 @@ def _name(step: int) -> str:
 
 
 def _checkpoints(runs: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first; what else a user keeps there is left alone."""
+    """The checkpoints in a folder, the newest first; what else a user keeps there is left alone:
+    other names, and links to folders elsewhere."""
     named = (path for path in runs.glob("step-*") if _CHECKPOINT.fullmatch(path.name))
-    return sorted((path for path in named if path.is_dir()), reverse=True)
+    return sorted((p for p in named if p.is_dir() and not p.is_symlink()), reverse=True)
 
 
 def _hash(path: Path) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
 
 from sdcore.errors import SdcoreError
+from sdcore.files.atomic import make_folder
 from sdcore.training.choices import choose_folder, choose_word
 from sdcore.training.finetune import train
 from sdcore.training.finetune_settings import FinetuneSettings
@@ -35,9 +37,10 @@ def verify_resume(settings: FinetuneSettings) -> str:
         ResumeError: what differs.
     """
     settings = choose_folder(choose_word(settings))
-    place = Path(settings.run.folder) / "verify"
-    shutil.rmtree(place, ignore_errors=True)
-    cache = settings.data.cache or str(Path(settings.run.folder) / "cache")
+    folder = Path(settings.run.folder)
+    make_folder(folder)
+    place = Path(tempfile.mkdtemp(prefix="verify-", dir=folder))  # whose name is nobody else's
+    cache = settings.data.cache or str(folder / "cache")
     try:
         _train(settings, place / "straight", cache, STEPS)
         _train(settings, place / "resumed", cache, STEPS // 2)

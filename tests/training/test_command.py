@@ -41,6 +41,10 @@ def test_settings_reach_the_recipe(config: str, monkeypatch: pytest.MonkeyPatch)
         (["run.keep=0"], 2, "run.keep: Input should be greater than or equal to 1"),
         (["run.log_every=0"], 2, "run.log_every"),
         (["run.threads=-1"], 2, "run.threads"),
+        (["run.threads=1000000"], 2, "run.threads"),  # of which the system has no so many
+        (["run.steps=100000000"], 2, "run.steps"),  # of which checkpoints have no names
+        (["run.batch_size=1000000000000"], 2, "run.batch_size"),
+        (["run.seed=9223372036854775808"], 2, "run.seed"),
         (["run.learning_rate=.nan"], 2, "run.learning_rate"),
         (["run.steps=0"], 2, "run.steps"),
     ],

@@ -29,6 +29,7 @@ from sdcore.training.sharding import check_sharding
 from sdcore.training.signals import Interrupted
 from sdcore.training.state import generator, trained
 from sdcore.training.summary import command_to_paint, summary
+from sdcore.training.verify import verify_resume
 from tests import tiny
 from tests.training.fine_tuning import (
     QUICK,
@@ -211,15 +212,92 @@ def test_a_word_that_no_caption_says_is_refused(sd_folder: Path, pictures: Path,
 
 @pytest.mark.parametrize(
     "output",
-    [{"formats": ["folder"]}, {"formats": ["kohya", "single_file"]}, {"name": "../a"}],
+    [
+        {"formats": ["folder"]},
+        {"formats": ["kohya", "single_file"]},
+        {"name": "../a"},
+        {"name": "a" * 181},
+    ],
 )
 def test_what_could_not_be_written_at_the_end_is_refused_at_the_start(
     output, sd_folder: Path, pictures: Path, tmp_path: Path
 ):
     with pytest.raises(UsageError, match=r"output\.") as caught:
         prepare(make_settings(sd_folder, pictures, tmp_path / "run", output=output))
-    assert "Change output.formats" in str(caught.value) or "without /" in str(caught.value)
+    hints = ("Change output.formats", "without /", "Set output.name to something shorter")
+    assert any(hint in str(caught.value) for hint in hints)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_a_kind_that_one_format_alone_has_is_refused_in_others_at_the_start(
+    kind: str, sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    how = {"lora__kind": kind, "output__formats": ["kohya", "diffusers"]}
+    with pytest.raises(UsageError, match=rf"diffusers has no {kind}"):
+        prepare(make_settings(sd_folder, pictures, tmp_path, **how), cache=False)
+
+
+def test_what_is_there_already_is_not_replaced(sd_folder: Path, pictures: Path, tmp_path: Path):
+    """A user's own folders and files, what a run keeps, and the model that is trained."""
+    folder = tmp_path / "mine"
+    (folder / "mine").mkdir(parents=True)
+    full = {"method": "full", "run__steps": 1, "run__checkpoint_every": 1}
+    with pytest.raises(UsageError, match="is there already"):
+        prepare(make_settings(sd_folder, pictures, folder, **full), cache=False)
+    for name in ("checkpoints", "cache", "samples", "best"):
+        with pytest.raises(UsageError, match="keeps something else"):
+            how = {**full, "output__name": name}
+            prepare(make_settings(sd_folder, pictures, folder, **how), cache=False)
+    (folder / "mine.safetensors").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="is there already"):
+        prepare(make_settings(sd_folder, pictures, folder), cache=False)
+    model = shutil.copytree(sd_folder, tmp_path / "models" / "sd")
+    how = {**full, "output__name": "other"}
+    run(make_settings(model, pictures, tmp_path / "models", **how))
+    run(make_settings(model, pictures, tmp_path / "models", **how))  # its own is written again
+    with pytest.raises(UsageError, match="is there already"):
+        how["output__name"] = "sd"
+        prepare(make_settings(model, pictures, tmp_path / "models", **how), cache=False)
+
+
+def test_the_folder_in_which_one_stands_gives_its_name(
+    sd_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    _, (path,) = run(make_settings(sd_folder, pictures, Path("."), run__steps=1))
+    assert path.name == "here.safetensors" and path.exists()
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=[] if m == "lora" else pytest.mark.slow) for m in METHODS]
+)
+def test_resume_is_proved_on_own_settings(
+    method: str, sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    """In a folder that is not there yet; what else lies in one stays."""
+    settings = make_settings(sd_folder, pictures, tmp_path / "new", **METHODS[method])
+    assert "are equal to the bit" in verify_resume(settings)
+    (tmp_path / "new" / "verify").mkdir()
+    (tmp_path / "new" / "verify" / "notes.txt").write_text("mine")
+    verify_resume(settings)
+    left = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert left == ["cache", "verify"] and (tmp_path / "new" / "verify" / "notes.txt").exists()
+
+
+def test_a_cache_may_lie_elsewhere(sd_folder: Path, pictures: Path, tmp_path: Path):
+    how = {"data__cache": str(tmp_path / "cache"), "run__steps": 1}
+    _, (path,) = run(make_settings(sd_folder, pictures, tmp_path / "run", **how))
+    assert path.exists() and not (tmp_path / "run" / "cache").exists()
+
+
+def test_a_word_with_signs_that_prompts_use_is_refused(
+    sd_folder: Path, pictures: Path, tmp_path: Path
+):
+    how = {**METHODS["textual_inversion"], "inversion__token": "(zork:1.2)"}
+    with pytest.raises(UsageError, match="is not one word to learn"):
+        prepare(make_settings(sd_folder, pictures, tmp_path, **how), cache=False)
 
 
 def test_what_is_only_looked_at_may_be_damaged(

@@ -313,6 +313,28 @@ def test_a_copy_that_a_user_keeps_is_neither_read_nor_removed(tmp_path: Path) ->
     assert names == ["step-00000004-best", "step-00000010"]
 
 
+def test_a_link_to_a_checkpoint_elsewhere_is_neither_read_nor_removed(tmp_path: Path) -> None:
+    train(recipe(tmp_path, keep=1), until=5)
+    link = tmp_path / "checkpoints" / "step-00000003"
+    link.symlink_to(link.with_name("step-00000004"), target_is_directory=True)
+    train(recipe(tmp_path, keep=1))
+    assert sorted(path.name for path in link.parent.iterdir()) == [link.name, "step-00000010"]
+
+
+def test_a_checkpoint_of_other_settings_is_named_where_those_are_lost(tmp_path: Path) -> None:
+    train(recipe(tmp_path, ema_decay=0.0), until=5)
+    (tmp_path / "resolved.yaml").unlink()
+    wider = recipe(tmp_path, ema_decay=0.0).model_copy(update={"width": 5})
+    averaged, scaled = recipe(tmp_path), recipe(tmp_path, ema_decay=0.0, precision="fp16")
+    for other, why in ((wider, "tensors differ"), (averaged, "average"), (scaled, "scaler")):
+        with (
+            pytest.warns(UserWarning, match="is gone"),
+            pytest.raises(FileError, match="is of a run with other settings") as caught,
+        ):
+            train(other)
+        assert why in caught.value.why
+
+
 def test_settings_that_cannot_be_read_are_said_with_a_way_on(tmp_path: Path) -> None:
     straight = train(recipe(tmp_path / "straight"))
     train(recipe(tmp_path / "run"), until=5)

@@ -193,6 +193,9 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "no manifest": lambda folder: (folder / "manifest.json").unlink(),
     "manifest cut short": lambda folder: cut_short(folder / "manifest.json"),
     "manifest empty": lambda folder: (folder / "manifest.json").write_bytes(b""),
+    "manifest of no file": lambda folder: (folder / "manifest.json").write_text(
+        '{"step": 4, "files": {}}'
+    ),
     "manifest of nothing": lambda folder: (folder / "manifest.json").write_text("null"),
     "another step's manifest": lambda folder: shutil.copy(
         folder.parent / "step-00000002" / "manifest.json", folder

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 from PIL import ImageColor
 from pydantic import Field, field_validator, model_validator
 
-from sdcore.training.settings import Settings
+from sdcore.training.settings import PathText, Settings
 
 Layout = Literal["auto", "folder", "kohya", "metadata", "toml", "parquet", "webdataset", "hub"]
 Captions = Literal["auto", "file", "name", "none"]
@@ -19,7 +19,7 @@ class PriorSettings(Settings):
     DreamBooth's prior preservation: Ruiz et al. 2022, arXiv:2208.12242, section 3.2.
     """
 
-    source: str = Field(min_length=1)  # a folder; captions in it are not read
+    source: PathText = Field(min_length=1)  # a folder; captions in it are not read
     prompt: str = Field(min_length=1)  # the class, such as "a photo of a dog"
     count: int = Field(200, ge=1, le=1_000_000)  # so many of its pictures are used
     weight: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)  # of their loss
@@ -31,7 +31,7 @@ class DataSettings(Settings):
     A plain string stands for its `source` alone.
     """
 
-    source: str = Field(min_length=1)  # folder, .toml, .parquet, folder of .tar, hub:owner/name
+    source: PathText = Field(min_length=1)  # folder, .toml, .parquet, .tar, hub:owner/name
     layout: Layout = "auto"
     captions: Captions = "auto"  # auto: those that the layout has; name: of the file
     caption_extensions: tuple[str, ...] = ("txt", "caption")  # the first that is there is read
@@ -44,7 +44,7 @@ class DataSettings(Settings):
     background: str = "#ffffff"  # under what is transparent
     crop: Literal["center", "random"] = "center"
     flip: bool = False  # half of the time, left to right
-    masks: str = ""  # "alpha", or a folder of pictures with the same names: white is learned
+    masks: PathText = ""  # "alpha", or a folder of pictures with the same names: white is learned
 
     trigger: str = ""  # a word that stands in every caption
     prefix: str = ""
@@ -59,7 +59,7 @@ class DataSettings(Settings):
 
     on_bad_sample: Literal["fail", "skip"] = "fail"
     most_bad: float = Field(0.05, ge=0, le=1, allow_inf_nan=False)  # share that may be skipped
-    cache: str = ""  # a folder; "" is the one that the run has for it
+    cache: PathText = ""  # a folder; "" is the one that the run has for it
     cache_latents: bool = True
     workers: int = Field(0, ge=0, le=64)  # threads that prepare batches ahead of time
 
