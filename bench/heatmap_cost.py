@@ -36,7 +36,8 @@ from torch import Tensor
 
 from bench.command import make_parser
 from bench.parity import SD15, SDXL
-from sdcore.attention import Control, use_attention
+from sdcore.attention import Control
+from sdcore.attention_choice import use_attention
 from sdcore.control.heatmaps import WordHeatmaps, marked_attention
 from sdcore.control.prompt_edit import EditSettings, PromptEdit
 from sdcore.diffusion.steps import Step

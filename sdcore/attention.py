@@ -9,11 +9,10 @@ A query that may attend nowhere gets zeros.
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from sdcore.errors import UsageError
-from sdcore.views import twin, view
+from sdcore.kernels import attention as kernels
 
 # --- the backends: plain functions (q, k, v, mask) -> out --------------------------------------
 
@@ -141,6 +140,15 @@ def xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Ten
     return out * mask.any(dim=-1, keepdim=True)
 
 
+def native(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The native kernel of `sdcore.kernels`, for CPUs, in float32 and bfloat16.
+
+    What it does not compute goes to `sdpa`: gradients, other types, what is compiled or exported.
+    """
+    check_mask(mask)
+    return (kernels.attention if kernels.takes(q, k, v) else sdpa)(q, k, v, mask)
+
+
 def _widen(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.dtype]:
     """Half precision to float32, as the fused kernels do inside: scores overflow float16."""
     dtype = q.dtype
@@ -150,6 +158,7 @@ def _widen(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, tor
 
 BACKENDS: dict[str, Backend] = {
     "sdpa": sdpa,
+    "native": native,
     "chunked": chunked,
     "reference": reference,
     "xformers": xformers,
@@ -453,99 +462,3 @@ class CrossAttention(AttentionLayer):
     ) -> Tensor:
         q, k, v = self.to_q(x), self.to_k(text), self.to_v(text)
         return self.to_out(self.attend(q, k, v, mask, grid, control))
-
-
-# --- choosing a backend ------------------------------------------------------------------------
-
-ModelT = TypeVar("ModelT", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class AttentionChoice:
-    """What `use_attention` chose: backend, the kernel behind it, the reason, how many layers."""
-
-    backend: str
-    kernel: str
-    why: str
-    layers: int
-
-
-def use_attention(model: nn.Module, name: str) -> AttentionChoice:
-    """Set the backend of every attention layer of a model; a runtime choice, never saved.
-
-    In place: it holds for whoever runs these layers, views of the model among them. For one call
-    there is `with_attention`.
-
-    Args:
-        model: any module; each `AttentionLayer` within it is set.
-        name: a key of `BACKENDS`, or `auto`.
-
-    Raises:
-        UsageError: the name is unknown, the backend cannot run here, or nothing attends in `model`.
-    """
-    layers, choice = _choose_for(model, name)
-    for layer in layers.values():
-        layer.backend = choice.backend
-    return choice
-
-
-def with_attention(model: ModelT, name: str) -> ModelT:
-    """A view of a model whose attention layers have another backend; the model keeps its own.
-
-    Args, errors: as for `use_attention`. The weights are shared, see `sdcore.views`.
-    """
-    layers, choice = _choose_for(model, name)
-    return view(model, {n: twin(each, backend=choice.backend) for n, each in layers.items()})
-
-
-def _choose_for(model: nn.Module, name: str) -> tuple[dict[str, AttentionLayer], AttentionChoice]:
-    """The attention layers of a model, by their names in it, and the backend for them."""
-    modules = cast(Iterable[tuple[str, nn.Module]], model.named_modules())
-    layers = {n: each for n, each in modules if isinstance(each, AttentionLayer)}
-    if not layers:
-        raise UsageError(
-            f"use_attention: {type(model).__name__} has no attention layer.",
-            "The backend is set on the attention layers inside a model.",
-            "Pass a UNet, a text encoder or another model with attention.",
-        )
-    weight = next(next(iter(layers.values())).parameters())
-    check_attention(name)
-    backend, why = _choose(model, weight) if name == "auto" else (name, "asked for by name")
-    return layers, AttentionChoice(backend, _kernel(backend, weight), why, len(layers))
-
-
-def check_attention(name: str) -> None:
-    """UsageError, listing every backend, unless `name` is `auto` or a backend that runs here."""
-    reason = None if name == "auto" else unavailable(name)
-    if reason is not None:
-        known = [f"{key} ({unavailable(key) or 'available'})" for key in BACKENDS]
-        hint = f"Use one of: {', '.join([*known, 'auto'])}."
-        why = f"{reason[0].upper()}{reason[1:]}."
-        raise UsageError(f"Attention backend {name!r:.80} cannot be used.", why, hint)
-
-
-def unavailable(backend: str) -> str | None:
-    """Why a backend cannot run here, or None when it can."""
-    if not isinstance(backend, str) or backend not in BACKENDS:
-        return "there is no backend of this name"
-    if backend == "xformers" and importlib.util.find_spec("xformers") is None:
-        return "the package xformers is not installed"
-    if backend == "xformers" and not torch.cuda.is_available():
-        return "it needs a CUDA device"
-    return None
-
-
-def _choose(model: nn.Module, weight: Tensor) -> tuple[str, str]:
-    """The backend for `auto`, and the reason."""
-    if weight.device.type == "cpu" and model.training:
-        return "reference", "training on CPU, where torch's fused backward pass is slow"
-    return "sdpa", f"torch's fused attention runs on {weight.device.type}"
-
-
-def _kernel(backend: str, weight: Tensor) -> str:
-    """The code that runs; for `sdpa`, what torch picks for this device and type."""
-    if backend != "sdpa":
-        return "xformers.ops" if backend == "xformers" else f"sdcore.attention.{backend}"
-    probe = weight.new_zeros(1, 1, 64, 64)
-    choice = torch._fused_sdp_choice(probe, probe, probe)  # pyright: ignore
-    return f"torch {torch.nn.attention.SDPBackend(choice).name.lower()}"

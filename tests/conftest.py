@@ -20,6 +20,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or changes what sdcore found out about the machine it runs on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SDCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu = [item for item in items if "gpu" in item.keywords]
     if gpu:

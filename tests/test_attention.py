@@ -18,11 +18,8 @@ from sdcore.attention import (
     Site,
     causal_mask,
     padding_mask,
-    unavailable,
-    use_attention,
-    with_attention,
 )
-from sdcore.errors import UsageError
+from sdcore.attention_choice import unavailable, use_attention
 
 HERE = [name for name in BACKENDS if unavailable(name) is None]
 SITE = Site("down", 0, kind="cross", name="down_blocks.0.attn2")
@@ -265,69 +262,6 @@ def test_a_control_that_raises_leaves_the_layer_as_it_was():
         layer(x, text, None, (2, 3), broken)
     assert vars(layer) == before
     assert torch.equal(layer(x, text), plain)
-
-
-# --- choosing ----------------------------------------------------------------------------------
-
-
-def model():
-    return nn.ModuleDict({"one": SelfAttention(8, 2), "two": CrossAttention(8, 2, 8)})
-
-
-@pytest.mark.parametrize("name", HERE)
-def test_use_attention_sets_every_layer_and_says_what_runs(name):
-    both = model()
-    choice = use_attention(both, name)
-    assert [m.backend for m in both.values()] == [name, name]
-    assert (choice.backend, choice.layers) == (name, 2)
-    assert choice.kernel.startswith("torch " if name == "sdpa" else "sdcore.attention.")
-    assert not any("backend" in key for key in both.state_dict())
-
-
-def test_the_chosen_backend_is_the_one_that_runs(monkeypatch):
-    both = model()
-    ran = []
-    for name in ("sdpa", "chunked"):
-        real = BACKENDS[name]
-        spy = lambda *a, name=name, real=real: ran.append(name) or real(*a)  # noqa: E731
-        monkeypatch.setitem(BACKENDS, name, spy)
-    use_attention(both, "chunked")
-    both["one"](torch.randn(1, 4, 8))
-    use_attention(both, "sdpa")
-    both["one"](torch.randn(1, 4, 8))
-    assert ran == ["chunked", "sdpa"]
-
-
-@pytest.mark.parametrize("name", HERE)
-def test_a_view_with_another_backend_leaves_the_model_its_own(name):
-    both, x = model(), torch.randn(1, 4, 8)
-    use_attention(both, "reference")
-    expected = both["one"](x)
-    other = with_attention(both, name)
-    assert [m.backend for m in other.values()] == [name, name]
-    assert [m.backend for m in both.values()] == ["reference", "reference"]
-    assert other["one"].to_q is both["one"].to_q
-    torch.testing.assert_close(other["one"](x), expected)
-    assert with_attention(both["one"], name).backend == name
-    with pytest.raises(UsageError, match="'flash3'"):
-        with_attention(both, "flash3")
-
-
-def test_auto_says_why():
-    both = model()
-    assert use_attention(both.train(), "auto").backend == "reference"
-    choice = use_attention(both.eval(), "auto")
-    assert choice.backend == "sdpa" and "cpu" in choice.why
-
-
-def test_an_unknown_or_absent_backend_lists_what_is_there(monkeypatch):
-    with pytest.raises(UsageError, match=r"'flash3'[\s\S]*sdpa \(available\)[\s\S]*auto"):
-        use_attention(model(), "flash3")
-    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="xformers is not installed"):
-        use_attention(model(), "xformers")
-    with pytest.raises(UsageError, match="no attention layer"):
-        use_attention(nn.Linear(2, 2), "sdpa")
 
 
 @pytest.mark.parametrize("kind", ["none", "padding", "plane", "any"])

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcore.attention import use_attention
+from sdcore.attention_choice import use_attention
 from sdcore.errors import UsageError
 from sdcore.files.atomic import json_writer, replace_file
 from sdcore.sequence.decoding import greedy

@@ -77,8 +77,18 @@ class Again:
             model,
             precision=model.precision or PRECISION_OF_TYPE.get(settings.precision),
             prediction_type=model.prediction_type or settings.prediction_type,
-            attention=model.attention or settings.job.attention,
+            attention=model.attention or self._attention(settings.job.attention),
         )
+
+    @staticmethod
+    def _attention(name: str) -> str:
+        """The backend that painted the picture, where it runs here; else what is fastest."""
+        from sdcore.attention_choice import unavailable
+
+        if name == "auto" or (missing := unavailable(name)) is None:
+            return name
+        tell(f"not the same: the attention was {name}: {missing}")
+        return "auto"
 
     def fitted(self, jobs: Sequence[Job], pipe: TextToImage, *, keep_clip_skip: bool) -> list[Job]:
         """What depends on the model that was loaded; says what cannot be the same."""

@@ -49,7 +49,7 @@ class ModelChoice:
         """The model on its device, with the attention backend chosen, which is printed."""
         import torch
 
-        from sdcore.attention import use_attention
+        from sdcore.attention_choice import use_attention
         from sdcore.pipeline.text_to_image import EMBEDDED, TextToImage
 
         device = _best_device() if self.device == "auto" else self.device

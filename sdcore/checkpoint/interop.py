@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
-from sdcore.attention import use_attention
+from sdcore.attention_choice import use_attention
 from sdcore.errors import NotHereError, UsageError
 from sdcore.files.component import Component
 from sdcore.text.encoder import CLIPTextEncoder

@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 import torch
 
-from sdcore.attention import with_attention
+from sdcore.attention_choice import backend_of, with_attention
 from sdcore.checkpoint.defaults import ModelDefaults
 from sdcore.checkpoint.kind import ModelKind, decide_kind
 from sdcore.checkpoint.parts import NETWORKS, PARTS, TEXT_ENCODERS
@@ -111,6 +111,11 @@ class Model:
         made.__dict__.update(parts)
         made._sharing.models |= {self, made}
         return made
+
+    @property
+    def attention(self) -> str:
+        """The backend of its UNet, a name in `sdcore.BACKENDS`."""
+        return backend_of(self.unet)
 
     def with_attention(self, name: str) -> Self:
         """A model whose UNet attends by another backend; see `sdcore.use_attention` for the names.

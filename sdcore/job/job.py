@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 from PIL import Image
 from torch import Tensor
 
-from sdcore.attention import check_attention
+from sdcore.attention_choice import check_attention
 from sdcore.checks import as_int, check_choice, check_int
 from sdcore.diffusion.guidance import Guidance
 from sdcore.diffusion.sampler_names import canonical_name

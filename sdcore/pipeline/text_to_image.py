@@ -325,6 +325,8 @@ class TextToImage(Model):
             "scheduler": defaults.scheduler,
             "size": size.paintable(max(self.autoencoder.factor, 8)),
         }
+        if job.attention == "auto":  # what was chosen here is what a repetition takes
+            job = replace(job, attention=self.attention)
         unset = {k: v for k, v in unset.items() if k == "size" or getattr(job, k) is None}
         loras = tuple(
             LoraSettings(on.name, on.unet, on.text, on.hash, on.blocks) for on in self.loras

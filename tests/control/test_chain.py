@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sdcore import TextToImage
-from sdcore.attention import BACKENDS, Site, unavailable
+from sdcore.attention import BACKENDS, Site
+from sdcore.attention_choice import unavailable
 from sdcore.control.chain import at_sites, chain, during, parts
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.control.prompt_edit import EditSettings, PromptEdit

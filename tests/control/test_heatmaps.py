@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from sdcore import TextToImage, use_attention
-from sdcore.attention import BACKENDS, Site, unavailable
+from sdcore.attention import BACKENDS, Site
+from sdcore.attention_choice import unavailable
 from sdcore.control.heatmaps import WordHeatmaps, marked_attention
 from sdcore.errors import UsageError
 from sdcore.image.overlay import heat_colors, lay_over

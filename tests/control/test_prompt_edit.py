@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdcore import TextToImage, use_attention
-from sdcore.attention import BACKENDS, Site, unavailable
+from sdcore.attention import BACKENDS, Site
+from sdcore.attention_choice import unavailable
 from sdcore.control.alignment import align_tokens
 from sdcore.control.attend_and_excite import AttendAndExcite, ExciteSettings
 from sdcore.control.chain import chain

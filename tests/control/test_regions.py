@@ -7,7 +7,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from sdcore import TextToImage
-from sdcore.attention import BACKENDS, Site, unavailable
+from sdcore.attention import BACKENDS, Site
+from sdcore.attention_choice import unavailable
 from sdcore.control.regions import Region, Regions
 from sdcore.control.run_control import attention_sites
 from sdcore.errors import UsageError

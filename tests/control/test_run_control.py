@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sdcore import TextToImage, use_attention
-from sdcore.attention import BACKENDS, RUN_HOOKS, unavailable
+from sdcore.attention import BACKENDS, RUN_HOOKS
+from sdcore.attention_choice import unavailable
 from sdcore.control.attend_and_excite import AttendAndExcite
 from sdcore.control.chain import Chain, at_sites, chain, during, parts
 from sdcore.control.heatmaps import WordHeatmaps

@@ -13,7 +13,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.heatmap_cost import Bench
-from sdcore.attention import BACKENDS, unavailable
+from sdcore.attention import BACKENDS
+from sdcore.attention_choice import unavailable
 from sdcore.control.heatmaps import marked_attention
 from tests.explicit_map import attention_map, heat, make_attend
 

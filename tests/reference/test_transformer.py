@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sdcore.attention import BACKENDS, use_attention
+from sdcore.attention import BACKENDS
+from sdcore.attention_choice import use_attention
 from sdcore.sequence.transformer import Transformer, TransformerConfig
 
 WIDTH, HEADS, LAYERS = 24, 4, 2

@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-from sdcore.attention import BACKENDS, unavailable, use_attention
+from sdcore.attention import BACKENDS
+from sdcore.attention_choice import unavailable, use_attention
 from sdcore.unet.unet import AddedConditions, UNet
 
 FOUR_LEVELS = {

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdcore.attention import BACKENDS, SelfAttention, causal_mask, padding_mask, unavailable
+from sdcore.attention import BACKENDS, SelfAttention, causal_mask, padding_mask
+from sdcore.attention_choice import unavailable
 from sdcore.errors import UsageError
 from sdcore.positions import sinusoid
 from sdcore.recurrence import Recurrence

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdcore.attention import Site, use_attention
+from sdcore.attention import Site
+from sdcore.attention_choice import use_attention
 from sdcore.errors import UsageError
 from sdcore.positions import LearnedPositions, SinusoidalPositions, sinusoid
 from sdcore.sequence.decoding import greedy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdcore.attention import use_attention
+from sdcore.attention_choice import use_attention
 from sdcore.errors import UsageError
 from sdcore.text.encoder import CLIPTextConfig, CLIPTextEncoder, end_of_text
 

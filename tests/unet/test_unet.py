@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from sdcore.attention import use_attention
+from sdcore.attention_choice import use_attention
 from sdcore.errors import UsageError
 from sdcore.unet.unet import AddedConditions, UNet, UNetConfig
 

@@ -22,7 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from sdcore.attention import Control, use_attention
+from sdcore.attention import Control
+from sdcore.attention_choice import use_attention
 from sdcore.diffusion.schedulers import make_scheduler
 from sdcore.files.atomic import json_writer, replace_files, text_writer
 from sdcore.files.saving import save_component

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdcore import TextToImage
-from sdcore.attention import use_attention
+from sdcore.attention_choice import use_attention
 from sdcore.text.tokenizer import Tokenizer
 from tests.explicit_map import attention_map, heat
 from train.emoji.data.vocabulary import learn_vocabulary

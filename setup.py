@@ -1,0 +1,48 @@
+"""The native kernels of sdcore/kernels, built where there is a compiler that can.
+
+Everything else about the package stands in pyproject.toml. A build that fails leaves a package
+without kernels, which computes the same in plain torch.
+"""
+
+import platform
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+
+SOURCE = "sdcore/kernels/attention.cpp"
+X86 = ["-mavx2", "-mfma"]
+AVX512 = [*X86, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+VARIANTS = {
+    "x86_64": {"avx2": X86, "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]},
+    "arm64": {"neon": []},
+}
+
+
+def kernels() -> list[Extension]:
+    """One library for each kind of processor; the one to use is chosen when the package runs."""
+    machine = {"amd64": "x86_64", "aarch64": "arm64"}.get(
+        platform.machine().lower(), platform.machine().lower()
+    )
+    if sys.platform == "win32":  # its compiler has no vectors
+        return []
+    return [
+        Extension(
+            f"sdcore.kernels.attention_{name}",
+            [SOURCE],
+            language="c++",
+            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", *flags],
+            optional=True,
+        )
+        for name, flags in VARIANTS.get(machine, {}).items()
+    ]
+
+
+class Wheel(bdist_wheel):
+    """A wheel for one kind of system and every Python: the libraries know nothing of Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(ext_modules=kernels(), cmdclass={"bdist_wheel": Wheel})
