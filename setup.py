@@ -31,7 +31,7 @@ def kernels() -> list[Extension]:
             f"sdcore.kernels.attention_{name}",
             [SOURCE],
             language="c++",
-            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", *flags],
+            extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *flags],
             optional=True,
         )
         for name, flags in VARIANTS.get(machine, {}).items()

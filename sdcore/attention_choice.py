@@ -7,25 +7,19 @@ model, some hundred milliseconds, once for a machine, and remembers what it foun
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from sdcore.attention import BACKENDS, AttentionLayer, native, sdpa
-from sdcore.errors import FileError, UsageError
-from sdcore.files.atomic import json_writer, replace_file
+from sdcore.errors import UsageError
 from sdcore.kernels.library import library
+from sdcore.machine import remembered
 from sdcore.views import twin, view
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -182,22 +176,8 @@ def _measured(shapes: Counter[_Shape], dtype: torch.dtype) -> float:
     found = library()
     assert found is not None
     sizes = ", ".join(f"{count} x {list(shape)}" for shape, count in sorted(shapes.items()))
-    threads = f"{torch.get_num_threads()} threads"
-    what = (_processor(), found.name, f"torch {torch.__version__}", threads, str(dtype), sizes)
-    key = " | ".join(what)
-    path = cache_folder() / "attention.json"
-    known: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        read = json.loads(path.read_text("utf-8"))
-        known = cast(dict[str, Any], read) if isinstance(read, dict) else {}
-    gain = known.get(key)
-    if isinstance(gain, float) and gain > 0:
-        return gain
-    gain = round(_gain(shapes, dtype), 3)
-    with suppress(OSError, FileError):  # a home that cannot be written: it is measured each time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json_writer(known | {key: gain}))
-    return gain
+    what = f"attention {found.name} | {dtype} | {sizes}"
+    return remembered(what, lambda: _gain(shapes, dtype))
 
 
 def _gain(shapes: Counter[_Shape], dtype: torch.dtype) -> float:
@@ -221,20 +201,3 @@ def _gain(shapes: Counter[_Shape], dtype: torch.dtype) -> float:
             for backend, seconds in best.items():
                 times[backend] += seconds * whole
     return times[sdpa] / times[native]
-
-
-@cache
-def _processor() -> str:
-    """What the processor calls itself."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            if line.startswith("model name"):
-                return " ".join(line.partition(":")[2].split())
-    return platform.processor() or platform.machine()
-
-
-def cache_folder() -> Path:
-    """The folder for what sdcore found out about this machine: SDCORE_CACHE, or ~/.cache/sdcore."""
-    if own := os.environ.get("SDCORE_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdcore"

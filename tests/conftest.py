@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,20 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or changes what sdcore found out about the machine it runs on."""
+    """No test reads or changes what sdcore found out about the machine it runs on; and on every
+    machine commands paint in float32 where a test does not say otherwise.
+    """
+    import torch
+
+    from sdcore.machine import remembered
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        threads = torch.get_num_threads()
+        for number in {1, 2, threads, os.cpu_count() or 1}:
+            torch.set_num_threads(number)
+            remembered("bfloat16", lambda: 1.0)
+        torch.set_num_threads(threads)
         yield
 
 

@@ -46,7 +46,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     native = library()
     assert native is not None, "there is no native library"
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    batch, heads = torch.broadcast_shapes(q.shape[:2], k.shape[:2], v.shape[:2])
+    batch, heads = (max(x.shape[i] for x in (q, k, v)) for i in range(2))
     q, k, v = (x.expand(batch, heads, -1, -1) for x in (q, k, v))
     (queries, width), (keys, value_width) = q.shape[2:], v.shape[2:]
     out = q.new_empty(batch, queries, heads, value_width).transpose(1, 2)

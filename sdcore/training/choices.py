@@ -5,7 +5,6 @@ A run that goes on keeps what it chose: `resolved.yaml` is asked first.
 
 from __future__ import annotations
 
-import time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from sdcore.checkpoint.model import Model
 from sdcore.errors import FileError
+from sdcore.machine import bfloat16_gain
 from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.peft_layers import AdapterSettings
 from sdcore.training.run_settings import MAY_CHANGE
@@ -175,17 +175,5 @@ def _precision(device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if device.type != "cpu":
         return "no"
-    seconds = {dtype: _multiply(dtype) for dtype in (torch.float32, torch.bfloat16)}
     # bfloat16 rounds, and casts cost: it has to be well ahead
-    return "bf16" if seconds[torch.bfloat16] < 0.7 * seconds[torch.float32] else "no"
-
-
-def _multiply(dtype: torch.dtype) -> float:
-    matrix = torch.ones(512, 512, dtype=dtype)
-    best = float("inf")
-    for _ in range(4):
-        start = time.perf_counter()
-        for _ in range(4):
-            torch.mm(matrix, matrix)
-        best = min(best, time.perf_counter() - start)
-    return best
+    return "bf16" if bfloat16_gain() > 1.4 else "no"
