@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from sdcore.app import command
+from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
     from sdcore.training.finetune_settings import FinetuneSettings
@@ -47,8 +48,20 @@ often used:
   noise.weighting=min_snr   noise.offset=0.05                   data.masks=alpha"""
 
 
+class _Parser(command.Parser):
+    """A parser that knows that settings have no dashes."""
+
+    def error(self, message: str) -> NoReturn:
+        if "rguments: -" in message:
+            what = "The command line cannot be read."
+            hint = "Settings have no dashes: write key.path=value, such as run.steps=500."
+            error = UsageError(what, f"{message[:1].upper()}{message[1:]}.", hint)
+            self.exit(error.exit_code, f"error: {error}\n")
+        super().error(message)
+
+
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    parser = command.Parser(
+    parser = _Parser(
         prog=prog,
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -58,9 +71,10 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("settings", nargs="*", metavar="key.path=value", help="settings that differ")
     add("--config", metavar="FILE", help="a settings file, such as configs/train/style_lora.yaml")
     text = "say what would be trained, on what, and what it would cost; train nothing"
-    add("--dry-run", action="store_true", help=text)
+    only = parser.add_mutually_exclusive_group().add_argument
+    only("--dry-run", action="store_true", help=text)
     text = "prove on these settings and data that a stopped run goes on to the bit; train nothing"
-    add("--verify-resume", action="store_true", help=text)
+    only("--verify-resume", action="store_true", help=text)
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -89,7 +89,7 @@ def check_output(settings: FinetuneSettings) -> None:
 
 def _check_names(settings: FinetuneSettings) -> None:
     name = settings.output.name
-    if name and (name != Path(name).name or name.startswith(".")):
+    if name and (name != Path(name).name or name[0] == "." or not name.isprintable()):
         raise UsageError(
             f"The setting output.name cannot be {name!r}.",
             "It names files in run.folder, without their endings.",

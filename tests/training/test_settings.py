@@ -10,7 +10,7 @@ import pytest
 from sdcore.errors import FileError, UsageError
 from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.run_settings import RunSettings
-from sdcore.training.settings import Settings, load_settings, save_settings
+from sdcore.training.settings import Settings, load_settings, read_yaml, save_settings
 from train.emoji.data.settings import DataSettings
 from train.emoji.pretrain_autoencoder import AutoencoderSettings
 from train.emoji.pretrain_text_encoder import TextSettings
@@ -179,6 +179,90 @@ def test_one_text_is_a_list_and_nothing_is_an_empty_text() -> None:
     assert settings.data.trigger == "" and settings.data.resolution is None
     assert settings.lora.targets == ["cross"] and settings.output.formats == ["peft"]
     assert settings.method == "lora"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2024-05-01", "2024-13-45", "007", "0123", "1_000", "1.10", "1:30", "true", "1e400"),
+        *("my #1 pictures", "#1", "Fotos: Urlaub", "*x*", "&x", "!x", "@me", "%x", "- a", "..."),
+        *("=", "<<", ">x", "|", '"quoted" and not', "'tis"),
+    ],
+)
+def test_a_text_is_what_was_typed(text: str) -> None:
+    """Also where YAML would see a date, a number, a comment or a mark of its own."""
+    asked = [f"data={text}", f"data.trigger={text}", f"validation.prompts={text}"]
+    settings = load_settings(FinetuneSettings, None, asked)
+    assert settings.data.source == settings.data.trigger == text
+    assert settings.validation.prompts == [text]
+
+
+def test_a_text_in_a_file_is_as_it_is_written(tmp_path: Path) -> None:
+    text = "data: {source: 2024-05-01, trigger: 007}\noutput: {name: 1.10}\nrun: {steps: 1_000}\n"
+    settings = load_settings(FinetuneSettings, write(tmp_path, text))
+    assert (settings.data.source, settings.data.trigger) == ("2024-05-01", "007")
+    assert (settings.output.name, settings.run.steps) == ("1.10", 1000)
+    assert load_settings(FinetuneSettings, write(tmp_path, "data: 2024\n")).data.source == "2024"
+
+
+@pytest.mark.parametrize("text", ["run.steps=true", "run.learning_rate=true", "run.steps=[3]"])
+def test_what_is_no_number_is_none(text: str) -> None:
+    with pytest.raises(UsageError, match=text.partition("=")[0].replace(".", r"\.")):
+        load_settings(FinetuneSettings, None, ["data=pics", text])
+
+
+def test_home_is_found_without_a_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    asked = ["data=~/pics", "data.masks=~/masks", "run.folder=~/run", "model=~/sd.safetensors"]
+    settings = load_settings(FinetuneSettings, None, [*asked, "data.trigger=~x"])
+    found = (settings.data.source, settings.data.masks, settings.run.folder, settings.model)
+    assert found == tuple(str(tmp_path / n) for n in ("pics", "masks", "run", "sd.safetensors"))
+    assert settings.data.trigger == "~x"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("data: p\nrun: {steps: 3}\nrun: {keep: 2}\n", "'run' stands there twice in line 3"),
+        ("data: p\nrun: {steps: 3, steps: 4}\n", "'steps' stands there twice"),
+        ("data: p\nrun.steps: 5\n", "steps stands indented in a line below `run:`"),
+        ("run: {steps: 5}\n", "Set data=FOLDER, or the same in the file"),
+        ("data: p\nrun:\n\tsteps: 5\n", "in line 3, column 1"),
+        (f"data: p\nrun: {{steps: {'9' * 5000}}}\n", "run.steps"),
+        ("data: p\0\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_people_write_is_explained(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises((FileError, UsageError)) as caught:
+        load_settings(FinetuneSettings, write(tmp_path, text))
+    assert said in str(caught.value) and "unicode string" not in str(caught.value)
+
+
+def test_a_file_of_settings_that_cannot_be_compared_is_a_fault(tmp_path: Path) -> None:
+    for text in ("data: 2024-13-45\n", f"steps: {'9' * 5000}\n"):
+        with pytest.raises(FileError, match="not valid YAML"):
+            read_yaml(write(tmp_path, text))
+
+
+def test_a_file_in_another_encoding_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_bytes("data: Bücher\n".encode("cp1252"))
+    with pytest.raises(FileError, match="Save it as UTF-8"):
+        load_settings(FinetuneSettings, path)
+
+
+def test_a_group_whose_lines_are_comments_is_empty(tmp_path: Path) -> None:
+    text = "data: pics\nrun:\n  # steps: 500\nlora: null\n"
+    settings = load_settings(FinetuneSettings, write(tmp_path, text))
+    assert settings == load_settings(FinetuneSettings, None, ["data=pics"])
+
+
+def test_a_folder_alone_is_met_with_the_setting_that_was_meant() -> None:
+    with pytest.raises(UsageError, match="Write data=value, as data=my_pictures"):
+        load_settings(FinetuneSettings, None, ["my_pictures"])
+    with pytest.raises(UsageError, match="Set data=FOLDER"):
+        load_settings(FinetuneSettings, None, [])
 
 
 class _Group(Settings):
