@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NoReturn, cast
 
@@ -74,9 +75,25 @@ def run(
 
     def do() -> None:
         parse(arguments, options)
+        _import_without_compiler()
         work(options)
 
     return guarded(do, options, stopped)
+
+
+def _import_without_compiler() -> None:
+    """Import diffusers without torch's compiler, which takes seconds and which no command uses.
+
+    diffusers marks a class for it where it is there. Whoever imports the compiler later gets it.
+    """
+    if "torch._dynamo" in sys.modules or "diffusers.utils" in sys.modules:
+        return
+    modules = cast("dict[str, Any]", sys.modules)
+    modules["torch._dynamo"] = None  # an import of it is an ImportError
+    try:
+        import_module("diffusers.utils.torch_utils")
+    finally:
+        del modules["torch._dynamo"]
 
 
 def guarded(
