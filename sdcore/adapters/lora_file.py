@@ -14,7 +14,14 @@ from torch import Tensor
 
 from sdcore.adapters.lora_kinds import KINDS, OutputRotation
 from sdcore.adapters.lora_math import Change, LowRank
-from sdcore.adapters.lora_names import BUNDLED, CHANGED, refused_kind, split_key, without_adapter
+from sdcore.adapters.lora_names import (
+    BUNDLED,
+    CHANGED,
+    COUNTERS,
+    refused_kind,
+    split_key,
+    without_adapter,
+)
 from sdcore.adapters.lora_words import in_our_words
 from sdcore.adapters.textual_inversion import Embedding, bundled_words
 from sdcore.checks import as_finite, as_int
@@ -120,6 +127,8 @@ def _grouped(file: WeightFile) -> tuple[dict[str, dict[str, str]], list[str], li
     for key in file.shapes:
         if key.startswith(BUNDLED):
             bundled.append(key)
+            continue
+        if key in COUNTERS:
             continue
         plain, adapter = without_adapter(key)
         adapters |= {adapter} if adapter else set()

@@ -99,9 +99,10 @@ _ANY_ENDING, _ANY_REFUSED = tuple(ENDINGS), tuple(REFUSED)
 
 # PEFT's state_dict has the adapter's name in its keys: lora_A.default.weight, oft_R.default.weight.
 _NAMED_ADAPTER = re.compile(
-    r"(.*\.(?:lora_[AB]|lora_magnitude_vector|hada_\w+?|lokr_\w+?|oft_R|boft_[Rs]|ia3_l))"
-    r"\.(?!weight$|bias$)([\w-]+)(\.weight|\.bias)?"
+    r"(.*\.(?:lora_[AB]|lora_down|lora_up|lora_magnitude_vector|hada_\w+?|lokr_\w+?|oft_R|boft_[Rs]|ia3_l))"
+    r"\.(?!weight$|bias$)([\w.-]+?)(\.weight|\.bias)?"
 )
+COUNTERS = ("step", "global_step", "epoch", "iteration", "num_updates")  # what trainers leave
 BUNDLED = "bundle_emb."  # learned words beside a LoRA, as OneTrainer writes them
 
 _COMFY_TEXT = "text_encoders.clip_"
@@ -117,6 +118,11 @@ _OTHER_MODELS = {
     "lora_prior_": "Stable Cascade",
     "lora_transformer_": "a model without UNet",
     "transformer.": "a model without UNet",
+    "diffusion_model.blocks.": "a model without UNet",
+    "diffusion_model.layers.": "a model without UNet",
+    "lora_unet_blocks_": "a model without UNet",
+    "lora_unet_layers_": "a model without UNet",
+    "motion_modules": "AnimateDiff's motion modules",
     "text_encoders.t5": "a model with another text encoder",
 }
 _TEXT_READERS = ("attn2_to_k", "attn2.to_k", "attn2.processor.to_k")

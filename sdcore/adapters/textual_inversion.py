@@ -22,6 +22,7 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
+from sdcore.adapters.lora_names import COUNTERS
 from sdcore.checkpoint.model import EmbeddingOnModel, Model
 from sdcore.checkpoint.parts import TEXT_ENCODERS, TOKENIZER_OF
 from sdcore.errors import FileError, UsageError, name_some
@@ -37,6 +38,8 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 # Keys that hold vectors and no name: A1111's, its old one, and SDXL's, one for each text encoder.
 _NAMELESS = ("emb_params", "*", "string_to_param.*", "clip_l", "clip_g")
+# Older names of the last two, of diffusers' training script.
+_OLDER = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
 VECTORS_OF = dict(zip(TEXT_ENCODERS, ("clip_l", "clip_g"), strict=True))
 _COMFY_SUFFIXES = (".safetensors", ".pt", ".bin")
 _FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 1280: "SDXL's second text encoder"}
@@ -78,7 +81,8 @@ def read_embedding(path: str | Path, *, token: str | None = None) -> Embedding:
         FileError: damaged, no textual inversion, or several in one file.
     """
     path = Path(path).expanduser()
-    file = open_header(path)
+    file = open_header(path).renamed(lambda key: _OLDER.get(key, key))
+    file = file.only(lambda key: key not in COUNTERS)
     keys = list(file.shapes)
     pair = set(keys) <= {"clip_l", "clip_g"}
     if not keys or not (pair or len(keys) == 1):

@@ -44,6 +44,9 @@ _TYPES = (
     *(torch.float8_e4m3fn, torch.float8_e5m2),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 )
+# Under which key trainers keep the weights, where others have tensors too (an optimizer, a moving
+# average); the first that is there.
+_WEIGHTS = ("state_dict", "model_state_dict", "model", "module", "unet", "network", "net", "params")
 _LISTED = 20  # names in the answer
 # What trainers leave in a checkpoint beside its tensors. Nothing of these packages is imported or
 # run: whatever a file says of such a class, an empty thing stands there.
@@ -190,8 +193,9 @@ def _nested(content: Mapping[Any, Any]) -> Any:
         if isinstance(value, Mapping)
         and any(isinstance(one, Tensor) for one in cast("Mapping[Any, Any]", value).values())
     ]
-    if "state_dict" in inner:
-        return "state_dict"
+    found = next((key for key in _WEIGHTS if key in inner), None)
+    if found is not None:
+        return found
     alone = not any(isinstance(value, Tensor) for value in content.values())
     return inner[0] if alone and len(inner) == 1 else None
 

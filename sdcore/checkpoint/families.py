@@ -61,6 +61,8 @@ _WORDS = {
     "v_prediction": "v_prediction",
     "v-prediction": "v_prediction",
     "velocity": "v_prediction",
+    **dict.fromkeys(("noise", "noise_prediction", "epsilon_prediction"), "epsilon"),
+    **dict.fromkeys(("v-pred", "v_pred", "vpred", "vprediction"), "v_prediction"),
 }
 # SD 2.x trained to predict v spreads these numbers wider than SD 2.x base; ComfyUI's rule.
 _TELLING = f"{_UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias"
@@ -213,7 +215,7 @@ def check_whole(file: WeightFile, without: Collection[str] = ()) -> None:
         )
     raise FileError(
         f"{file.path} is no whole model: it holds {kind}.",
-        f"Its tensors: {name_some(list(file.shapes), 3)}.",
+        f"Its tensors: {name_some(list(file.shapes), 3) or 'none'}.",
         "Give the file of a whole Stable Diffusion 1.x, 2.x or XL model.",
     )
 

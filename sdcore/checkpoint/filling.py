@@ -41,34 +41,40 @@ def fill(
     """
     used = {entry.name for own in entries.values() for entry in own}
     file = file.only(lambda name: name in used or not quiet(name))
-    file = _checked(models, entries, file, told, allow_extra)
+    expected = _expected(models, entries)
+    file = _checked(expected, entries, file, told, allow_extra)
     for part, model in models.items():
         names = {entry.name for entry in entries[part]}
         tensors = read_tensors(file.only(names.__contains__), device, dtype)
         parameters = model.state_dict()
         state: dict[str, Tensor] = {}
         for entry in entries[part]:
-            values = entry.from_file(tensors.pop(entry.name))
+            values = entry.from_file(tensors.pop(entry.name).reshape(expected[entry.name]))
             for name, value in zip(entry.parameters, values, strict=True):
                 state[name] = value.reshape(parameters[name].shape)
         model.load_state_dict(state, assign=True)
         model.eval()
 
 
-def _checked(
-    models: Mapping[str, Component],
-    entries: Entries,
-    file: WeightFile,
-    told: Callable[[str], bool],
-    allow_extra: bool,
-) -> WeightFile:
-    """The file without what is left out, after checking that all names and shapes fit."""
+def _expected(models: Mapping[str, Component], entries: Entries) -> dict[str, tuple[int, ...]]:
+    """The shapes that a file's tensors have."""
     expected: dict[str, tuple[int, ...]] = {}
     for part, model in models.items():
         parameters: dict[str, Any] = model.state_dict()
         for entry in entries[part]:
             whole = entry.to_file([parameters[name] for name in entry.parameters])
             expected[entry.name] = tuple(whole.shape)
+    return expected
+
+
+def _checked(
+    expected: Mapping[str, tuple[int, ...]],
+    entries: Entries,
+    file: WeightFile,
+    told: Callable[[str], bool],
+    allow_extra: bool,
+) -> WeightFile:
+    """The file without what is left out, after checking that all names and shapes fit."""
     left = [name for name in file.shapes if name not in expected and told(name)]
     file = file.only(lambda name: name not in left)
     integers = [name for name in expected if name in file.integers]
@@ -83,6 +89,9 @@ def _checked(
     faults = list_faults(expected, wanted if allow_extra else found)
     if faults:
         hint = "Give the settings of a changed network too: a diffusers folder, as its config."
+        lacking = _lacking_part(entries, found)
+        if lacking is not None and [fault.split(" ")[1] for fault in faults] == ["missing:"]:
+            hint = f"Take this part from another file or folder: {lacking}=PATH."
         if not list_faults(expected, wanted):
             hint = "If you know that it is of no use, leave it out: allow_extra=True."
         what = f"{file.path} does not fit the model that it seems to be."
@@ -99,3 +108,11 @@ def same_numbers(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return {len(shape), len(expected)} == {2, 4} and (
         (*shape, 1, 1) == expected or (*expected, 1, 1) == shape
     )
+
+
+def _lacking_part(entries: Entries, found: Mapping[str, object]) -> str | None:
+    """The one of several parts that is not whole, by the name under which it may be given."""
+    parts = [part for part, own in entries.items() if any(e.name not in found for e in own)]
+    if len(parts) != 1 or len(entries) == 1:
+        return None
+    return parts[0].removesuffix("_2")

@@ -52,7 +52,7 @@ MARKERS = frozenset({"v_pred", "ztsnr", *MARKS})
 TOLD = frozenset(
     {
         *("scale_factor", "lvlb_weights", "sigmas", "log_sigmas", "denoiser.log_sigmas"),
-        *("num_updates", "model.num_updates", "iteration"),
+        *("num_updates", "model.num_updates", "iteration", "epoch", "step", "alphas"),
     }
 )
 TOLD_PREFIXES = (
@@ -102,7 +102,7 @@ def has_published_text(names: Collection[str], part: str, parts: Collection[str]
 
 def is_leftover(name: str, models: Mapping[str, Any], parts: Collection[str]) -> bool:
     """Whether nearly every file of such models holds this, and no picture depends on it."""
-    if name in LEFTOVERS or name in MARKERS:
+    if name.removeprefix("model.") in LEFTOVERS or name in MARKERS:
         return True
     if name.startswith(LEFTOVER_PREFIXES) or name.endswith(LEFTOVER_SUFFIXES):
         return True

@@ -11,7 +11,7 @@ under published names keeps those behind its prefix: `first_stage_model.encoder.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,13 @@ _TELLING = {
     ),
 }
 _WHOLE = (UNET_PREFIX, VAE_PREFIX, "cond_stage_model.", "conditioner.")
+_UNET_ALONE = ("diffusion_model.", "input_blocks.", "down_blocks.", "unet.down_blocks.")
+_VAE_ALONE = ("encoder.conv_in.", "decoder.conv_in.")
+_TEXT_ALONE = (
+    *_WHOLE,
+    *("text_encoders.", "clip_l.", "clip_g.", "clip_h.", "text_model.", "embeddings."),
+    *("transformer.", "model.", "token_embedding."),
+)
 _TEXTS = ("cond_stage_model.", "conditioner.embedders.0.", "conditioner.embedders.1.")
 _COMFY_TEXTS = tuple(f"{first}clip_{kind}." for first in ("text_encoders.", "") for kind in "lgh")
 
@@ -201,6 +208,7 @@ def ldm_entries(
     texts = [part for part in models if part in TEXT_ENCODERS]
     published = [part for part in texts if has_published_text(names, part, parts)]
     entries = table(models, parts, published)
+    entries |= {part: [_as_layer(entry, names) for entry in entries[part]] for part in texts}
     if any(name.startswith(f"{UNET_PREFIX}down_blocks.") for name in names) and "unet" in models:
         entries["unet"] = [
             Entry(UNET_PREFIX + _TELLING.get(name, name), (name,))
@@ -212,6 +220,14 @@ def ldm_entries(
     return entries, file.renamed(lambda name: usual_name(name, models, parts))
 
 
+def _as_layer(entry: Entry, names: Collection[str]) -> Entry:
+    """OpenCLIP's projection, where a file has it as a layer: with `.weight`, and not transposed."""
+    other = f"{entry.name}.weight"
+    if entry.form != "transposed" or entry.name in names or other not in names:
+        return entry
+    return Entry(other, entry.parameters)
+
+
 def prefix_of(part: str, parts: Iterable[str]) -> str:
     """What the names of a part begin with in a file of a model of these networks."""
     return {"unet": UNET_PREFIX, "vae": VAE_PREFIX}.get(part) or text_prefix(part, parts)
@@ -219,10 +235,12 @@ def prefix_of(part: str, parts: Iterable[str]) -> str:
 
 def as_ldm(file: WeightFile) -> WeightFile:
     """A file of a whole model, or of a UNet alone, under the names of single files."""
-    file = file.renamed(plain_name)
+    file = _unwrapped(file.renamed(plain_name), (*_WHOLE, *_UNET_ALONE))
     names = list(file.shapes)
     if _begin(names, *_WHOLE):
         return file
+    if _begin(names, "unet.down_blocks.") and _begin(names, "vae.", "text_encoder."):
+        return file.renamed(_of_folder("text_encoder_2." in " ".join(names)))
     if _begin(names, "diffusion_model."):
         return file.renamed(lambda name: f"model.{name}")
     if _begin(names, "input_blocks.", "output_blocks."):
@@ -232,7 +250,44 @@ def as_ldm(file: WeightFile) -> WeightFile:
     return file
 
 
+def _unwrapped(file: WeightFile, known: tuple[str, ...]) -> WeightFile:
+    """A file without the word that all of its names begin with, where known names stand behind."""
+    for first in _wrappings(file.shapes):
+        if all(name.startswith(first) for name in file.shapes) and not _begin(file.shapes, *known):
+            inside = file.renamed(lambda name, first=first: name.removeprefix(first))
+            return inside if _begin(inside.shapes, *known) else file
+    return file
+
+
+def _wrappings(names: Iterable[str]) -> list[str]:
+    """What a name begins with, word by word, the longest first."""
+    words = next(iter(names), "").split(".")[:4]
+    return [".".join(words[:count]) + "." for count in range(len(words) - 1, 0, -1)]
+
+
+def _of_folder(second: bool) -> Callable[[str], str]:
+    """The names of single files for those of a folder's parts in one file.
+
+    Args:
+        second: there is a second text encoder.
+    """
+    parts = ("text_encoder", "text_encoder_2") if second else ("text_encoder",)
+    texts = {f"{part}.": f"{text_prefix(part, parts)}transformer." for part in parts}
+
+    def rename(name: str) -> str:
+        first, _, rest = name.partition(".")
+        if first == "unet":
+            return UNET_PREFIX + _TELLING.get(rest, rest)
+        if first == "vae":
+            return VAE_PREFIX + Autoencoder.published_name(rest)
+        prefix = texts.get(f"{first}.")
+        return name if prefix is None else prefix + rest
+
+    return rename
+
+
 def _as_vae(file: WeightFile) -> WeightFile:
+    file = _unwrapped(file, (*_WHOLE, *_VAE_ALONE))
     names = list(file.shapes)
     if _begin(names, *_WHOLE):
         return file
@@ -248,6 +303,7 @@ def _as_text(
 ) -> WeightFile | None:
     """The text encoder of this width in a file, under the names that this part has."""
     ours = text_prefix(part, parts)
+    file = _unwrapped(file, _TEXT_ALONE)
     names = list(file.shapes)
     for first in (*_TEXTS, *_COMFY_TEXTS, ""):
         own = [name for name in names if name.startswith(first)]

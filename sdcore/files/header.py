@@ -5,6 +5,7 @@ Nothing here loads torch: what a file is can be told in milliseconds, whatever i
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ _OTHER_TYPES = {
 # What stands beside a weight of 8 bits: its scale, by the names of two versions of ComfyUI; what
 # says how inputs of the layer are scaled, which is for kernels that compute in 8 bits; and marks.
 SCALES = (".scale_weight", ".weight_scale")
+_SOME_SCALE = re.compile(r"(.+\.weight)[._]\w*(?:scale|absmax|zero)\w*")
 _BESIDE_EIGHT_BITS = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
 
 
@@ -140,14 +142,18 @@ def open_header(path: Path) -> WeightFile:
             raise
         raise unsound(path, f"{error}.") from error
     types = {name: header[name]["dtype"] for name in shapes}
-    scales, beside = _eight_bits(types)
+    scales, beside = _eight_bits(path, types)
     shapes = {name: shape for name, shape in shapes.items() if name not in beside}
     integers = frozenset(name for name in shapes if types[name] in _INTEGER_TYPES)
     return WeightFile(path, shapes, integers, types, metadata, scales, beside)
 
 
-def _eight_bits(types: dict[str, str]) -> tuple[dict[str, str], frozenset[str]]:
-    """The scales of weights of 8 bits, and all tensors that are there for such weights alone."""
+def _eight_bits(path: Path, types: dict[str, str]) -> tuple[dict[str, str], frozenset[str]]:
+    """The scales of weights of 8 bits, and all tensors that are there for such weights alone.
+
+    Raises:
+        FileError: they are scaled in another way.
+    """
     if not EIGHT_BITS.keys() & types.values():
         return {}, frozenset()
     scales: dict[str, str] = {}
@@ -159,6 +165,12 @@ def _eight_bits(types: dict[str, str]) -> tuple[dict[str, str], frozenset[str]]:
             beside.add(name)
         elif name.endswith(_BESIDE_EIGHT_BITS):
             beside.add(name)
+        elif (found := _SOME_SCALE.fullmatch(name)) and types.get(found[1]) in EIGHT_BITS:
+            raise FileError(
+                f"{path} is sound, but holds weights in a form that sdcore does not read.",
+                f"{name:.120} scales {found[1]:.120} in a way that is not known.",
+                "Take the same model in fp16, bf16, fp32, or fp8 with one scale for each weight.",
+            )
     return scales, frozenset(beside)
 
 

@@ -414,6 +414,14 @@ def test_a_partial_match_is_an_error_unless_allowed(sd, tmp_path, matching):
         assert layers_of(sd) == layers
 
 
+def test_counters_of_a_trainer_are_no_keys(sd, tmp_path):
+    counters = {"global_step": torch.tensor(500), "epoch": torch.tensor(3.0)}
+    tensors = {k: v for k, v in whole_lora(sd).items() if "attn" in k}
+    lora = read_lora(write(tmp_path / "a.safetensors", tensors | counters))
+    assert lora.unused == ()
+    assert len(fit_lora(lora, sd).changes) == len(tensors) // 3
+
+
 def test_an_unknown_key_beside_is_listed(sd, tmp_path):
     tensors = {**whole_lora(sd), "something.else": torch.zeros(1, 8)}
     lora = read_lora(write(tmp_path / "a.safetensors", tensors))

@@ -68,6 +68,7 @@ def text_of(pipe: TextToImage, prompt: str) -> Tensor:
         (lambda rows: {"<my-fox>": rows[0] if len(rows) == 1 else rows}, None, "<my-fox>"),
         (lambda rows: {"emb_params": rows}, {"name": "zwx style"}, "zwx style"),
         (lambda rows: {"emb_params": rows}, None, "file_name"),
+        (lambda rows: {"emb_params": rows, "step": torch.tensor(500)}, None, "file_name"),
         (lambda rows: {"*": rows}, None, "file_name"),
     ],
 )
@@ -110,9 +111,11 @@ def test_same_text_as_diffusers(sd, sd_folder, tmp_path, n):
     assert len(first.tokenizer("zwx").spans[0]) == 1 and unused_words(first, "zwx") == ("<my-fox>",)
 
 
-def test_both_text_encoders_of_sdxl(sdxl, tmp_path):
+@pytest.mark.parametrize("names", [("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1")])
+def test_both_text_encoders_of_sdxl(sdxl, tmp_path, names):
     rows = {"clip_l": vectors(2), "clip_g": vectors(2, WIDTH_2)}
-    embedding = read_embedding(write(tmp_path / "fox_xl.safetensors", rows))
+    named = dict(zip(names, rows.values(), strict=True))
+    embedding = read_embedding(write(tmp_path / "fox_xl.safetensors", named))
     assert embedding.token == "fox_xl"
     taught = apply_embeddings(sdxl, [embedding])
     for (tokenizer, encoder), key in zip(taught.readers, ("clip_l", "clip_g"), strict=True):

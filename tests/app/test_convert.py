@@ -307,6 +307,13 @@ def test_weights_in_a_container_of_their_own(key: str, tmp_path: Path) -> None:
     assert list(load_file(convert_here(content, tmp_path))) == ["a"]
 
 
+@pytest.mark.parametrize("key", ["model", "unet", "model_state_dict"])
+def test_weights_beside_other_tensors(key: str, tmp_path: Path) -> None:
+    weights = {"a": torch.ones(2)}
+    content = {"optimizer": {"m": torch.zeros(2)}, "ema": {"a": torch.zeros(2)}, key: weights}
+    assert load_file(convert_here(content, tmp_path))["a"].tolist() == [1, 1]
+
+
 def test_a_class_that_is_not_a_trainers_is_still_refused(tmp_path: Path) -> None:
     import pickle
 

@@ -91,6 +91,8 @@ SPELLINGS: dict[str, Callable[[Tensors], Tensors]] = {
         n.replace(UNET_PREFIX, f"{UNET_PREFIX}_orig_mod."): t for n, t in tensors.items()
     },
     "parallel": lambda tensors: {f"module.{n}": t for n, t in tensors.items()},
+    "wrapped": lambda tensors: {f"state_dict.{n}": t for n, t in tensors.items()},
+    "wrapped twice": lambda tensors: {f"pipe.model.{n}": t for n, t in tensors.items()},
 }
 
 
@@ -113,6 +115,41 @@ def test_an_encoder_of_openclip_under_published_names(sdxl_folder: Path, tmp_pat
         rest | {f"{ours}transformer.{name}": tensor for name, tensor in published.items()},
     )
     assert is_same(read_single_file(path, config=sdxl_folder), pipe)
+
+
+def test_a_projection_as_a_layer(sdxl_folder: Path, tmp_path: Path) -> None:
+    pipe = TextToImage.from_pretrained(sdxl_folder)
+    save_single_file(pipe, tmp_path / "a.safetensors")
+    tensors = load_file(tmp_path / "a.safetensors")
+    name = "conditioner.embedders.1.model.text_projection"
+    published = load_file(sdxl_folder / "text_encoder_2" / "model.safetensors")
+    tensors[f"{name}.weight"] = tensors.pop(name).T
+    assert torch.equal(tensors[f"{name}.weight"], published["text_projection.weight"])
+    path = write(tmp_path / "b.safetensors", tensors)
+    assert is_same(read_single_file(path, config=sdxl_folder), pipe)
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def test_the_parts_of_a_folder_in_one_file(kind: str, request: Any, tmp_path: Path) -> None:
+    folder: Path = request.getfixturevalue(f"{kind}_folder")
+    tensors = {
+        f"{part.name}.{name}": tensor
+        for part in folder.iterdir()
+        for path in part.glob("*.safetensors")
+        for name, tensor in load_file(path).items()
+    }
+    read = read_single_file(write(tmp_path / "a.safetensors", tensors), config=folder)
+    assert is_same(read, TextToImage.from_pretrained(folder))
+
+
+def test_a_lacking_part_is_to_be_taken_from_elsewhere(
+    tensors: Tensors, sd_folder: Path, tmp_path: Path
+) -> None:
+    encoder = f"{VAE_PREFIX}encoder."
+    decodes = {name: t for name, t in tensors.items() if not name.startswith(encoder)}
+    with pytest.raises(FileError, match="72 missing") as caught:
+        read_single_file(write(tmp_path / "a.safetensors", decodes), config=sd_folder)
+    assert caught.value.hint == "Take this part from another file or folder: vae=PATH."
 
 
 # --- what else is in a file ----------------------------------------------------------------------
@@ -215,6 +252,12 @@ def test_what_is_sound_and_not_read_is_not_called_damaged(
     with pytest.raises(FileError, match="codes") as caught:
         read_single_file(write(tmp_path / "a.safetensors", codes), config=sd_folder)
     assert "again" not in caught.value.hint
+    name = f"{UNET_PREFIX}time_embed.0.weight"
+    eight = {name: tensors[name].to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.ones(2, 2)}
+    with pytest.raises(FileError, match=r"is sound(.|\n)*in a way that is not known"):
+        read_single_file(
+            write(tmp_path / "c.safetensors", tensors | eight), config=sd_folder, allow_extra=True
+        )
     complex_numbers = write(tmp_path / "b.safetensors", {"a": torch.ones(2, dtype=torch.complex64)})
     with pytest.raises(FileError, match="is sound") as caught:
         open_header(complex_numbers)
@@ -247,11 +290,15 @@ def parts(tensors: Tensors, sd_folder: Path, tmp_path_factory: pytest.TempPathFa
         "vae": [
             *(whole, sd_folder / "vae", sd_folder),
             sd_folder / "vae" / "diffusion_pytorch_model.safetensors",
+            write(folder / "wrapped.safetensors", {f"vae.{n}": t for n, t in vae.items()}),
             write(folder / "vae.safetensors", vae | left),
         ],
         "text_encoder": [
             *(whole, sd_folder / "text_encoder", sd_folder),
             sd_folder / "text_encoder" / "model.safetensors",
+            write(
+                folder / "wrapped_clip.safetensors", {f"clip.model.{n}": t for n, t in text.items()}
+            ),
             write(folder / "clip_l.safetensors", text | {"logit_scale": torch.ones(())}),
         ],
     }

@@ -234,6 +234,11 @@ SPELLINGS: dict[str, tuple[Callable[[Place, TextToImage], str], dict[str, str], 
     "ComfyUI": (comfy_key, {}, ""),
     "LyCORIS": (lycoris_key, {}, "unet"),
     "PEFT's state": (lambda place, _: f"base_model.model.{place}", PEFT_ENDS, ""),
+    "kohya's words with an adapter's name": (
+        kohya_name,
+        {e: f"{e.removesuffix('.weight')}.my-style.v1.weight" for e in PEFT_ENDS},
+        "",
+    ),
     "PEFT's state in a pipeline": (
         lambda place, _: f"{place.part}.base_model.model.{place.layer}",
         PEFT_ENDS,
