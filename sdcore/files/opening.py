@@ -24,7 +24,9 @@ def require_file(path: Path) -> int:
         found = path.stat()
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         why = f"{error.strerror or error}" if isinstance(error, OSError) else f"{error}"
-        if isinstance(error, FileNotFoundError):
+        if path.is_symlink() and isinstance(error, FileNotFoundError):
+            why = f"It is a link to {path.readlink()}, which is not there"
+        elif isinstance(error, FileNotFoundError):
             why = "There is no such file"
             why += f"; its folder holds: {listing(path.parent)}" if path.parent.is_dir() else ""
         hint = "Check the name, or get the file again from where it came from."
@@ -65,7 +67,8 @@ def read_bytes(path: Path, most: int) -> bytes:
     with open_file(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
-        why = f"It has more than {most >> 20} MiB, which no such file has."
+        size = f"{most >> 20} MiB" if most >> 20 else f"{most >> 10} KiB"
+        why = f"It has more than {size}, which no such file has."
         raise FileError(f"{path} is too large.", why, "Check that it is the right file.")
     return data
 

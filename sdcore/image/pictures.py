@@ -90,9 +90,16 @@ def decode_picture(file: BinaryIO, name: str) -> Image.Image:
     except Exception as error:  # Pillow's readers raise many kinds for damaged files
         raise FileError(
             f"{name} is damaged.",
-            f"{type(error).__name__}: {error}.",
+            undecodable(error),
             "Open it in an image program and save it again as PNG.",
         ) from error
+
+
+def undecodable(error: Exception) -> str:
+    """What a reader of Pillow's says of a damaged picture, as a sentence for people."""
+    said = f"{error}".rstrip(".")
+    plain = isinstance(error, OSError) and said and "object at 0x" not in said
+    return f"It cannot be decoded: {said}." if plain else "It cannot be decoded: it is damaged."
 
 
 def to_rgb(image: Image.Image, name: str = "The picture", background: str = "white") -> Image.Image:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
 from sdcore.errors import UsageError
+from sdcore.training.data.texts import fault_of, tidy
 
 TEXT = ("text", "caption", "captions", "prompt", "description", "txt", "title", "label_text")
 IMAGE = ("image", "img", "picture", "jpg", "png", "webp", "jpeg", "photo", "bytes")
@@ -40,7 +42,11 @@ def choose_column(
         if columns
         else "It has none that could."
     )
-    raise UsageError(what, why, f"Set {setting} to one of them.")
+    hint = f"Set {setting} to one of them."
+    if not columns:
+        hint = f"Write such a column, of {'texts' if usual is TEXT else 'bytes'}."
+        hint += " Captions are left out by data.captions=none." if usual is TEXT else ""
+    raise UsageError(what, why, hint)
 
 
 def as_caption(value: Any) -> tuple[str | None, str]:
@@ -48,7 +54,8 @@ def as_caption(value: Any) -> tuple[str | None, str]:
     if value is None:
         return None, ""
     if isinstance(value, str):
-        return " ".join(value.split()), ""
+        wrong = fault_of(value)
+        return (None, f"Its caption: {wrong}") if wrong else (tidy(value), "")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value), ""
+        return (str(value), "") if math.isfinite(value) else (None, "")  # pandas writes NaN
     return None, f"Its caption is a {cast(type, type(value)).__name__}, not a text."

@@ -17,10 +17,11 @@ from PIL import Image
 
 from sdcore.errors import FileError, SdcoreError
 from sdcore.files.limits import PICTURE_PIXELS
-from sdcore.image.pictures import FORMATS, decode_picture, to_rgb
+from sdcore.image.pictures import FORMATS, decode_picture, to_rgb, undecodable
 
 MOST_BYTES = 256 << 20
 _TOP = 16  # rows
+_TOO_LARGE = f"It has more than {PICTURE_PIXELS // 1_000_000} million pixels."
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -106,8 +107,8 @@ def examine(data: bytes) -> Content:
         kind = "too large" if "too large" in error.what else "damaged"
         return Content(digest, kind=kind, reason=error.why)
     except Exception as error:  # Pillow's readers raise many kinds for damaged files
-        reason = f"{type(error).__name__}: {error}."
         large = isinstance(error, Image.DecompressionBombError)
+        reason = _TOO_LARGE if large else undecodable(error)
         return Content(digest, kind="too large" if large else "damaged", reason=reason)
 
 
@@ -191,7 +192,8 @@ def _what(data: bytes) -> str:
     start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     for signature, name in _FOREIGN.items():
         if start[: len(signature)].lower() == signature.lower():
-            return f"{name}, not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+            others = f", not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+            return name if ";" in name else name + others
     if data[4:8] == b"ftyp" and data[8:11] in (b"hei", b"hev", b"mif"):
         return "a HEIC photo; export it as JPEG"
     if not any(data[:4096]):

@@ -12,10 +12,10 @@ from pathlib import Path
 from sdcore.errors import FileError, name_some
 from sdcore.training.data.content import picture_format
 from sdcore.training.data.items import Blob, Fault, FileBlob, Found, Item, Note
+from sdcore.training.data.settings import ENDINGS
 from sdcore.training.data.subset import Subset
 from sdcore.training.data.texts import read_caption, tidy
 
-PICTURES = {"png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "avif", "apng"}
 # Also pictures, but none that is read: named one by one, as somebody meant them to be used.
 _FOREIGN = {
     "gif",
@@ -33,6 +33,7 @@ _FOREIGN = {
 } | {
     *("cr2", "cr3", "nef", "arw", "dng"),
 }
+_CLASS = re.compile(r"(\d{1,6})_(.*)", re.DOTALL)  # NN_name class
 _NUMBER = re.compile(r"(?<=[^\W\d_])[\s_-]*\(?\d+\)?$")
 
 
@@ -47,6 +48,22 @@ class Listing:
     folders: tuple[str, ...]
 
 
+def entries_of(folder: Path) -> list[Path]:
+    """All that lies in a folder itself, sorted by name.
+
+    Raises:
+        FileError: it is no folder, or cannot be read.
+    """
+    try:
+        return sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise FileError(
+            f"The folder {folder} cannot be read.",
+            f"{error.strerror or error}.",
+            "Check its name and its rights.",
+        ) from error
+
+
 def list_folder(folder: Path, extensions: Iterable[str]) -> Listing:
     """What lies in a folder itself.
 
@@ -58,15 +75,7 @@ def list_folder(folder: Path, extensions: Iterable[str]) -> Listing:
     others: list[str] = []
     folders: list[str] = []
     extensions = set(extensions)
-    try:
-        entries = sorted(folder.iterdir(), key=lambda path: path.name)
-    except OSError as error:
-        raise FileError(
-            f"The folder {folder} cannot be read.",
-            f"{error.strerror or error}.",
-            "Check its name and its rights.",
-        ) from error
-    for path in entries:
+    for path in entries_of(folder):
         name, ending = path.name, suffix(path.name)
         if name.startswith((".", "@", "__MACOSX")):  # of macOS and network drives
             continue
@@ -74,7 +83,7 @@ def list_folder(folder: Path, extensions: Iterable[str]) -> Listing:
             folders.append(name)
         elif ending in extensions:
             texts.append(name)
-        elif ending in PICTURES or ending in _FOREIGN or _holds_picture(path):
+        elif ending in ENDINGS or ending in _FOREIGN or _holds_picture(path):
             pictures.append(name)
         else:
             others.append(name)
@@ -112,6 +121,7 @@ def read_folder(folder: Path, subset: Subset) -> Found:
     if not listing.pictures:
         raise _no_pictures(listing, subset)
     texts = _by_stem(listing.texts)
+    nearly = _nearly_named(listing)
     masks = Masks(subset.masks)
     items: list[Item] = []
     faults: list[Fault] = []
@@ -119,6 +129,9 @@ def read_folder(folder: Path, subset: Subset) -> Found:
     for name in listing.pictures:
         label = subset.prefix + shown(name)
         caption = _Caption(subset, folder, name, texts)
+        if stem(name) not in texts and name in nearly and subset.captions in ("auto", "file"):
+            text = f"{shown(nearly[name])} is not its caption; name it {shown(stem(name))}.txt."
+            notes.append(Note(label, "caption nearly named", text))
         faults += [Fault(label, *fault) for fault in caption.faults]
         notes += [Note(label, *note) for note in caption.notes]
         items.append(
@@ -184,8 +197,8 @@ class Masks:
 
 
 def _masks_in(folder: Path) -> dict[str, Blob]:
-    paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    named = (path for path in sorted(paths, reverse=True) if suffix(path.name) in PICTURES)
+    paths = [path for path in entries_of(folder) if not path.name.startswith(".")]
+    named = (path for path in reversed(paths) if suffix(path.name) in ENDINGS)
     return {stem(path.name): FileBlob(path) for path in named}
 
 
@@ -215,8 +228,9 @@ def _no_pictures(listing: Listing, subset: Subset) -> FileError:
     below = _with_pictures(listing, subset)
     held = [*listing.texts, *listing.others, *(f"{name}/" for name in listing.folders)]
     why = f"It holds: {name_some([shown(n) for n in held], 10)}." if held else "It is empty."
-    if below:
-        first = listing.folder / below[0].split(" (")[0]
+    deeper = [n for n in listing.folders if class_folders(listing.folder / n)]
+    if below or deeper:
+        first = listing.folder / (below[0].split(" (")[0] if below else deeper[0])
         hint = f"Did you mean the folder below it? {first} has some."
     else:
         hint = "Name a folder with PNG, JPEG, WebP, BMP or AVIF files."
@@ -231,11 +245,30 @@ def _with_pictures(listing: Listing, subset: Subset) -> list[str]:
         if subset.masks is not None and place.resolve() == subset.masks.resolve():
             continue
         try:
-            count = sum(suffix(path.name) in PICTURES for path in place.iterdir())
+            count = sum(suffix(path.name) in ENDINGS for path in place.iterdir())
         except OSError:
             continue
         if count:
             found.append(f"{shown(name)} ({count} pictures)")
+    return found
+
+
+def _nearly_named(listing: Listing) -> dict[str, str]:
+    """Picture -> a text of nearly its name: in other letters, or with the picture's ending, too."""
+    lower = {name: name.lower() for name in listing.pictures}
+    pictures = {*lower.values(), *map(stem, lower.values())}
+    texts = {stem(t).lower(): t for t in listing.texts if stem(t).lower() in pictures}
+    pairs = ((name, texts.get(low) or texts.get(stem(low))) for name, low in lower.items())
+    return {name: text for name, text in pairs if text is not None}
+
+
+def class_folders(folder: Path) -> list[tuple[Path, int, str]]:
+    """(folder, repeats, name and class) of each folder below that is named as kohya's are."""
+    found: list[tuple[Path, int, str]] = []
+    for path in entries_of(folder):
+        match = _CLASS.fullmatch(path.name)
+        if match and path.is_dir() and int(match[1]):
+            found.append((path, int(match[1]), match[2].strip()))
     return found
 
 

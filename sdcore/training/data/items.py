@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sdcore.errors import FileError
+from sdcore.errors import FileError, visible
 from sdcore.files.opening import open_file, require_file
 
 Stamp = tuple[int, ...]
@@ -140,7 +140,7 @@ class Fault:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return " ".join(visible(f"{self.name}: {self.reason}").split())  # names hold line ends, too
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
 from sdcore.errors import FileError, name_some
-from sdcore.training.data.folder import list_folder, read_folder, shown
+from sdcore.training.data.folder import class_folders, list_folder, read_folder, shown
 from sdcore.training.data.items import Found, Note
 from sdcore.training.data.subset import Subset
-
-_NAME = re.compile(r"(\d{1,6})_(.*)", re.DOTALL)
-
-
-def class_folders(folder: Path) -> list[tuple[Path, int, str]]:
-    """(folder, repeats, name and class) of each folder below that is named so."""
-    found: list[tuple[Path, int, str]] = []
-    for path in sorted(folder.iterdir()):
-        match = _NAME.fullmatch(path.name)
-        if match and path.is_dir() and int(match[1]):
-            found.append((path, int(match[1]), match[2].strip()))
-    return found
 
 
 def read_class_folders(folder: Path, subset: Subset) -> Found:

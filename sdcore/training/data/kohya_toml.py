@@ -7,6 +7,7 @@ no meaning, are named in a note; those that nobody knows are refused.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from sdcore.errors import UsageError, name_some
 from sdcore.files.tomlfile import read_toml as load_toml
 from sdcore.training.data.folder import read_folder
 from sdcore.training.data.items import Found, Note
+from sdcore.training.data.settings import ENDINGS
 from sdcore.training.data.subset import Subset
 
 Change = Callable[[Subset, Any], Subset]  # what a key does to a subset; ValueError for its value
@@ -27,6 +29,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("a text")
     return value
+
+
+def _ending(value: Any) -> str:
+    ending = _text(value).strip().lstrip(".").lower()
+    if not ending or ending in ENDINGS:
+        raise ValueError("the ending of text files, such as .txt")
+    return ending
 
 
 def _yes(value: Any) -> bool:
@@ -67,7 +76,7 @@ def _look(**changes: Any) -> Callable[[Subset], Subset]:
 
 HONOURED: dict[str, Change] = {
     "num_repeats": lambda s, v: replace(s, repeats=_count(v, 1)),
-    "caption_extension": lambda s, v: replace(s, extensions=(_text(v).lstrip(".").lower(),)),
+    "caption_extension": lambda s, v: replace(s, extensions=(_ending(v),)),
     "class_tokens": lambda s, v: replace(s, fallback=_text(v)),
     "is_reg": lambda s, v: replace(s, prior=_yes(v)),
     "keep_tokens": lambda s, v: _options(keep_tags=_count(v))(s),
@@ -145,7 +154,7 @@ def read_toml(path: Path, subset: Subset) -> Found:
     if problems:
         raise UsageError(
             f"{path} cannot be used.",
-            f"{'; '.join(problems[:10])}"
+            f"{'; '.join(text.rstrip('?') for text in problems[:10])}"
             + (f"; and {len(problems) - 10} more." if problems[10:] else "."),
             "Correct it; the keys are those of kohya's dataset settings.",
         )
@@ -219,7 +228,7 @@ def _folder(path: Path, name: Any, where: str, problems: list[str]) -> Path:
         problems.append(f"{where} has no image_dir")
         return path.parent
     places = [path.parent / name, Path(name)]
-    found = next((place for place in places if place.is_dir()), None)
+    found = next((place for place in places if os.path.isdir(place)), None)
     if found is None:
-        problems.append(f"{where}.image_dir: there is no folder {name}")
+        problems.append(f"{where}.image_dir: there is no folder {name:.200}")
     return found or path.parent

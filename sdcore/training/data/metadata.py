@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,19 +16,25 @@ from sdcore.errors import FileError, UsageError, name_some
 from sdcore.files.jsonfile import is_object
 from sdcore.files.opening import read_bytes
 from sdcore.training.data.columns import TEXT, as_caption, choose_column
-from sdcore.training.data.folder import PICTURES, Masks, caption_of_name, shown, suffix
+from sdcore.training.data.folder import Masks, caption_of_name, entries_of, shown, suffix
 from sdcore.training.data.items import Fault, FileBlob, Found, Item, Note
-from sdcore.training.data.settings import DataSettings
+from sdcore.training.data.settings import ENDINGS, DataSettings
 from sdcore.training.data.subset import Subset
 from sdcore.training.data.texts import decode
 
 NAMES = ("metadata.jsonl", "metadata.csv")
 FILE = "file_name"
 _NEARLY = re.compile(
-    r"meta-?data\.(json1|json|jsonI|jsnol|jsonlines|ndjson|(jsonl|csv)\.(txt|json|csv))|metadata",
+    r"meta-?data\.(json1|json|jsonI|jsnol|jsonlines|ndjson|tsv|(jsonl|csv)\.(txt|json|csv))"
+    r"|metadata",
     re.IGNORECASE,
 )
 _LIMIT = 1 << 30
+_EXAMPLE = {
+    ".jsonl": '{"file_name": "fox.png", "text": "a fox"}',
+    ".csv": "fox.png,a fox, below a first line file_name,text",
+}
+_LINE_ENDS = re.compile("\r\n|\n|\r")  # not those of str.splitlines, which texts hold
 Row = tuple[int, dict[str, Any]]  # the number of a line, and what it says
 
 
@@ -40,11 +47,11 @@ def metadata_file(folder: Path) -> Path | None:
     for name in NAMES:
         if (folder / name).is_file():
             return folder / name
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    names = [path.name for path in entries_of(folder) if path.is_file()]
     near = [n for n in names if _NEARLY.fullmatch(n) or n.lower() in NAMES]
     if not near:
         return None
-    right = NAMES["csv" in near[0].lower()]
+    right = NAMES[any(kind in near[0].lower() for kind in ("csv", "tsv"))]
     raise FileError(
         f"{folder / near[0]} is not read.",
         f"The table of a folder is named {NAMES[0]} (letters j, s, o, n, l) or {NAMES[1]}.",
@@ -69,6 +76,10 @@ def read_metadata(folder: Path, settings: DataSettings, subset: Subset) -> Found
     text, notes = _table_text(path)
     read = _csv_rows(path, text) if path.suffix == ".csv" else _json_rows(path, text, faults)
     rows = list(read)
+    if not rows:
+        why = f"At {str(faults[0]).rstrip('.')}." if faults else "It has no rows."
+        hint = f"Write a line for each picture: {_EXAMPLE[path.suffix]}."
+        raise FileError(f"{path} lists no picture.", why, hint)
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
     if FILE not in columns:
         held = ", ".join(columns) or "none"
@@ -118,15 +129,15 @@ def _item(
         faults.append(Fault(line, "row without picture", f"It says no {FILE}."))
         return None
     pure = PurePosixPath(name.strip().replace("\\", "/"))
-    if pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
-        reason = f"{name!r:.80} lies outside the folder."
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
+        reason = f"{name!r:.80} names no file in the folder."
         faults.append(Fault(line, "row without picture", reason))
         return None
     label = subset.prefix + shown(str(pure))
     if any(len(part.encode("utf-8", "replace")) > 255 for part in pure.parts):
         faults.append(Fault(line, "row without picture", f"{name!r:.80} is too long for a file."))
         return None
-    if "\0" in name or not (folder / pure).is_file():
+    if not os.path.isfile(folder / pure):  # which holds for every name
         faults.append(Fault(label, "missing", f"{line} lists it; there is no such file."))
         return None
     caption = caption_of_name(pure.name) if subset.captions == "name" else subset.fallback
@@ -156,7 +167,7 @@ def _table_text(path: Path) -> tuple[str, list[Note]]:
 
 
 def _json_rows(path: Path, text: str, faults: list[Fault]) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_LINE_ENDS.split(text), start=1):
         if not line.strip():
             continue
         try:
@@ -173,7 +184,14 @@ def _json_rows(path: Path, text: str, faults: list[Fault]) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    head = _LINE_ENDS.split(text, maxsplit=1)[0]
+    marks = [mark for mark in ",;\t" if FILE in [name.strip(' "') for name in head.split(mark)]]
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""),
+        delimiter=marks[0] if marks else ",",  # Excel writes ; where , is the decimal mark
+        skipinitialspace=True,
+        strict=True,  # else a quotation that does not end swallows all rows behind it
+    )
     try:
         for row in reader:
             yield reader.line_num, {k: v for k, v in row.items() if isinstance(k, str)}
@@ -184,7 +202,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
 
 def _unlisted(folder: Path, path: Path, listed: set[str]) -> list[Note]:
     """Pictures that lie there and are not in the table."""
-    there = (p for p in sorted(folder.rglob("*")) if suffix(p.name) in PICTURES)
+    there = (p for p in sorted(folder.rglob("*")) if suffix(p.name) in ENDINGS)
     names = [shown(p.relative_to(folder).as_posix()) for p in there if p.is_file()]
     lost = [name for name in names if name not in listed and not Path(name).name.startswith(".")]
     if not lost:

@@ -67,7 +67,9 @@ def scan(
     faults = list(items.faults)
     pictures: list[Scanned] = []
     for item in items:
-        found = judge.faults(item) if item.name not in listed else []
+        found = judge.faults(item)
+        if item.name in listed:  # what is wrong with its caption was found when it was read
+            found = [fault for fault in found if not fault.kind.startswith("caption ")]
         faults += found
         if not found and item.name not in listed:
             pictures.append(judge.scanned(item))
@@ -79,7 +81,7 @@ def scan(
     _refuse(faults, len({*listed, *(i.name for i in items)}), settings)
     kept, held = _hold_out(pictures, settings.held_out)
     if not any(not picture.item.prior for picture in kept):
-        raise _nothing_left(len(items), faults, held)
+        raise _nothing_left(sum(not item.prior for item in items), faults, held)
     counts = _counts(items, notes)
     return Scan(kept, held, tuple(faults), tuple(notes), counts, settings, factor)
 
@@ -302,6 +304,8 @@ def _refuse(faults: Sequence[Fault], total: int, settings: DataSettings) -> None
 
 def _nothing_left(count: int, faults: Sequence[Fault], held: Sequence[Scanned]) -> FileError:
     why = f"Of {count}, {len({f.name for f in faults})} are skipped and {len(held)} held out."
+    if not count:
+        why = "All that there are keep the class; none is one's own."
     hint = "Add pictures, or lower data.held_out."
     return FileError("No picture is left to train on.", why, hint)
 

@@ -15,6 +15,7 @@ from sdcore.training.data.settings import DataSettings
 
 _SHOWN = 10
 _CAPTIONS = 4
+_LONGEST = 300  # letters of a caption
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def _lines(scan: Scan, tokenizer: Tokenizer | None) -> Iterator[str]:
     missing = counts["captions missing"]
     yield f"captions   {counts['captions']} found, {missing} missing, {cut} cut"
     for picture in _spread(own, _CAPTIONS):
-        yield f"  {picture.item.name}: {_tokens(full_caption(picture.item), tokenizer)}"
+        shown = _tokens(full_caption(picture.item), tokenizer)
+        yield f"  {Fault(picture.item.name, '', shown)}"
     yield from _buckets(scan)
     if scan.notes:
         kinds = Counter(note.kind for note in scan.notes)
@@ -116,7 +118,7 @@ def _spread(pictures: Sequence[Scanned], count: int) -> list[Scanned]:
 
 def _tokens(text: str, tokenizer: Tokenizer | None) -> str:
     if tokenizer is None:
-        return repr(text)
+        return repr(text) if len(text) <= _LONGEST else f"{text[:_LONGEST]!r} ..."
     pieces = tokenizer.pieces(text)
     room = tokenizer.max_length - 2
     shown = " | ".join(text[piece.start : piece.end].strip() for piece in pieces[:room])

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from sdcore.training.settings import PathText, Settings
 
 Layout = Literal["auto", "folder", "kohya", "metadata", "toml", "parquet", "webdataset", "hub"]
+# Of names of pictures; what a file is tells its content.
+ENDINGS = {"png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "avif", "apng"}
 Captions = Literal["auto", "file", "name", "none"]
 
 
@@ -74,7 +76,10 @@ class DataSettings(Settings):
         names: Any = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, list | tuple):
             return names
-        return tuple(str(name).strip().lstrip(".").lower() for name in cast("list[Any]", names))
+        endings = [str(name).strip().lstrip(".").lower() for name in cast("list[Any]", names)]
+        if not all(endings) or not endings or {*endings} & ENDINGS:
+            raise ValueError("endings of text files, such as txt, are meant")
+        return tuple(endings)
 
     @field_validator("background")
     @classmethod

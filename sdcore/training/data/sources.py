@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from sdcore.errors import FileError
-from sdcore.training.data.folder import list_folder, read_folder, suffix
+from sdcore.errors import FileError, name_some
+from sdcore.training.data.folder import class_folders, list_folder, read_folder, suffix
 from sdcore.training.data.hub import HUB, read_hub
 from sdcore.training.data.items import Found
-from sdcore.training.data.kohya import class_folders, read_class_folders
+from sdcore.training.data.kohya import read_class_folders
 from sdcore.training.data.kohya_toml import read_toml
 from sdcore.training.data.metadata import metadata_file, read_metadata
 from sdcore.training.data.settings import DataSettings, PriorSettings
 from sdcore.training.data.subset import Subset, subset_of
 from sdcore.training.data.tables import read_parquet
-from sdcore.training.data.tars import read_tars
+from sdcore.training.data.tars import is_packed, read_tars
 
 
 def read_items(settings: DataSettings, cache: Path | None = None) -> Found:
@@ -34,11 +36,22 @@ def read_items(settings: DataSettings, cache: Path | None = None) -> Found:
     if cache is None and settings.cache:
         cache = Path(settings.cache)
     found = _read(settings, subset, cache)
+    if not found.items and not found.faults:
+        raise FileError(
+            f"{settings.source} holds no picture.",
+            f"{_what_else(found)}.",
+            "Name a source with PNG, JPEG, WebP, BMP or AVIF pictures.",
+        )
     items = tuple(sorted(found.items, key=lambda item: item.name))
     found = _with_captions(replace(found, items=items), settings)
     if settings.prior is not None:
         found = found + _prior_items(settings.prior, subset)
     return found
+
+
+def _what_else(found: Found) -> str:
+    names = [note.name for note in found.notes if note.kind == "text without picture"]
+    return f"It holds: {name_some(names, 10)}" if names else "It is empty"
 
 
 def layout_of(settings: DataSettings) -> str:
@@ -56,6 +69,8 @@ def layout_of(settings: DataSettings) -> str:
         kinds = {".toml": "toml", ".parquet": "parquet", ".tar": "webdataset"}
         if source.suffix.lower() in kinds:
             return kinds[source.suffix.lower()]
+        if is_packed(source):
+            return "webdataset"
         raise FileError(
             f"{source} is no set of pictures.",
             "It is a file, and none that ends in .toml, .parquet or .tar.",
@@ -65,9 +80,9 @@ def layout_of(settings: DataSettings) -> str:
 
 
 def _layout_of_folder(source: Path, settings: DataSettings) -> str:
+    listing = list_folder(source, settings.caption_extensions)
     if metadata_file(source) is not None:
         return "metadata"
-    listing = list_folder(source, settings.caption_extensions)
     if listing.pictures:
         return "folder"
     if any(suffix(name) == "parquet" for name in listing.others):
@@ -79,12 +94,20 @@ def _layout_of_folder(source: Path, settings: DataSettings) -> str:
 
 def _there(settings: DataSettings) -> Path:
     source = Path(settings.source)
-    if not source.exists():
+    if "://" in settings.source:
+        what, why = f"The data {settings.source:.200} are not here.", "It is an address."
+        raise FileError(what, why, "Download them; a data set on the hub is named hub:owner/name.")
+    if not os.path.exists(source):  # which holds for every name, also one that no file can have
         raise FileError(
-            f"The data {settings.source} are missing.",
-            "There is no such file or folder.",
+            f"The data {settings.source:.200} are missing.",
+            "There is a link, to nothing that is there."
+            if os.path.islink(source)
+            else "There is no such file or folder.",
             "Check the name; a data set on the hub is named hub:owner/name.",
         )
+    if not (os.path.isfile(source) or os.path.isdir(source)):
+        why = "It is a pipe or a device."
+        raise FileError(f"{source} is no set of pictures.", why, "Name a folder or a file.")
     return source
 
 
@@ -146,9 +169,11 @@ def _with_captions(found: Found, settings: DataSettings) -> Found:
         return found
     if any(item.caption is not None for item in own) or found.faults:
         return found
+    near = (note.reason for note in found.notes if note.kind == "caption nearly named")
+    nearly = "".join(f"; {reason.rstrip('.')}" for reason in islice(near, 1))
     raise FileError(
         f"No picture of {settings.source} has a caption.",
-        f"There are {len(own)} pictures, and no text file of the name of any.",
+        f"There are {len(own)} pictures, and no text file of the name of any{nearly}.",
         "Write a .txt file for each, or set data.captions to name (that of the file) or none, "
         "or data.trigger to a word that stands for what they show.",
     )

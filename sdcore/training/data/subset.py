@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,10 +69,11 @@ def _mask_folder(settings: DataSettings) -> Path | None:
         return None
     places = [Path(settings.masks), Path(settings.source) / settings.masks]
     for place in places:
-        if place.is_dir():
+        if os.path.isdir(place):
             return place
+    tried = " nor ".join(f"{place!s:.200}" for place in dict.fromkeys(places))
     raise FileError(
-        f"The folder of masks {settings.masks} is missing.",
-        f"There is neither {places[0]} nor {places[1]}.",
+        f"The folder of masks {settings.masks:.200} is missing.",
+        f"There is no folder {tried}.",
         'Set data.masks to a folder, to "alpha", or to nothing.',
     )

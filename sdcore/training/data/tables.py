@@ -170,13 +170,18 @@ def _holds_bytes(arrow: Any, kind: Any) -> bool:
     types = arrow.types
     if types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    ours = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+    return any(test(kind) for test in (*ours, getattr(types, "is_binary_view", types.is_binary)))
 
 
 def _is_text(arrow: Any, kind: Any) -> bool:
-    return arrow.types.is_string(kind) or arrow.types.is_large_string(kind)
+    types = arrow.types
+    if types.is_dictionary(kind):  # categories of pandas
+        kind = kind.value_type
+    ours = (types.is_string, types.is_large_string)
+    return any(test(kind) for test in (*ours, getattr(types, "is_string_view", types.is_string)))
 
 
 def _damaged(path: Path, error: Exception) -> FileError:
-    why = f"{type(error).__name__}: {error!s:.300}."
+    why = f"{type(error).__name__}: {error!s:.300}".rstrip(".") + "."
     return FileError(f"{path} cannot be read as Parquet.", why, "Get the file again.")

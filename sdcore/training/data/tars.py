@@ -17,9 +17,9 @@ from sdcore.errors import FileError, UsageError, name_some
 from sdcore.files.jsonfile import is_object
 from sdcore.training.data.checked_json import read_checked, write_checked
 from sdcore.training.data.columns import TEXT, as_caption, choose_column
-from sdcore.training.data.folder import PICTURES, caption_of_name
+from sdcore.training.data.folder import caption_of_name, entries_of
 from sdcore.training.data.items import Fault, FileBlob, Found, Item, Note, file_stamp
-from sdcore.training.data.settings import DataSettings
+from sdcore.training.data.settings import ENDINGS, DataSettings
 from sdcore.training.data.subset import Subset
 from sdcore.training.data.texts import LIMIT, decode, tidy
 
@@ -56,7 +56,7 @@ def read_tars(source: Path, settings: DataSettings, subset: Subset, cache: Path 
         FileError: there is no tar, or one is packed.
     """
     tars = sorted(source.glob("*.tar")) if source.is_dir() else [source]
-    packed = [path for path in (source.iterdir() if source.is_dir() else tars) if _packed(path)]
+    packed = [path for path in (entries_of(source) if source.is_dir() else tars) if is_packed(path)]
     if packed:
         raise FileError(
             f"{packed[0]} is packed.",
@@ -75,7 +75,8 @@ def read_tars(source: Path, settings: DataSettings, subset: Subset, cache: Path 
     return found
 
 
-def _packed(path: Path) -> bool:
+def is_packed(path: Path) -> bool:
+    """Whether a file is named as an archive that is packed."""
     return path.suffix in _PACKED and (".tar" in path.name or path.suffix == ".tgz")
 
 
@@ -116,15 +117,20 @@ def _list(path: Path, size: int) -> tuple[list[Member], str]:
 
 def _read_tar(path: Path, members: list[Member], settings: DataSettings, subset: Subset) -> Found:
     groups: dict[str, dict[str, Member]] = {}
-    for member in members:
-        if not PurePosixPath(member.name).name.startswith("."):
-            groups.setdefault(member.key, {})[member.ending] = member
     items: list[Item] = []
     faults: list[Fault] = []
     notes: list[Note] = []
+    for member in members:
+        if PurePosixPath(member.name).name.startswith("."):
+            continue
+        group = groups.setdefault(member.key, {})
+        if member.ending in group:
+            text = "It is in the archive more than once; the last is read."
+            notes.append(Note(f"{path.name}/{member.name}", "same name", text))
+        group[member.ending] = member
     lone: list[str] = []
     for group in groups.values():
-        pictures = sorted(ending for ending in group if ending in PICTURES)
+        pictures = sorted(ending for ending in group if ending in ENDINGS)
         if not pictures:
             lone += [member.name for member in group.values()]
             continue

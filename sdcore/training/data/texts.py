@@ -35,8 +35,23 @@ def decode(data: bytes) -> tuple[str, str]:
                 f"It is not text in UTF-8 (byte {first.start}), nor in cp1252."
             ) from None
     if found := _CONTROL.search(text):
-        raise ValueError(f"It holds the control character {ord(found[0])}, as no text does.")
+        raise ValueError(_no_text(found))
     return text, encoding
+
+
+def _no_text(found: re.Match[str]) -> str:
+    return f"It holds the control character {ord(found[0])}, as no text does."
+
+
+def fault_of(caption: str) -> str:
+    """Why a text of a table can be no caption, as a sentence; "" where it can."""
+    if found := _CONTROL.search(caption):
+        return _no_text(found)
+    try:
+        length = len(caption.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "It holds half a character."
+    return f"It has more than {LIMIT >> 10} KiB." if length > LIMIT else ""
 
 
 def read_caption(path: Path) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from tests.training.data.making import (
     make_folder,
     noise,
     plant,
+    png_header,
     scanned,
     settings_of,
     tokenizer,
@@ -80,6 +81,33 @@ def test_200_faults_in_10_000_pictures_within_a_minute(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_named(data: bytes, words: str) -> None:
     content = examine(data)
     assert content.kind == "not a picture" and words in content.reason
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (encoded(noise(1), "JPEG")[:700], "It cannot be decoded"),
+        (encoded(noise(1), "WEBP")[:500], "It cannot be decoded"),
+        (encoded(noise(1), "AVIF")[:500], "It cannot be decoded"),
+        (encoded(noise(1), "BMP")[:500], "It cannot be decoded"),
+        (png_header(60_000, 60_000), "million pixels"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\0IEND\xaeB`\x82", "It cannot be decoded: it is damaged."),
+    ],
+)
+def test_what_is_damaged_is_said_in_words(data: bytes, words: str) -> None:
+    reason = examine(data).reason
+    assert words in reason and reason.endswith(".") and not reason.endswith("..")
+    assert "Error" not in reason and "0x" not in reason
+
+
+def test_a_link_to_nothing_says_where_it_leads(tmp_path: Path) -> None:
+    make_folder(tmp_path, 1)
+    (tmp_path / "q.png").symlink_to("gone/q.png")
+    (tmp_path / "q.txt").symlink_to("gone/q.txt")
+    with pytest.raises(FileError) as caught:
+        scanned(tmp_path)
+    assert "q.png: It is a link to gone/q.png, which is not there" in caught.value.why
+    assert "q.txt: It is a link to gone/q.txt" in caught.value.why
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])

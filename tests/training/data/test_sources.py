@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ def test_a_plain_string_is_the_source() -> None:
         ("workers", -1),
         ("layout", "zip"),
         ("caption_extensions", 3),
+        ("caption_extensions", ["png"]),
+        ("caption_extensions", []),
+        ("masks", "a\0b"),
     ],
 )
 def test_settings_have_ranges(setting: str, value: object) -> None:
@@ -124,6 +128,57 @@ def test_two_pictures_of_one_name(tmp_path: Path) -> None:
     assert "p00000.png: It shares its caption with p00000.webp" in texts(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x" * 5000, "are missing"),
+        ("/".join(["x" * 200] * 40), "are missing"),
+        ("https://example.com/pictures.tar", "It is an address"),
+        ("pipe", "It is a pipe or a device"),
+        ("dead", "There is a link, to nothing"),
+    ],
+)
+def test_a_source_that_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("pipe")
+        Path("dead").symlink_to("nowhere")
+        with pytest.raises(FileError, match=words):
+            read(name)
+    with pytest.raises(FileError, match=r"folder of masks .* is missing"):
+        read(make_folder(tmp_path / "a", 1), masks=name)
+
+
+def test_texts_of_nearly_the_name_are_pointed_at(tmp_path: Path) -> None:
+    bare(tmp_path, 3)
+    (tmp_path / "p00000.png.txt").write_text("a fox")
+    (tmp_path / "P00001.TXT").write_text("a fox")
+    said = "p00000.png.txt is not its caption; name it p00000.txt"
+    with pytest.raises(FileError, match=said):
+        read(tmp_path)
+    (tmp_path / "p00002.txt").write_text("a fox")
+    found = read(tmp_path)
+    assert said in texts(found) and "P00001.TXT is not its caption" in texts(found)
+
+
+def test_the_folder_above_class_folders_is_led_on(tmp_path: Path) -> None:
+    make_folder(tmp_path / "img" / "10_sks dog", 1)
+    with pytest.raises(FileError, match=r"folder below it\? .*img has some"):
+        read(tmp_path)
+
+
+def test_names_and_captions_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    make_folder(tmp_path, 1)
+    (tmp_path / "p00000.png").rename(tmp_path / "a\x1b[31m\nskipped 9.png")
+    (tmp_path / "p00000.txt").rename(tmp_path / "a\x1b[31m\nskipped 9.txt")
+    (tmp_path / "a\x1b[31m\nskipped 9.txt").write_text("red " * 9000)
+    lines = scanned(tmp_path).summary().splitlines()
+    assert not any("\x1b" in line or line.startswith("skipped") for line in lines)
+    assert max(map(len, lines)) < 400
+
+
 # --- metadata ------------------------------------------------------------------------------------
 
 
@@ -192,6 +247,74 @@ def test_metadata_without_file_names(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("metadata.jsonl", "", "It has no rows"),
+        ("metadata.jsonl", "[]", "line 1: It is a list, not an object"),
+        ("metadata.jsonl", "{", "line 1: It is not JSON"),
+        ("metadata.csv", 'file_name,text\np00000.png,"a fox\np00001.jpg,b\n', "is not a table"),
+        ("metadata.tsv", "file_name\ttext\np00000.png\ta\n", r"Rename it to metadata\.csv"),
+    ],
+)
+def test_a_table_that_is_none(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (bare(tmp_path, 2) / name).write_text(text)
+    with pytest.raises(FileError, match=words):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", ", "])
+def test_columns_as_spreadsheets_divide_them(tmp_path: Path, mark: str) -> None:
+    rows = (("file_name", "text"), ("p00000.png", "a fox"))
+    (bare(tmp_path, 1) / "metadata.csv").write_text("\n".join(map(mark.join, rows)))
+    assert captions(read(tmp_path)) == {"p00000.png": "a fox"}
+
+
+def test_lines_of_old_macintoshes_and_large_tables(tmp_path: Path) -> None:
+    write_rows(bare(tmp_path, 2), [{"file_name": f"p0000{n}", "text": "x"} for n in (0, 1)])
+    rows = [
+        {"file_name": name, "text": f"a\u2028b {name}"} for name in ("p00000.png", "p00001.jpg")
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    padding = json.dumps({"file_name": "p00000.png", "text": "w " * 100, "more": "x" * 70_000})
+    (tmp_path / "metadata.jsonl").write_text("\r".join([*lines, padding]), newline="")
+    assert captions(read(tmp_path))["p00001.jpg"] == "a b p00001.jpg"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("a\0b", "control character 0"),
+        ("a\x1b[31m", "control character 27"),
+        ("\ud800 fox", "half a character"),
+        ("w " * 40_000, "more than 64 KiB"),
+        (["a"], "is a list"),
+    ],
+)
+def test_captions_of_a_table_are_judged_as_those_of_files(
+    tmp_path: Path, value: Any, words: str
+) -> None:
+    write_rows(bare(tmp_path, 1), [{"file_name": "p00000.png", "text": value}])
+    assert words in texts(read(tmp_path))
+
+
+def test_a_number_that_is_none_is_no_caption(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": "p00000.png", "text": float("nan")},
+        {"file_name": "p00001.jpg", "text": 3},
+    ]
+    write_rows(bare(tmp_path, 2), rows)
+    assert captions(read(tmp_path)) == {"p00000.png": None, "p00001.jpg": "3"}
+
+
+@pytest.mark.parametrize("name", [".", "./", "/", "..", "x/" * 3000, "x" * 300])
+def test_a_row_that_names_no_file(tmp_path: Path, name: str) -> None:
+    rows = [{"file_name": name, "text": "a"}, {"file_name": "p00000.png", "text": "b"}]
+    write_rows(bare(tmp_path, 1), rows)
+    found = read(tmp_path)
+    assert len(found) == 1 and len(found.faults) == 1
+
+
 # --- kohya ---------------------------------------------------------------------------------------
 
 
@@ -255,6 +378,8 @@ def test_kohya_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
+        ("'.caption'", "'.png'", "general.caption_extension is '.png'; it must be the ending of"),
+        ("'dog'", f"'{'d' * 5000}'", "there is no folder ddd"),
         ("num_repeats", "num_repeat", "datasets[0].subsets[0].num_repeat: unknown key; did you"),
         ("num_repeats = 10", "num_repeats = 'ten'", "num_repeats is 'ten'; it must be a whole"),
         ("'dog'", "'gone'", "image_dir: there is no folder gone"),
@@ -307,6 +432,23 @@ def test_parquet_columns_are_named(tmp_path: Path) -> None:
         read(path, image_column="photo")
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(FileError, match="cannot be read as Parquet"):
+        read(path)
+
+
+def test_parquet_columns_of_every_type_of_text_and_bytes(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path, data = tmp_path / "train.parquet", [encoded(noise(n), "BMP") for n in range(2)]
+    texts = arrow.array(["fox 0", "fox 1"])
+    for column in (texts.dictionary_encode(), texts.cast(arrow.large_string())):
+        for kind in (arrow.binary(), arrow.large_binary(), arrow.binary(len(data[0]))):
+            parquet.write_table(
+                arrow.table({"image": arrow.array(data, kind), "text": column}), path
+            )
+            assert captions(read(path)) == {"train row 0": "fox 0", "train row 1": "fox 1"}
+            assert scanned(path).pictures[1].item.blob.read(LIMIT) == data[1]
+    parquet.write_table(arrow.table({"image": data, "text": [1, 2]}), path)
+    with pytest.raises(UsageError, match="Write such a column, of texts"):
         read(path)
 
 
@@ -405,6 +547,33 @@ def test_a_cut_tar_is_named(tmp_path: Path) -> None:
     path.rename(tmp_path / "0.tar.gz")
     with pytest.raises(FileError, match="is packed"):
         read(tmp_path)
+
+
+def test_a_tar_by_itself(tmp_path: Path) -> None:
+    """A packed one, one without pictures, and one with a name that stands twice."""
+    path = write_tar(tmp_path / "0.tar", {"a.txt": b"a fox", "b.left.png": b"x"})
+    with pytest.raises(FileError, match=r"holds no picture") as caught:
+        read(path)
+    assert "0.tar/a.txt" in caught.value.why
+    for name in ("0.tar.gz", "0.tgz"):
+        with pytest.raises(FileError, match="is packed"):
+            read(path.rename(tmp_path / name))
+        (tmp_path / name).rename(path)
+    write_tar(path, sample_files(0, 1))
+    with tarfile.open(path, "a") as archive:
+        entry = tarfile.TarInfo("000000.txt")
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"two"))
+    found = read(path)
+    assert captions(found) == {"0.tar/000000.png": "two"} and "more than once" in texts(found)
+
+
+def test_class_pictures_alone_are_no_data(tmp_path: Path) -> None:
+    make_folder(tmp_path / "dogs", 2)
+    text = '[[datasets]]\n[[datasets.subsets]]\nimage_dir="dogs"\nis_reg=true\n'
+    (tmp_path / "set.toml").write_text(text)
+    with pytest.raises(FileError, match="none is one's own"):
+        scanned(tmp_path / "set.toml")
 
 
 def test_layouts_are_recognised(tmp_path: Path) -> None:
