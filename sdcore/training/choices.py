@@ -68,6 +68,22 @@ def _may_be_in(settings: FinetuneSettings, folder: Path) -> bool:
     return all(old.get(key) == value for key, value in asked.items() if key not in MAY_CHANGE)
 
 
+def idle(settings: FinetuneSettings) -> list[str]:
+    """The settings that somebody has changed, and that do nothing with this method."""
+    groups = {"lora": settings.lora, "full": settings.full, "inversion": settings.inversion}
+    mine = "inversion" if settings.method == "textual_inversion" else settings.method
+    names = [
+        f"{name}.{key}"
+        for name, group in groups.items()
+        for key, value in type(group)()
+        if name != mine and getattr(group, key) != value
+    ]
+    read = {"lora": settings.lora.text_encoder, "full": settings.full.text_encoder}
+    if settings.text_encoder_rate is not None and not read.get(mine):
+        names.append("text_encoder_rate")
+    return names
+
+
 def choose_word(settings: FinetuneSettings) -> FinetuneSettings:
     """The settings with one word to learn, which captions say: each is the other's default."""
     if settings.method != "textual_inversion":

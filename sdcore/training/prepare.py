@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sdcore.errors import UsageError, warn
+from sdcore.errors import UsageError, name_some, warn
 from sdcore.files.atomic import make_folder
 from sdcore.pipeline.text_to_image import EMBEDDED, TextToImage
-from sdcore.training.choices import choose, choose_folder, choose_word
+from sdcore.training.choices import choose, choose_folder, choose_word, idle
 from sdcore.training.data.cache import LatentCache, TextCache
 from sdcore.training.data.captions import full_caption
 from sdcore.training.data.examples import Examples
@@ -40,6 +40,8 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
     """
     settings = choose_folder(choose_word(settings))
     check_output(settings)
+    if names := idle(settings):
+        warn(f"without effect, with the method {settings.method}: {name_some(names)}")
     folder, processes = Path(settings.run.folder), Processes()
     device, data = processes.device, settings.data
     kept = Path(data.cache) if data.cache else folder / "cache"

@@ -188,10 +188,11 @@ class Prepared:
                 f"It says what the run is of. {error.why}",
                 "Where pictures, captions and model are as before, remove it and start again.",
             ) from error
-        changed = [name for name, value in self._what().items() if before.get(name) != value]
+        words = {"pictures": "pictures or captions", "model": "weights of the model"}
+        changed = [words[n] for n, value in self._what().items() if before.get(n) != value]
         if changed:
             raise UsageError(
-                f"{folder} holds a run of other {' and '.join(changed)}.",
+                f"{folder} holds a run with other {' and '.join(changed)}.",
                 "To go on is exact only with the same pictures, captions and weights.",
                 "Use a new run.folder, or put back what the run began with.",
             )

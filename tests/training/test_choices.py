@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdcore.training.choices import choose_folder
+from sdcore.training.choices import choose_folder, idle
 from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.settings import load_settings, save_settings
 
@@ -41,3 +41,18 @@ def test_settings_that_cannot_be_read_are_left_to_the_run(monkeypatch, tmp_path:
     monkeypatch.chdir(tmp_path)
     (Path(begin()) / "resolved.yaml").write_text("run: [", "utf-8")
     assert choose_folder(settings()).run.folder == "runs/pictures-lora"
+
+
+def test_settings_without_effect_are_known() -> None:
+    def of(*texts: str) -> list[str]:
+        return idle(settings(*texts))
+
+    assert not of() and not of("method=full", "full.layers=cross", "lora.kind=lora")
+    assert of("method=full", "lora.rank=4", "lora.targets=cross") == ["lora.rank", "lora.targets"]
+    assert of("full.text_encoder=true", "inversion.vectors=3") == [
+        "full.text_encoder",
+        "inversion.vectors",
+    ]
+    assert of("text_encoder_rate=1e-4") == ["text_encoder_rate"]
+    assert not of("text_encoder_rate=1e-4", "lora.text_encoder=true")
+    assert of("method=textual_inversion", "inversion.token=x", "lora.rank=4") == ["lora.rank"]

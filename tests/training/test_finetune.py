@@ -154,7 +154,7 @@ def test_other_pictures_captions_or_weights_are_another_run(
     mine = write_pictures(tmp_path / "mine")
     run(make_settings(sd_folder, mine, tmp_path / "run", run__steps=1))
     (mine / "red.txt").write_text("a red cat", "utf-8")
-    with pytest.raises(UsageError, match="of other pictures"):
+    with pytest.raises(UsageError, match="with other pictures or captions"):
         run(make_settings(sd_folder, mine, tmp_path / "run"))
     (mine / "red.txt").write_text("a red apple", "utf-8")
     assert len(run(make_settings(sd_folder, mine, tmp_path / "run", run__steps=2))[1]) == 1
@@ -714,7 +714,7 @@ def test_a_dry_run_refuses_what_the_run_would(sd_folder: Path, pictures: Path, t
     before = caption.read_text("utf-8")
     caption.write_text("another one", "utf-8")
     try:
-        with pytest.raises(UsageError, match="other pictures"):
+        with pytest.raises(UsageError, match="other pictures or captions"):
             dry()
     finally:
         caption.write_text(before, "utf-8")
