@@ -221,10 +221,14 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
+        point = text.strip().replace(",", ".")
+        comma = re.fullmatch(r"[+-]?[0-9]{0,9}\.[0-9]{1,9}", point) is not None
         raise UsageError(
             f"{where!r:.80} in the prompt holds no weight.",
             f"{text!r:.40} is not a number.",
-            "Correct it; for the text itself write \\( and \\).",
+            f"Write it with a point: {point}."
+            if comma
+            else "Correct it; for the text itself write \\( and \\).",
         )
     return number
 

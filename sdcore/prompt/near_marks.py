@@ -41,6 +41,7 @@ _NAI_WEIGHT = re.compile(r"(?<![\w.:])-?\d{0,3}\.?\d{1,3}::[^:\n]{1,200}::")
 _NAI_BRACES = re.compile(r"\{[^{}|\n]{1,200}\}")
 _CHOICE = re.compile(r"\{[^{}\n]{0,200}\|[^{}\n]{0,200}\}")
 _WILDCARD = re.compile(r"(?<!\w)__[\w/*-]{1,80}__(?!\w)")
+_OF_PART = re.compile(rf"[:：;；]\s*({_NUMBER})\s*(?=\bAND\b|\Z)")
 _BEHIND = re.compile(rf"[)）\"]\s*({_NUMBER})|[＋]+|（[^()（）]{{1,200}}）[+-]+")
 
 
@@ -128,6 +129,9 @@ def _weights(prompt: str, kind: str) -> Iterator[str]:
             yield f"the number in {mark[0]!r:.100} is read as text: {written}"
     if kind != "a1111":
         return
+    for mark in _OF_PART.finditer(prompt) if re.search(r"\bAND\b", prompt) else ():
+        if _is_odd(mark[0]):
+            yield _said(mark[0], "the weight of a part is written words AND others :1.3")
     for mark in (*_SQUARE.finditer(prompt), *_WIDE_SQUARE.finditer(prompt)):
         inside = mark[1] if mark.re is _SQUARE else ""
         if _is_odd(mark[0].replace(inside, "", 1)):

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdcore.errors import UsageError, name_some, warn
-from sdcore.files.atomic import make_folder
+from sdcore.files.atomic import check_writable, make_folder
 from sdcore.pipeline.text_to_image import EMBEDDED, TextToImage
 from sdcore.training.choices import choose, choose_folder, choose_word, idle
 from sdcore.training.data.cache import LatentCache, TextCache
@@ -45,6 +45,8 @@ def prepare(settings: FinetuneSettings, *, cache: bool = True) -> Prepared:
     folder, processes = Path(settings.run.folder), Processes()
     device, data = processes.device, settings.data
     kept = Path(data.cache) if data.cache else folder / "cache"
+    check_writable(folder, f"run.folder={folder}")
+    check_writable(kept, f"data.cache={kept}")
     notes: list[str] = []
     if data.prior is not None and (missing := prior_missing(data.prior)):
         notes.append(f"{missing} class pictures of {data.prior.prompt!r} are painted first")

@@ -242,6 +242,12 @@ def test_a_number_that_is_none_is_refused(weight: str) -> None:
         parse_prompt(weight, "a1111").parts[0].timeline(Steps(1))
 
 
+def test_a_weight_with_a_comma_is_to_be_written_with_a_point() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_prompt("a cat <lora:ink:0,8>", "a1111")
+    assert caught.value.hint == "Write it with a point: 0.8."
+
+
 def test_an_unknown_dialect_is_named_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"a1112.*\n.*\n.*'a1111'"):
         parse_prompt("a", "a1112")

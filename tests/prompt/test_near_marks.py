@@ -22,6 +22,8 @@ NEAR = {
     "＜lora:x:1＞": ("a1111",),
     "[a:b:0,5]": ("a1111",),
     "［猫|狗］": ("a1111",),
+    "a cat AND a dog:0,5": ("a1111",),
+    "a cat ：1.2 AND a dog": ("a1111",),
     "a cat withLora(bob.n47-v1,0.75)": ("compel",),
     "a cat withlora(bob)": ("compel",),
     "(red)1,3": ("compel",),
@@ -51,6 +53,8 @@ def test_they_are_noted_where_they_nearly_are_one(prompt: str, dialect: str) -> 
     [
         "a (red:1.3) cat, (blue), [green], 16:9, in 3,000 pieces",
         "<lora:x:0.7> [a:b:0.5] [c|d] (a:.5) (b: 1.3 )",
+        "a cat :1.2 AND a dog:.5",
+        "a cat and a dog: 0,5",
         "withLora(x-1, 0.5) (red)1.3, word++ (a, b), c",
         "she asked: what? (at 10:30), by snake_case__or_so_ {}",
         "一只红色的狐狸，在雪地里（很冷）",

@@ -229,6 +229,18 @@ def test_what_could_not_be_written_at_the_end_is_refused_at_the_start(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("place", ["run__folder", "data__cache"])
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_read(
+    place: str, sd_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    target = {place: str(tmp_path / "file" / "x")}
+    nowhere = tmp_path / "no pictures"
+    with pytest.raises(FileError, match=r"file: Not a directory") as caught:
+        prepare(make_settings(sd_folder, nowhere, tmp_path / "run", **target))
+    assert place.replace("__", ".") in caught.value.what
+
+
 @pytest.mark.parametrize("kind", ["loha", "lokr"])
 def test_a_kind_that_one_format_alone_has_is_refused_in_others_at_the_start(
     kind: str, sd_folder: Path, pictures: Path, tmp_path: Path
