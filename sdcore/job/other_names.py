@@ -51,6 +51,7 @@ ANSWERS = {
     "callback_on_step_end_tensor_inputs": _STEPS,
     "callback": _STEPS,
     "latents": _JOB,
+    **dict.fromkeys(("size", "resolution"), "Use width and height."),
     **dict.fromkeys(("prompt_embeds", "negative_prompt_embeds"), _EMBEDS),
     **dict.fromkeys(("pooled_prompt_embeds", "negative_pooled_prompt_embeds"), _EMBEDS),
     **dict.fromkeys(("prompt_2", "negative_prompt_2"), "Both text encoders read the prompt."),

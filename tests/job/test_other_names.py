@@ -67,6 +67,7 @@ def test_what_means_the_same_is_taken(pipe: TextToImage) -> None:
         ({"latents": torch.zeros(1, 4, 8, 8)}, "source=Noise"),
         ({"prompt_embeds": torch.zeros(1, 77, 32)}, "sdcore.trace"),
         ({"cross_attention_kwargs": {"scale": 0.5}}, "apply_loras"),
+        ({"size": (64, 64)}, "Use width and height"),
         ({"guidence_scale": 3}, "Did you mean guidance_scale"),
         ({"safety_checker": print}, "No safety checker"),
     ],
