@@ -221,14 +221,26 @@ class Graph:
                     return None
             if isinstance(value, str):
                 texts.append(value)
+        if "action" in node.inputs:
+            return _by_string_function(node.inputs, texts)
         separator = next((self.text(node, n) for n in _SEPARATORS if n in node.inputs), "")
-        if node.inputs.get("action") == "append":
-            separator = ", " if node.inputs.get("tidy_tags") == "yes" else ""
-        if node.inputs.get("action", "append") != "append":
-            return None
         if node.inputs.get("clean_whitespace") == "true":
             texts = [text.strip() for text in texts if text.strip()]
         return separator.replace("\\n", "\n").join(texts)
+
+
+def _by_string_function(options: dict[str, Any], texts: list[str]) -> str | None:
+    """What `StringFunction|pysssss` makes of its texts; None where a pattern is at work."""
+    tidy = options.get("tidy_tags") == "yes"
+    if options["action"] == "append":
+        out = (", " if tidy else "").join(filter(None, texts))
+    elif options["action"] == "replace" and len(texts) > 1 and texts[1][:1] not in ("", "/"):
+        out = texts[0].replace(texts[1], "".join(texts[2:3]))
+    else:
+        return None
+    if tidy:
+        out = re.sub(r",{2,}", ",", re.sub(r"\s{2,}", " ", out).replace(" ,", ",")).strip()
+    return out
 
 
 def read_graph(text: str) -> Graph:

@@ -193,6 +193,27 @@ TEXTS = {
         ),
         "a fox, in snow",
     ),
+    "pysssss, an empty one": (
+        node(
+            "StringFunction|pysssss",
+            **{"action": "append", "tidy_tags": "yes", "text_a": "a fox ,", "text_b": ["w", 0]},
+            text_c="",
+        ),
+        "a fox, in snow",
+    ),
+    "pysssss, replaced": (
+        node(
+            "StringFunction|pysssss",
+            **{
+                "action": "replace",
+                "tidy_tags": "no",
+                "text_a": "a fox in rain",
+                "text_b": "in rain",
+            },
+            text_c=["w", 0],
+        ),
+        "a fox in snow",
+    ),
     "shown": (node("ShowText|pysssss", text=["w", 0], text_0="in snow"), "in snow"),
     "wildcards": (
         node("ImpactWildcardProcessor", wildcard_text="{a|b}", populated_text="a", mode="populate"),
