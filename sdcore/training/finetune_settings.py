@@ -79,10 +79,47 @@ class OutputSettings(Settings):
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
 
 
+# Settings of diffusers' scripts and of kohya's, under the names that they have here.
+_OTHER_NAMES = {
+    **dict.fromkeys(("lr", "unet_lr"), "run.learning_rate"),
+    **dict.fromkeys(("text_encoder_lr", "text_encoder_learning_rate"), "text_encoder_rate"),
+    **dict.fromkeys(("max_train_steps", "num_train_steps", "iterations"), "run.steps"),
+    **dict.fromkeys(
+        ("epochs", "num_train_epochs", "max_train_epochs"),
+        "run.steps: a step is a batch, and a dry run says how many make an epoch",
+    ),
+    **dict.fromkeys(("train_batch_size", "batch"), "run.batch_size"),
+    **dict.fromkeys(("gradient_accumulation_steps", "gradient_accumulation"), "run.accumulate"),
+    **dict.fromkeys(("network_dim", "dim", "lora_rank", "network_rank"), "lora.rank"),
+    **dict.fromkeys(("network_alpha", "lora_alpha"), "lora.alpha"),
+    **dict.fromkeys(("output_dir", "logging_dir", "output_folder"), "run.folder"),
+    **dict.fromkeys(("output_name", "save_name"), "output.name"),
+    **dict.fromkeys(("lr_scheduler", "lr_schedule", "scheduler"), "run.schedule"),
+    **dict.fromkeys(("lr_warmup_steps", "warmup"), "run.warmup_steps"),
+    **dict.fromkeys(("optimizer_type", "use_8bit_adam"), "run.optimizer"),
+    **dict.fromkeys(("mixed_precision", "dtype"), "run.precision"),
+    **dict.fromkeys(("checkpointing_steps", "save_every_n_steps"), "run.checkpoint_every"),
+    **dict.fromkeys(("pretrained_model_name_or_path", "base_model", "ckpt", "checkpoint"), "model"),
+    **dict.fromkeys(
+        ("train_data_dir", "instance_data_dir", "dataset", "dataset_name", "images", "folder"),
+        "data",
+    ),
+    **dict.fromkeys(("instance_prompt", "trigger_word", "token", "class_tokens"), "data.trigger"),
+    **dict.fromkeys(("size", "image_size"), "data.resolution"),
+    **dict.fromkeys(("noise_offset",), "noise.offset"),
+    **dict.fromkeys(("snr_gamma", "min_snr_gamma"), "noise.weighting=min_snr with noise.gamma"),
+    **dict.fromkeys(("random_flip", "flip_aug"), "data.flip"),
+    **dict.fromkeys(("caption_column",), "data.text_column"),
+    **dict.fromkeys(("validation_prompt", "sample_prompts"), "validation.prompts"),
+    **dict.fromkeys(("use_ema",), "run.ema_decay"),
+}
+
+
 class FinetuneSettings(Settings):
     """All of a fine-tuning."""
 
     SHORT: ClassVar[Mapping[str, str]] = {"data": "source"}  # data=FOLDER
+    OTHER_NAMES: ClassVar[Mapping[str, str]] = _OTHER_NAMES
 
     @field_validator("method", mode="before")
     @classmethod

@@ -63,7 +63,8 @@ def check_unchanged(folder: Path, settings: Settings) -> list[str]:
             why or f"{path} lacks {name_some(lacking)}.",
             f"Where they are the same as before, remove {path} and start again.",
         )
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    every = sorted(old.keys() | new.keys())
+    changed = [key for key in every if not _same(key, old.get(key), new.get(key))]
     texts = {key: f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in changed}
     refused = [text for key, text in texts.items() if key not in MAY_CHANGE]
     if refused:
@@ -73,6 +74,17 @@ def check_unchanged(folder: Path, settings: Settings) -> list[str]:
             f"Use a new run.folder, or the old settings: those in {path}.",
         )
     return [texts[key] for key in ("run.steps", "run.learning_rate") if key in texts]
+
+
+_PATHS = ("data.source", "data.masks", "data.cache", "model")
+
+
+def _same(key: str, old: object, new: object) -> bool:
+    """Whether two values are one, or one file or folder by two paths."""
+    if old == new or key not in _PATHS:
+        return old == new
+    there = isinstance(old, str) and isinstance(new, str) and old and Path(old).exists()
+    return bool(there) and Path(str(old)).resolve() == Path(str(new)).resolve()
 
 
 def check_fits(

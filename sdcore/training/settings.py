@@ -264,6 +264,9 @@ def _nearest(place: tuple[int | str, ...], model: type[BaseModel]) -> str:
     elsewhere = sorted(path for path in paths if path.rpartition(".")[2] == name)
     if len(place) == 1 and elsewhere:
         return f"did you mean {' or '.join(elsewhere)}?"
+    others: Mapping[str, str] = getattr(model, "OTHER_NAMES", {})
+    if (ours := others.get(name.lower().replace("-", "_"))) is not None:
+        return f"here it is {ours}"
     near = difflib.get_close_matches(name.lower(), known, 1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 

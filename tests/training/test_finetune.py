@@ -709,6 +709,8 @@ def test_a_dry_run_refuses_what_the_run_would(sd_folder: Path, pictures: Path, t
         prepare(settings, cache=cache)
 
     dry(run__log_every=3)  # may change
+    (tmp_path / "again").symlink_to(pictures)
+    prepare(make_settings(sd_folder, tmp_path / "again", tmp_path / "run", run__steps=2))
     for changes, said in (
         ({"run__seed": 4}, "run with other settings"),
         ({"run__optimizer": "adamw_8bit"}, "adamw_8bit is not installed"),

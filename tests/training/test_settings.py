@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import pytest
 from sdcore.errors import FileError, UsageError
 from sdcore.training.finetune_settings import FinetuneSettings
 from sdcore.training.run_settings import RunSettings
-from sdcore.training.settings import Settings, load_settings, read_yaml, save_settings
+from sdcore.training.settings import Settings, _paths, load_settings, read_yaml, save_settings
 from train.emoji.data.settings import DataSettings
 from train.emoji.pretrain_autoencoder import AutoencoderSettings
 from train.emoji.pretrain_text_encoder import TextSettings
@@ -162,6 +163,9 @@ def test_every_recipe_s_settings_load_and_repeat(
         ("data=", "data.source"),
         ("data.prior.promt=x", "did you mean 'prompt'?"),
         ("lora.targets=[foo]", "*.attn2.to_k."),
+        ("lr=1e-4", "here it is run.learning_rate."),
+        ("network-dim=8", "here it is lora.rank."),
+        ("num_train_epochs=3", "here it is run.steps: a step is a batch"),
     ],
 )
 def test_a_fine_tuning_says_which_setting_was_meant(override: str, said: str) -> None:
@@ -169,6 +173,14 @@ def test_a_fine_tuning_says_which_setting_was_meant(override: str, said: str) ->
         load_settings(FinetuneSettings, None, ["data=pics", override])
     text = str(caught.value)
     assert said in text and ".." not in text and "Settings" not in text and "['" not in text
+
+
+def test_names_of_other_trainers_lead_to_settings_that_are_there() -> None:
+    known = {*_paths(FinetuneSettings), *FinetuneSettings.model_fields}
+    for name, ours in FinetuneSettings.OTHER_NAMES.items():
+        paths = re.findall(r"[a-z_]+(?:\.[a-z_]+)*", ours.partition(":")[0].replace("=min_snr", ""))
+        assert set(paths) - {"with"} <= known, name
+        assert name not in known
 
 
 def test_one_text_is_a_list_and_nothing_is_an_empty_text() -> None:
