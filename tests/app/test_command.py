@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from sdcore.app import model_choice
+
 
 def test_commands_start_without_torchs_compiler_and_leave_it_to_whoever_wants_it() -> None:
     code = """
@@ -23,3 +28,12 @@ sys.exit(command.run(work, lambda arguments, options: None, []))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "False 2.0 True\n"), done.stderr
+
+
+def test_the_best_device_is_cuda_then_apples_then_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cuda, mps, best in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert model_choice._best_device() == best
+        precision = {"cuda": "fp16", "mps": "fp32"}.get(best)
+        assert precision is None or model_choice._best_precision(best, small=False) == precision

@@ -754,6 +754,7 @@ def test_a_full_disk_is_found_before_the_first_step(
         run(make_settings(sd_folder, pictures, tmp_path))
 
 
+@pytest.mark.slow
 def test_the_class_is_not_forgotten_by_loss_alone(sd_folder: Path, pictures: Path, tmp_path: Path):
     """DreamBooth: as many class pictures as others in each epoch, with a weight of their own."""
     prior = write_pictures(tmp_path / "class")
