@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
+import os
 import re
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -41,18 +44,32 @@ def build(only: int | None = None) -> list[str]:
 
 def made(only: int | None = None) -> tuple[dict[Path, str], list[str]]:
     """Every file of the pages, or of one, and what is wrong."""
+    every = sources()
+    # The later pages take longest. A process for each core, with one thread.
+    numbers = sorted((s.number for s in every if only in (None, s.number)), reverse=True)
+    processes = min(len(numbers), os.cpu_count() or 1)
+    if processes > 1:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            found = list(pool.map(_made_page, numbers))
+    else:
+        found = [_made_page(number) for number in numbers]
+    files = {path: text for pages, _ in found for path, text in pages.items()}
+    return files | _index(every), [sentence for _, wrong in found for sentence in wrong]
+
+
+def _made_page(number: int) -> tuple[dict[Path, str], list[str]]:
+    """The files of a page in every language, and what is wrong."""
     torch.set_num_threads(1)
     every, files, broken = sources(), {}, []
+    (source,) = (each for each in every if each.number == number)
     opened = model()  # once: code on the pages gets the same one
     with torch.no_grad(), mock.patch.object(TextToImage, "embedded", lambda: opened):
-        for source in every:
-            if only in (None, source.number):
-                for language in LANGUAGES:
-                    more, wrong = _page(source, every, language)
-                    files |= more
-                    broken += wrong
-                print(f"  {source.name}", flush=True)
-    return files | _index(every), broken
+        for language in LANGUAGES:
+            more, wrong = _page(source, every, language)
+            files |= more
+            broken += wrong
+    print(f"  {source.name}", flush=True)
+    return files, broken
 
 
 def differs(path: Path, text: str) -> bool:
