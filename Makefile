@@ -10,7 +10,8 @@ override export PROMPT := $(value PROMPT)
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# What pip says is the progress of the setup: names, sizes and, in a terminal, bars.
+INSTALL = $(RUN) -m pip install --disable-pip-version-check -c constraints.txt
 # One worker a core, each with one thread; the tests of a file stay together and share models.
 SPREAD := -n logical --maxprocesses 8 --dist loadfile
 READY := $(VENV)/.ready
@@ -44,11 +45,11 @@ book: $(READY_TEST)  ## measure, draw and write the pages of docs/book; ARGS="--
 	$(RUN) -m docs.book build $(ARGS)
 
 audit: $(READY)  ## known holes in the pinned packages
-	@$(INSTALL) -e ".[audit]"
+	@$(INSTALL) --quiet -e ".[audit]"
 	$(RUN) -m pip_audit --requirement constraints.txt --no-deps --disable-pip
 
 sbom: $(READY)  ## build/sbom.json: what is installed, as CycloneDX
-	@$(INSTALL) -e ".[audit]"
+	@$(INSTALL) --quiet -e ".[audit]"
 	@mkdir -p build
 	$(RUN) -m cyclonedx_py environment $(RUN) --output-format JSON --output-file build/sbom.json
 
@@ -66,9 +67,10 @@ clean:  ## remove .venv and caches; runs/ and outputs/ stay
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "sdcore needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	@echo "setting up $(VENV)"
+	@echo "setting up $(VENV), once: torch is most of it, so a slow line takes minutes"
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e .
+	@echo "set up: $(VENV)/bin/sdcore"
 	@touch $@
 
 $(READY_TEST): $(READY)

@@ -112,7 +112,7 @@ if TYPE_CHECKING:
     from sdcore.unet.spatial_transformer import SpatialTransformer as SpatialTransformer
     from sdcore.unet.unet import UNet as UNet
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "adapters.embedding_saving": "save_embedding",

@@ -21,11 +21,12 @@ from sdcore.job.sources import Source
 from tests import test_rooms
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
+PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md"))]
 BOOK = sorted((ROOT / "docs" / "book").glob("*.md"))  # tests/book tests what is its own
 CARD = ROOT / "sdcore" / "models" / "emoji" / "README.md"
 NOTES = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")]
-EVERY = [*PAGES, *NOTES, CARD, *BOOK]
+EVERY = [*PAGES, *NOTES, CARD, *BOOK, ROOT / "examples" / "README.md"]
 EMBEDDED = ROOT / "sdcore" / "models" / "emoji" / "model_index.json"
 
 # Pages that open up one room; all others show what `from sdcore import ...` gives.
@@ -69,6 +70,22 @@ def test_python_blocks_run(
         exec(compile("\n" * line + code, os.fspath(page), "exec"), names)
 
 
+def test_the_two_readmes_say_the_same() -> None:
+    """As far as it can be told: commands, code but for its words, links, figures."""
+    english, chinese = (page.read_text("utf-8") for page in READMES)
+    for what in (
+        r"\]\(((?!README)[^)]*)\)",
+        r"[\d.]+ %",
+        r"^## ",
+        r"\.venv/bin/[\w.\[\]\" -]+",
+        r"^\|",
+    ):
+        found = [sorted(re.findall(what, text, re.MULTILINE)) for text in (english, chinese)]
+        assert found[0] == found[1], what
+    calls = [re.findall(r"\w+\(", "".join(c for _, c in python_blocks(p))) for p in READMES]
+    assert calls[0] == calls[1]
+
+
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
@@ -87,7 +104,7 @@ def test_links_and_files_named_exist(page: Path) -> None:
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", prose) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
-    folders = "sdcore|sample|train|bench|tests|configs|docs"
+    folders = "sdcore|sample|train|bench|tests|configs|docs|examples"
     files = set(re.findall(rf"(?<![\w./])((?:{folders})/[\w/.-]*\w/?)", text))
     missing += [name for name in files if not (ROOT / name).exists()]
     modules = set(re.findall(r"python -m ((?:sdcore|train|bench|tests|docs)[\w.]*\w)", text))
@@ -209,13 +226,12 @@ def test_the_table_of_rooms_is_the_one_that_is_tested() -> None:
     assert set(above) == set(test_rooms.BELOW)
 
 
-def test_the_readme_shows_every_room() -> None:
-    (text,) = re.findall(
-        r"^## Reading the code$(.*?)^## ", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
-    )
+def test_the_reading_order_shows_every_room() -> None:
+    page = ROOT / "docs" / "from_prompt_to_picture.md"
+    (text,) = re.findall(r"^## The rooms$(.*?)^## ", page.read_text("utf-8"), re.M | re.S)
     shown = set(re.findall(r"`(\w+)/`", text))
     assert shown >= {path.parent.name for path in (ROOT / "sdcore").glob("*/__init__.py")}
-    for room, _, files in rows_of(ROOT / "README.md", "Reading the code"):
+    for room, _, files in rows_of(page, "The rooms"):
         for name in quoted(files):
             assert (ROOT / "sdcore" / quoted(room)[0] / name).is_file()
 

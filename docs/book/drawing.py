@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageStat
 from torch import Tensor
 
 INK, FAINT, LINE, ACCENT = "#222222", "#5f666d", "#9aa0a6", "#b3261e"
+BOLD = ' font-weight="bold"'
 MASKED = torch.tensor([226.0, 228, 230])
 _LIGHT, _DARK = torch.tensor([255.0, 255, 255]), torch.tensor([16.0, 78, 139])
 _HOT = torch.tensor([[255.0, 255, 255], [253, 187, 99], [215, 60, 40], [90, 10, 40]])
@@ -42,11 +43,24 @@ class Svg:
         upright: bool = False,
     ) -> None:
         """(x, y): the middle of its height; anchor: start, middle or end. Upright reads upwards."""
-        more = ' font-weight="bold"' if bold else ""
+        more = BOLD if bold else ""
         more += f' transform="rotate(-90 {x:.0f} {y:.0f})"' if upright else ""
         self._parts.append(
             f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" font-size="{size:g}" '
             f'fill="{color}" dominant-baseline="central"{more}>{escape(str(text))}</text>'
+        )
+
+    def words(
+        self, x: float, y: float, pieces: Sequence[tuple[str, str]], size: float = 14
+    ) -> None:
+        """A line of pieces (text, colour) around x; what is not in ink is bold."""
+        spans = "".join(
+            f'<tspan fill="{color}"{"" if color in (INK, FAINT) else BOLD}>{escape(text)}</tspan>'
+            for text, color in pieces
+        )
+        self._parts.append(
+            f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle" font-size="{size:g}" '
+            f'dominant-baseline="central" xml:space="preserve">{spans}</text>'
         )
 
     def box(

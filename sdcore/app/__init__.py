@@ -9,6 +9,7 @@ session.py       a loaded model that paints jobs;  output.py   the files that ar
 paint.py, image.py, edit.py, inspect.py, train.py    commands
 batch.py         a file of jobs, painted whole or in shards;  job_lines.py  what its lines say
 from_picture.py  --from: a job from what a picture says
+browser.py       a page shown to whoever sits before it
 unknown_words.py a warning for words that the model was never taught
 convert.py, convert_worker.py              old checkpoints, read in a closed process
 explain.py, explain_record.py, explain_page.py   the page that shows where each word is read

@@ -81,6 +81,7 @@ def edit(options: argparse.Namespace) -> None:
     from sdcore.app.session import Session, results
     from sdcore.pipeline.start import complete_size
 
+    output.greet([job for group in groups for job in group], model, options.output)
     session = Session(model, adapters)
     pipe, source = session.pipe, groups[0][0].source
     size = complete_size(*sides, source, pipe.native_size, pipe.autoencoder.factor)

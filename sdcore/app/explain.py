@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdcore.app import command, flags, output
+from sdcore.app.browser import show_page
 from sdcore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     flags.add_model_flags(parser)
     text = "folder, or page.html for a single page (default: %(default)s)"
     add("--output", type=Path, default=Path("outputs"), help=text)
+    text = "do not open the page in the browser (default: opened where there is a display)"
+    add("--no-open", action="store_true", help=text)
     add("--debug", action="store_true", help="show the traceback of an error (default: no)")
     return parser
 
@@ -73,6 +76,7 @@ def explain(options: argparse.Namespace) -> None:
         looking = options.image.name, options.seed or 0
         all_explained = look_at(picture, model, jobs, sides, *looking)
     else:
+        output.greet(jobs, model, options.output)
         all_explained = paint(model, adapters, jobs, sides, options.windows)
     pages: list[tuple[Path, Explained]] = []
     for explained in all_explained:
@@ -80,11 +84,14 @@ def explain(options: argparse.Namespace) -> None:
         command.say(pages[-1][0])
         if options.grid is not None:
             command.say(save_grid(explained, options))
+    shown = pages[0][0]
     if len(pages) > 1:
         from sdcore.app.explain_page import fill_index
 
         text = fill_index([(path.name, explained) for path, explained in pages])
-        command.say(write_page(options.output / f"index{_PAGE}", text))
+        shown = write_page(options.output / f"index{_PAGE}", text)
+        command.say(shown)
+    show_page(shown, wanted=not options.no_open)
 
 
 def check(options: argparse.Namespace, prompts: list[str]) -> None:

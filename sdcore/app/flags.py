@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _DEFAULT = " (default: %(default)s)"
 BATCH_SIZE = 4
 HIRES_STRENGTH = 0.4
+ENLARGED, LARGEST = 512, 4096  # pixels of the longer side of a picture for eyes
 _LARGEST_FACTOR = 16
 _SIDES = ("width", "height")
 _LINES_OF_PROMPT = 4  # of a file; more than so many for each picture are not read
@@ -111,6 +112,13 @@ def add_hires_flags(parser: argparse.ArgumentParser) -> None:
     add("--hires-strength", type=float, metavar="X", help=text)
     text = "autoencoder in tiles, for large pictures in little memory (default: no)"
     add("--tiled", action="store_true", help=text)
+
+
+def add_enlarged_flag(parser: argparse.ArgumentParser) -> None:
+    """Small pictures once more, for eyes."""
+    text = "pictures not half so large are also written enlarged, up to so many pixels, into "
+    text += f"enlarged/ beside them; 0: none (default: {ENLARGED} where --output is a folder)"
+    parser.add_argument("--enlarged", type=int, metavar="PIXELS", help=text)
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +226,21 @@ def budget(options: argparse.Namespace) -> Budget:
     from sdcore.job.budget import Budget
 
     return Budget.parse(options.budget)
+
+
+def enlarged(options: argparse.Namespace) -> int:
+    """Up to how many pixels small pictures are enlarged beside themselves; 0 where they are not."""
+    from sdcore.app.output import is_file
+
+    if options.enlarged is None:
+        return 0 if is_file(options.output) else ENLARGED
+    if not 0 <= options.enlarged <= LARGEST:
+        raise UsageError(
+            f"--enlarged is {options.enlarged}.",
+            "It is the longer side of a picture to look at.",
+            f"Use 0 to {LARGEST}.",
+        )
+    return options.enlarged
 
 
 def count(options: argparse.Namespace, name: str, default: int) -> int:

@@ -50,6 +50,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     flags.add_hires_flags(parser)
     flags.add_model_flags(parser)
     flags.add_output_flags(parser)
+    flags.add_enlarged_flag(parser)
     return parser
 
 
@@ -63,15 +64,17 @@ def paint(options: argparse.Namespace) -> None:
     batch_size = flags.count(options, "batch_size", flags.BATCH_SIZE)
     jobs = flags.with_loras(make_jobs(options), adapters)
     output.check_output(options.output, jobs)
+    enlarged = flags.enlarged(options)
 
     from sdcore.app.session import Session, results
     from sdcore.pipeline.start import complete_size
 
+    output.greet(jobs, model, options.output, begin=f" from {options.image}")
     session = Session(model, adapters)
     pipe = session.pipe
     size = complete_size(*sides, jobs[0].source, pipe.native_size, pipe.autoencoder.factor)
     jobs = [replace(job, size=size) for job in jobs]
-    names = output.Names(options.output)
+    names = output.Names(options.output, enlarged)
     for result in results(session.paint(jobs, batch_size=batch_size)):
         for _ in output.save(result, names):
             pass

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import string
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +20,14 @@ from sdcore.files.atomic import check_writable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from sdcore.app.model_choice import ModelChoice
     from sdcore.job.job import Job
     from sdcore.pipeline.result import TextToImageResult
 
 _PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
 _LONGEST_NAME = 240  # bytes of a file's name, which a number may be added to; systems take 255
 _LONGEST_SLUG = 60
+_LONGEST_TOLD = 100  # letters of a prompt in one line with others
 # What Windows takes for devices, whatever stands behind the first dot.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(10))}
 # What a pattern may hold -> what stands for it.
@@ -41,8 +44,10 @@ FIELDS: dict[str, Callable[[Job, int, datetime], str | int]] = {
 class Names:
     """The names of the pictures of one command, in the order in which they are painted."""
 
-    def __init__(self, output: Path) -> None:
-        self.output, self._index, self._now = output, 0, datetime.now()
+    def __init__(self, output: Path, enlarged: int = 0) -> None:
+        """`enlarged`: up to how many pixels small ones are written once more; 0 is not at all."""
+        self.output, self.enlarged = output, enlarged
+        self._index, self._now = 0, datetime.now()
 
     def next(self, job: Job) -> Path:
         """Where the next picture goes, which a job has painted."""
@@ -50,15 +55,40 @@ class Names:
         return _named(self.output, job, self._index, self._now)
 
 
+def greet(jobs: Sequence[Job], model: ModelChoice, output: Path, begin: str = "") -> None:
+    """Say beside the result what is painted, with which seeds, and where it will lie."""
+    prompts = list(dict.fromkeys(job.prompt for job in jobs))
+    seeds = list(dict.fromkeys(job.seed for job in jobs if job.seed is not None))
+    said = f"painting {len(jobs)} image{'s' * (len(jobs) > 1)}{begin} with "
+    said += "the embedded model" if model.name is None else model.name
+    if seeds:
+        said += f", seed {seeds[0]}" if len(seeds) == 1 else f", seeds {seeds[0]} to {seeds[-1]}"
+    where = output if output.suffix.lower() in (".png", ".html") else f"{output}{os.sep}"
+    first = prompts[0] if len(prompts[0]) <= _LONGEST_TOLD else f"{prompts[0][:_LONGEST_TOLD]}…"
+    more = f" and {len(prompts) - 1} more" * (len(prompts) > 1)
+    tell(f"{said}, into {where}: {first}{more}")
+
+
 def save(result: TextToImageResult, names: Names) -> Iterator[Image]:
     """Write each picture with its settings and print its path, and its seed beside it on standard
     error; gives the pictures.
+
+    Small ones are written once more for eyes, a whole number of times as large. The copy says what
+    the picture says, so `--from` paints the picture again from either.
     """
+    from PIL.Image import Resampling
+
     from sdcore.metadata.png import save_png
 
     for image, settings in zip(result.images, result.settings, strict=True):
         tell(f"seed {settings.job.seed}")
-        say(save_png(image, names.next(settings.job), settings))
+        path = save_png(image, names.next(settings.job), settings)
+        say(path)
+        times = names.enlarged // max(image.size)
+        if times > 1:
+            larger = image.resize([side * times for side in image.size], Resampling.BICUBIC)
+            folder = path.parent / "enlarged"
+            tell(f"enlarged {times} times: {save_png(larger, folder / path.name, settings)}")
         yield image
 
 

@@ -38,6 +38,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
     add("--explain-prompt", action="store_true", help=text)
     flags.add_model_flags(parser)
     flags.add_output_flags(parser)
+    flags.add_enlarged_flag(parser)
     add("--grid", action="store_true", help="also write all pictures as one (default: no)")
     return parser
 
@@ -66,10 +67,13 @@ def paint(options: argparse.Namespace) -> None:
     jobs = make_jobs(options, prompts, images, again)
     jobs = flags.with_loras(jobs, adapters, () if again is None else again.job.loras)
     output.check_output(options.output, jobs)
+    enlarged = flags.enlarged(options)
 
     from sdcore.app.session import Session, results
     from sdcore.pipeline.start import complete_size
 
+    if not options.explain_prompt:
+        output.greet(jobs, model, options.output)
     session = Session(model, adapters)
     pipe = session.pipe
     if again is not None:
@@ -80,7 +84,7 @@ def paint(options: argparse.Namespace) -> None:
     size = complete_size(*sides, jobs[0].source, pipe.native_size, pipe.autoencoder.factor)
     jobs = [with_size(job if size is None else replace(job, size=size), session) for job in jobs]
     grid: list[Image] = []
-    names = output.Names(options.output)
+    names = output.Names(options.output, enlarged)
     for result in results(session.paint(jobs, batch_size=batch_size)):
         for image in output.save(result if again is None else again.kept(result), names):
             if options.grid:

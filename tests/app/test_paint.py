@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,38 @@ def test_an_explanation_is_in_letters(capsys) -> None:
     told = capsys.readouterr()
     assert "  一只 " in told.out
     assert "does not know" not in told.err
+
+
+def test_the_greeting_says_what_is_painted_and_where_it_will_lie(run, tmp_path) -> None:
+    out = tmp_path / "out"
+    _, _, err = run("a cat", "a fox", "--images", "2", "--seed", "5", "--steps", "1")
+    first = err.splitlines()[0]
+    assert first.startswith("painting 4 images with ") and first.endswith(
+        f", seeds 5 to 8, into {out}{os.sep}: a cat and 1 more"
+    )
+    target = tmp_path / "x.png"
+    _, (path,), err = run("a cat", "--steps", "1", "--output", str(target))
+    assert f", seed {read_settings(path).job.seed}, into {target}: a cat\n" in err
+
+
+def test_small_pictures_are_also_written_enlarged(run, tmp_path) -> None:
+    _, (path,), err = run("a cat", "--seed", "5", "--size", "64x32")
+    (larger,) = (tmp_path / "out" / "enlarged").iterdir()
+    assert larger.name == path.name and f"enlarged 8 times: {larger}\n" in err
+    assert read_settings(larger) == read_settings(path)
+    with Image.open(path) as small, Image.open(larger) as large:
+        assert (small.size, large.size) == ((64, 32), (512, 256))
+    _, (without,), _ = run("a cat", "--seed", "5", "--size", "64x32", "--enlarged", "0")
+    assert without.read_bytes() == path.read_bytes()  # the picture itself is the same
+    assert len(list(larger.parent.iterdir())) == 1
+
+
+def test_one_file_is_enlarged_where_it_is_asked_for(run, tmp_path) -> None:
+    plain = ("a cat", "--steps", "1", "--output", str(tmp_path / "x.png"))
+    run(*plain)
+    assert not (tmp_path / "enlarged").exists()
+    run(*plain, "--enlarged", "200")
+    with Image.open(tmp_path / "enlarged" / "x-1.png") as larger:
+        assert larger.size == (192, 192)
+    code, _, err = run(*plain, "--enlarged", "-1")
+    assert code == 2 and "--enlarged is -1" in err

@@ -74,6 +74,7 @@ class Runs:
             os.chdir(here)
         self.notes.text(f"run {self.count} said", said)
         new = sorted(p for p in self.folder.rglob("*") if p not in before and p.is_file())
+        new = [path for path in new if path.parent.name != "enlarged"]  # of what is noted
         for path in new:
             name = f"run {self.count} {path.relative_to(self.folder)}"
             if path.suffix == ".png":
