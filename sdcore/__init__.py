@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from sdcore.job.adapters import EmbeddingSettings as EmbeddingSettings
     from sdcore.job.adapters import HiresSettings as HiresSettings
     from sdcore.job.adapters import LoraSettings as LoraSettings
+    from sdcore.job.adapters import RegionSettings as RegionSettings
     from sdcore.job.budget import Budget as Budget
     from sdcore.job.job import Job as Job
     from sdcore.job.job import make_jobs as make_jobs
@@ -140,7 +141,7 @@ _HOMES = {
     "errors": "FileError MemoryLimitError NonFiniteError SdcoreError UsageError",
     "image.autoencoder": "Autoencoder",
     "image.pictures": "open_mask open_picture to_images",
-    "job.adapters": "EmbeddingSettings HiresSettings LoraSettings",
+    "job.adapters": "EmbeddingSettings HiresSettings LoraSettings RegionSettings",
     "job.budget": "Budget",
     "job.job": "Job make_jobs",
     "job.record": "ImageSettings job_from_dict job_to_dict",

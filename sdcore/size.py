@@ -17,6 +17,29 @@ _LARGEST = 1_000_000  # pixels that a conditioning tells
 _WRITTEN = re.compile(r"([0-9]{1,6})(?:x([0-9]{1,6}))?")
 
 
+Box = tuple[float, float, float, float]
+
+
+def check_box(box: Any, of: str) -> Box:
+    """A part of a picture: left, top, right, bottom, as parts of its width and height.
+
+    Args:
+        of: whose it is, as a sentence about it goes on: "the region 'a fox'".
+
+    Raises:
+        UsageError: it is empty, outside, or no four numbers.
+    """
+    sides = tuple(cast("Any", box)) if isinstance(box, tuple | list) else ()
+    good = len(sides) == 4 and all(as_finite(side, 0, 1) is not None for side in sides)
+    if not good or sides[0] >= sides[2] or sides[1] >= sides[3]:
+        raise UsageError(
+            f"The box of {of} is {box!r:.80}.",
+            "It is left, top, right, bottom, each 0 to 1; as it stands it is empty or outside.",
+            "The left half of the picture is (0, 0, 0.5, 1).",
+        )
+    return sides[0], sides[1], sides[2], sides[3]
+
+
 @dataclass(frozen=True)
 class Size:
     """A width and a height in pixels, whole numbers.

@@ -241,7 +241,7 @@ class Adapters:
 
     def with_embeddings(self, pipe: TextToImage, jobs: Sequence[Job]) -> TextToImage:
         """The pipeline with the learned words, which prompts call as the jobs' dialect does."""
-        texts = [text for job in jobs for text in (job.prompt, job.negative_prompt or "")]
+        texts = [text for job in jobs for text in (job.text, job.negative_text or "")]
         files = self._embedding_files(jobs[0].dialect, texts)
         if not files:
             return pipe

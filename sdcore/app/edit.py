@@ -155,7 +155,7 @@ def paint(
 
     # The prompts are the same in each group.
     pipe, first = session.prepared(groups[0]), groups[0]
-    prompts, dialect = [job.prompt for job in first], first[0].dialect
+    prompts, dialect = [job.text for job in first], first[0].dialect
     tokenizers = [tokenizer for tokenizer, _ in pipe.readers]
 
     def make(run: Run) -> PromptEdit:

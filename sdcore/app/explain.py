@@ -140,10 +140,11 @@ def make_jobs(options: argparse.Namespace, prompts: list[str]) -> list[Job]:
 def check_looking(options: argparse.Namespace, jobs: list[Job]) -> None:
     """A picture that is there is not painted: what only painting uses is refused."""
     painting = ("negative_prompt", "steps", "guidance_scale", "guidance_rescale", "scheduler")
-    for name in (*painting, "images"):
+    for name in (*painting, "images", "regions"):
         if getattr(options, name) is not None:
+            flag = "region" if name == "regions" else name.replace("_", "-")
             raise UsageError(
-                f"--{name.replace('_', '-')} has no effect beside --image.",
+                f"--{flag} has no effect beside --image.",
                 "The picture is not painted; the model looks at it, noised to some times.",
                 "Leave one of them out.",
             )

@@ -189,8 +189,8 @@ def explain_job(
         UsageError: the job cannot be painted, or a prompt changes with the steps.
     """
     scale = pipe.defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale
-    negative = job.negative_prompt if scale > 1 else None
-    recording = Recording(pipe, job.prompt, negative, job.dialect, windows)
+    negative = job.negative_text if scale > 1 else None
+    recording = Recording(pipe, job.text, negative, job.dialect, windows)
     result = (paint or pipe.paint)(job, recording)
     facts = _facts(result.settings[0], negative)
     return explain_run(pipe, recording, result.images[0], facts)
@@ -238,7 +238,7 @@ def _facts(settings: ImageSettings, negative_prompt: str | None) -> dict[str, An
     job = settings.job
     assert job.size is not None
     named = {
-        "prompt": job.prompt,
+        "prompt": job.text,
         "negative prompt": negative_prompt,
         "seed": job.seed,
         "steps": job.steps,

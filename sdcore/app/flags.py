@@ -21,7 +21,7 @@ from sdcore.files.limits import PROMPTS_BYTES
 from sdcore.files.opening import read_bytes
 
 if TYPE_CHECKING:
-    from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
+    from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings, RegionSettings
     from sdcore.job.budget import Budget
     from sdcore.job.job import Job
 
@@ -52,6 +52,10 @@ def add_painting_flags(parser: argparse.ArgumentParser, batch_size: int = BATCH_
     add("--scheduler", metavar="NAME", help="such as 'dpm++ 2m karras' (default: the model's)")
     text = "how marks in prompts are read: plain, a1111, a1111-nonorm, comfy or compel"
     add("--dialect", metavar="NAME", help=text + " (default: plain)")
+    text = "what is to be in a box: its left, top, right and bottom side as parts of the picture; "
+    text += "several may be given (default: none)"
+    where = {"dest": "regions", "action": "append", "metavar": "PROMPT@L,T,R,B"}
+    add("--region", **where, type=read_region, help=text)
     text = "text encoder layers left out at the end (default: 0)"
     add("--clip-skip", type=int, metavar="N", help=text)
     add("--images", type=int, metavar="N", help="pictures of each prompt (default: 1)")
@@ -127,6 +131,22 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     text = "folder, or file.png; {seed}, {prompt}, {date}, {index} are filled in" + _DEFAULT
     add("--output", type=Path, metavar="PATH", default=Path("outputs"), help=text)
     add("--debug", action="store_true", help="show the traceback of an error (default: no)")
+
+
+def read_region(text: str) -> RegionSettings:
+    """PROMPT@L,T,R,B, such as a fox@0,0,0.5,1."""
+    from sdcore.job.adapters import RegionSettings
+
+    prompt, _, sides = text.rpartition("@")
+    try:
+        left, top, right, bottom = (float(side) for side in sides.split(","))
+        return RegionSettings(prompt.strip(), (left, top, right, bottom))
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error.what} {error.why}") from None
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not PROMPT@LEFT,TOP,RIGHT,BOTTOM, such as 'a fox@0,0,0.5,1'"
+        ) from None
 
 
 def read_interval(text: str) -> tuple[float, float]:
@@ -328,17 +348,14 @@ def with_loras(
     from sdcore.prompt.dialects import parse_prompt
 
     def embeddings(job: Job) -> tuple[EmbeddingSettings, ...]:
-        return found.embedding_settings(job.dialect, job.prompt, job.negative_prompt or "")
+        return found.embedding_settings(job.dialect, job.text, job.negative_text or "")
 
     loras = {
-        (job.prompt, job.dialect): found.choose(
-            parse_prompt(job.prompt, job.dialect).loras, of_picture
-        )
+        (job.text, job.dialect): found.choose(parse_prompt(job.text, job.dialect).loras, of_picture)
         for job in jobs
     }
     return [
-        replace(job, loras=loras[job.prompt, job.dialect], embeddings=embeddings(job))
-        for job in jobs
+        replace(job, loras=loras[job.text, job.dialect], embeddings=embeddings(job)) for job in jobs
     ]
 
 

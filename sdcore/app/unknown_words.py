@@ -31,7 +31,7 @@ def _distinct(pipe: TextToImage, jobs: Sequence[Job], negative: bool) -> list[st
     """What is left of the prompts to be read, each once, in order."""
     texts: dict[str, None] = {}
     for job in jobs:
-        prompt = (job.negative_prompt or "") if negative else job.prompt
+        prompt = (job.negative_text or "") if negative else job.text
         steps = job.steps or pipe.defaults.steps
         texts.update(dict.fromkeys(_texts(prompt, job.dialect, steps, negative)))
     return list(texts)

@@ -24,6 +24,8 @@ from torch import Tensor
 from sdcore.attention import Attend, Control, Site
 from sdcore.control.run_control import Run, RunControl, not_begun
 from sdcore.errors import UsageError
+from sdcore.prompt.text import BREAK
+from sdcore.size import Box, check_box
 from sdcore.text.tokenizer import Tokens
 from sdcore.torch_state import with_own_torch_state
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
     from sdcore.diffusion.steps import Step
 
-BREAK = " BREAK "
 _FINE = 4  # masks are softened on a grid this many times as fine as the latents
 _OVERLAP = 1.02  # two regions that only touch share cells of the grid, whose parts sum to 1
 
@@ -50,7 +51,7 @@ class Region:
     """
 
     prompt: str
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     mask: Image | Tensor | None = None
     negative_prompt: str = ""
 
@@ -65,7 +66,7 @@ class Region:
                 "Give it one of them.",
             )
         if self.box is not None:
-            _check_box(self.prompt, self.box)
+            check_box(self.box, f"the region {self.prompt!r:.80}")
 
     def raster(self, h: int, w: int) -> Tensor:
         """How much of each cell of a grid belongs to the region: (h, w), 0 to 1."""
@@ -87,6 +88,8 @@ class Regions(RunControl):
         soft: width over which a region fades into the next, as a part of the picture.
         base: 0 to 1, how much the regions read `prompt` in place of their own.
         negative_prompt: the general one; what is in `Region.negative_prompt` comes in its place.
+        prompts: of the rest of the picture in each row of a batch, where they differ; `prompt` is
+            the first of them.
 
     Raises:
         UsageError: no region, an empty one, two that overlap, a wrong number.
@@ -101,6 +104,7 @@ class Regions(RunControl):
         soft: float = 0.1,
         base: float = 0.2,
         negative_prompt: str = "",
+        prompts: Sequence[str] = (),
     ) -> None:
         if not regions:
             why = "Without one this is an ordinary run."
@@ -109,6 +113,7 @@ class Regions(RunControl):
             if not 0 <= value <= most:
                 raise UsageError(f"{name} is {value!r}.", f"It is 0 to {most:g}.", "Use 0.1.")
         self.texts = [prompt, *(region.prompt for region in regions)]
+        self._rows = [[each, *self.texts[1:]] for each in prompts or (prompt,)]
         self.regions, self.soft, self.base = tuple(regions), soft, base
         self._negatives = [negative_prompt, *(r.negative_prompt for r in regions)]
         self._slices: list[slice] = []
@@ -138,7 +143,7 @@ class Regions(RunControl):
         return self._negative
 
     def begin(self, run: Run) -> None:
-        self._slices = _text_slices(run, self.texts)
+        self._slices = _slices_of_rows(run, self._rows)
         h, w = run.grid
         for region in self.regions:
             _check_shape(region, h, w)
@@ -203,15 +208,27 @@ class _ReadsRegions:
         return out
 
 
-def _text_slices(run: Run, texts: Sequence[str]) -> list[slice]:
-    """Which of the T tokens are whose: the chunks from each text's first word on."""
+def _slices_of_rows(run: Run, rows: Sequence[Sequence[str]]) -> list[slice]:
+    """Which of the T tokens are whose, which is the same in all rows of a batch."""
+    found = [_text_slices(run, texts, row) for row, texts in enumerate(rows)]
+    if any(slices != found[0] for slices in found):
+        raise UsageError(
+            "The prompts are of different lengths.",
+            "What is painted at once with regions has them at the same places of the text.",
+            "Paint them one after the other.",
+        )
+    return found[0]
+
+
+def _text_slices(run: Run, texts: Sequence[str], row: int) -> list[slice]:
+    """Which of the T tokens of a row are whose: the chunks from each text's first word on."""
     if run.tokens is None:
         return _equal_slices(run.text_tokens, len(texts))
     chunk = _chunk_length(run.tokens)
     starts, letters = [0], 0
     for text in texts[:-1]:
         letters += len(text) + len(BREAK)
-        first = [s.positions for s in run.tokens.spans[0] if s.start >= letters and s.positions]
+        first = [s.positions for s in run.tokens.spans[row] if s.start >= letters and s.positions]
         starts.append(first[0][0] // chunk * chunk if first else starts[-1])
     if len(set(starts)) < len(texts) or run.tokens.ids.shape[1] != run.text_tokens:
         raise UsageError(
@@ -238,16 +255,6 @@ def _chunk_length(tokens: Tokens) -> int:
     """How many tokens the text encoder reads together: from one start token to the next."""
     starts = (tokens.ids[0] == tokens.ids[0, 0]).nonzero().flatten()
     return int(starts[1]) if len(starts) > 1 else tokens.ids.shape[1]
-
-
-def _check_box(prompt: str, box: Sequence[float]) -> None:
-    good = len(box) == 4 and all(0 <= side <= 1 for side in box)
-    if not good or box[0] >= box[2] or box[1] >= box[3]:
-        raise UsageError(
-            f"The box of the region {prompt!r:.80} is {tuple(box)}.",
-            "It is left, top, right, bottom, each 0 to 1; as it stands it is empty or outside.",
-            "The left half of the picture is (0, 0, 0.5, 1).",
-        )
 
 
 def _check_shape(region: Region, h: int, w: int) -> None:

@@ -1,4 +1,4 @@
-"""What a job asks for beside the model: LoRAs, learned words, a second pass.
+"""What a job asks for beside the model: LoRAs, learned words, regions, a second pass.
 
 A name in a job is a name to look for among files that the user pointed to, never a path.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sdcore.checks import as_finite
+from sdcore.checks import as_finite, has_type
 from sdcore.errors import UsageError
 from sdcore.files.limits import LORA_WEIGHT
-from sdcore.size import Size
+from sdcore.size import Box, Size, check_box
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,31 @@ class EmbeddingSettings:
 
     name: str
     hash: str = ""
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """A part of the picture and what is to be there, see `sdcore.Regions`.
+
+    Attributes:
+        prompt: of the region alone.
+        box: left, top, right, bottom as parts of the picture, 0 to 1.
+        negative_prompt: what to keep away from there; "" is the job's.
+
+    Raises:
+        UsageError: it has no prompt, or a box that is empty or outside.
+    """
+
+    prompt: str
+    box: Box
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        texts = self.prompt, self.negative_prompt
+        if not all(has_type(text, str) for text in texts) or not self.prompt.strip():
+            why = "Nothing says what is to be there."
+            raise UsageError("A region has no prompt.", why, "Give it one, or leave it out.")
+        object.__setattr__(self, "box", check_box(self.box, f"the region {self.prompt!r:.80}"))
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,17 @@ from sdcore.diffusion.steps import check_share
 from sdcore.errors import UsageError
 from sdcore.image.canvas import TOUCHED
 from sdcore.image.pictures import to_mask, to_rgb
-from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings
+from sdcore.job.adapters import EmbeddingSettings, HiresSettings, LoraSettings, RegionSettings
 from sdcore.job.budget import Budget
 from sdcore.job.sources import Latents, Noise, Picture, Source, check_latents
-from sdcore.prompt.dialects import dialect_name
+from sdcore.prompt.dialects import DIALECTS, dialect_name
+from sdcore.prompt.text import BREAK
 from sdcore.size import Size, SizeConditioning
 
 LARGEST_SEED = 2**63 - 1
 NOISE, GENEROUS = Noise(), Budget()
 UPSCALES = ("pixels", "latents")
+REGIONS = 32  # of a picture, at most
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Job:
         tiled: the autoencoder works in tiles: for large pictures in little memory.
         steps_before: `steps_run` of an earlier pass at another size; prompts that change with the
             steps go on where it ended, as in the web UI.
+        regions: parts of the picture with a prompt of their own, in a dialect that knows BREAK.
         budget: how much it may ask for. It changes no picture, is no part of a record, and two jobs
             that differ in it alone are equal.
 
@@ -89,6 +92,7 @@ class Job:
     tiled: bool = False
     steps_before: int = 0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    regions: tuple[RegionSettings, ...] = ()
     budget: Budget = field(default=GENEROUS, compare=False)
 
     def __post_init__(self) -> None:
@@ -118,17 +122,30 @@ class Job:
                 f"The switch tiled is {self.tiled!r:.80}.", "It is on or off.", "Use True or False."
             )
         object.__setattr__(self, "dialect", dialect_name(self.dialect))
+        self._check_regions()
         if self.attention != "auto":
             check_attention(self.attention)
         check_share("denoising_end", self.denoising_end)
+
+    def _check_regions(self) -> None:
+        if self.regions and not DIALECTS[self.dialect].breaks:
+            known = [name for name, dialect in DIALECTS.items() if dialect.breaks]
+            raise UsageError(
+                f"Regions cannot be used in the dialect {self.dialect}.",
+                "Their prompts are joined by BREAK, which it does not know.",
+                f"Use the dialect {' or '.join(known)}.",
+            )
+        if len(self.regions) > REGIONS:
+            why = f"A picture has {REGIONS} at most."
+            raise UsageError(f"There are {len(self.regions)} regions.", why, "Leave some out.")
 
     def _check_budget(self) -> None:
         """Refuse what asks for more than the budget, as far as that is known without a model."""
         if self.budget is None:  # pyright: ignore[reportUnnecessaryComparison]
             object.__setattr__(self, "budget", GENEROUS)
         check = self.budget.check
-        check("letters", len(self.prompt), "The prompt")
-        check("letters", len(self.negative_prompt or ""), "The negative prompt")
+        check("letters", len(self.text), "The prompt")
+        check("letters", len(self.negative_text or ""), "The negative prompt")
         check("steps", max(self.steps or 0, self.steps_before), "The run")
         check("adapters", len(self.loras) + len(self.embeddings), "The job")
         if self.size is not None:
@@ -144,6 +161,19 @@ class Job:
         for sizes in (self.size_conditioning, self.negative_size_conditioning):
             if sizes is not None:
                 sizes.check()
+
+    @property
+    def text(self) -> str:
+        """What the text encoders read: the prompt, and those of the regions behind it."""
+        return BREAK.join([self.prompt, *(region.prompt for region in self.regions)])
+
+    @property
+    def negative_text(self) -> str | None:
+        """The same of what to keep away from; regions that say nothing have the job's."""
+        if not any(region.negative_prompt for region in self.regions):
+            return self.negative_prompt
+        general = self.negative_prompt or ""
+        return BREAK.join([general, *(each.negative_prompt or general for each in self.regions)])
 
     @property
     def guidance(self) -> Guidance:
@@ -191,13 +221,14 @@ class Job:
         return replace(self, **{k: v for k, v in settings.items() if v is not None})
 
 
-_SEVERAL = ("loras", "embeddings")
+_SEVERAL = ("loras", "embeddings", "regions")
 _RECORDS: dict[str, type[Any]] = {
     "budget": Budget,
     "size": Size,
     "hires": HiresSettings,
     "loras": LoraSettings,
     "embeddings": EmbeddingSettings,
+    "regions": RegionSettings,
     "size_conditioning": SizeConditioning,
     "negative_size_conditioning": SizeConditioning,
 }

@@ -41,6 +41,7 @@ from sdcore.job.record import ImageSettings, source_settings
 from sdcore.job.sources import Noise
 from sdcore.pipeline.larger import joined, larger_jobs
 from sdcore.pipeline.memory import free_bytes, least_bytes
+from sdcore.pipeline.regional import with_regions
 from sdcore.pipeline.result import Moment, TextToImageResult
 from sdcore.pipeline.start import (
     BatchSource,
@@ -74,6 +75,7 @@ _OF_A_JOB = (
     "tiled",
     "attention",
     "hires",
+    "regions",
     "budget",
 )
 
@@ -297,7 +299,8 @@ class TextToImage(Model):
             self.defaults.name or "a model",
         )
         latents = start.latents
-        for step, latents in denoise(self.unet, sampler, start, plan, guidance, control):
+        steered = with_regions(control, jobs)
+        for step, latents in denoise(self.unet, sampler, start, plan, guidance, steered):
             yield Moment(step, latents, rerun)
         images: list[Image] = []
         if job.denoising_end is None:
@@ -367,8 +370,8 @@ class TextToImage(Model):
         return plan_prompts(
             self.readers,
             kind,
-            [job.prompt for job in jobs],
-            [job.negative_prompt for job in jobs],
+            [job.text for job in jobs],
+            [job.negative_text for job in jobs],
             Steps(steps, job.steps_before),
             guided=guided,
             dialect=job.dialect,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sdcore.attention import Site
 from sdcore.control.chain import chain
 from sdcore.control.heatmaps import WordHeatmaps
-from sdcore.control.regions import BREAK, Regions
+from sdcore.control.regions import Regions
 from sdcore.control.run_control import ControlLike
 from sdcore.errors import UsageError
 from sdcore.pipeline.traced_layer import TakesAttention
@@ -37,6 +37,7 @@ from sdcore.pipeline.traced_parts import (
     unet_of,
 )
 from sdcore.pipeline.traced_run import TracedRun, check_hooks
+from sdcore.prompt.text import BREAK
 from sdcore.text.tokenizer import Tokenizer, Tokens
 from sdcore.text.words import as_readings
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from sdcore.attention import Site
-from sdcore.control.regions import BREAK
 from sdcore.control.run_control import attention_sites
 from sdcore.errors import UsageError
+from sdcore.prompt.text import BREAK
 from sdcore.text.tokenizer import Span, Tokenizer, Tokens
 from sdcore.unet.config import UNetConfig
 from sdcore.unet.unet import UNet

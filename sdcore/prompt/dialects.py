@@ -42,6 +42,7 @@ class Dialect:
         divide: which tokens go to which chunk.
         weigh: what weights do; None where there are none.
         skips_in_negative: whether CLIP skip counts for the negative prompt too.
+        breaks: whether BREAK begins a new chunk, as the prompts of regions need.
         pads: whether the shorter of prompt and negative prompt is filled up with empty prompts;
             otherwise each is read as long as it is.
         pools_as_typed: whether SDXL's pooled text is that of the prompt with all its marks.
@@ -52,6 +53,7 @@ class Dialect:
     divide: Rule
     weigh: Weighing | None
     skips_in_negative: bool = True
+    breaks: bool = False
     pads: bool = False
     pools_as_typed: bool = False
 
@@ -71,8 +73,8 @@ DIALECTS = {
     dialect.name: dialect
     for dialect in (
         Dialect("plain", _PLAIN, cut_off, None, skips_in_negative=False),
-        Dialect("a1111", _A1111, after_commas, multiplied_with_mean),
-        Dialect("a1111-nonorm", _A1111, after_commas, multiplied),
+        Dialect("a1111", _A1111, after_commas, multiplied_with_mean, breaks=True),
+        Dialect("a1111-nonorm", _A1111, after_commas, multiplied, breaks=True),
         Dialect("comfy", _COMFY, keep_short_groups, from_empty),
         Dialect("compel", _COMPEL, after_sentences, masked_down, pads=True, pools_as_typed=True),
     )

@@ -17,6 +17,7 @@ from itertools import accumulate
 from typing import Generic, TypeVar
 
 Slice = tuple[int, int]
+BREAK = " BREAK "  # joins texts that are read apart, in dialects that know it
 Item = TypeVar("Item")
 Other = TypeVar("Other")
 

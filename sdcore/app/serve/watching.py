@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +26,7 @@ from sdcore.control.run_control import Run, RunControl
 from sdcore.image.data_url import data_url
 from sdcore.image.pictures import to_images
 from sdcore.pipeline.result import Moment, TextToImageResult
+from sdcore.prompt.text import BREAK
 from sdcore.text.words import FIRST_WORD, SPECIAL
 
 if TYPE_CHECKING:
@@ -104,7 +107,7 @@ def paint_seen(
     """
     pipe = session.prepared(jobs)
     tokenizers = [tokenizer for tokenizer, _ in pipe.readers]
-    prompts, dialect = [job.prompt for job in jobs], jobs[0].dialect
+    prompts, dialect = [job.text for job in jobs], jobs[0].dialect
 
     def maps_of(run: Run) -> WordHeatmaps:
         return WordHeatmaps(tokens_in_run(tokenizers, prompts, dialect, run))
@@ -117,13 +120,14 @@ def paint_seen(
     controls += [recording] if heatmaps else []
     controls += [MadeAtBegin(edit_of)] if edit is not None else []
     result = paint_one(session, jobs, task, chain(*controls))
-    words = list(read_words(recording.made, prompts[-1])) if heatmaps else []
+    words = list(read_words(recording.made, jobs[-1])) if heatmaps else []
     return result, words
 
 
-def read_words(heatmaps: WordHeatmaps, prompt: str) -> Iterator[dict[str, Any]]:
+def read_words(heatmaps: WordHeatmaps, job: Job) -> Iterator[dict[str, Any]]:
     """Start, end with padding, and each word of the last image: where it is read, and how much.
 
+    `start` and `end` count the letters of text number `of`: 0 is the prompt, then the regions'.
     `map` holds h w levels of 0 to 255 between `low` and `high`, as base64.
     """
     image = heatmaps.images - 1
@@ -131,9 +135,13 @@ def read_words(heatmaps: WordHeatmaps, prompt: str) -> Iterator[dict[str, Any]]:
     for name, one in zip(SPECIAL, maps, strict=False):
         yield {"word": name, "special": True, "share": float(one.mean()), **_packed(one)}
     shares = heatmaps.share(image=image)
+    texts = job.prompt, *(region.prompt for region in job.regions)
+    begins = [0, *accumulate(len(text) + len(BREAK) for text in texts[:-1])]
     for each, one in zip(shares, maps[FIRST_WORD:], strict=True):
         span = each.span
-        said: dict[str, Any] = {"word": span.word, "start": span.start, "end": span.end}
+        of = bisect(begins, span.start) - 1
+        said: dict[str, Any] = {"word": span.word, "of": of}
+        said |= {"start": span.start - begins[of], "end": span.end - begins[of]}
         said |= {"share": each.share, "cut": each.cut, "ignored": each.ignored}
         yield said | {"special": False, **_packed(one)}
 

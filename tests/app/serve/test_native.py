@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from sdcore import Job, PromptEdit, Size, TextToImage, WordHeatmaps, job_to_dict
+from sdcore import Job, PromptEdit, RegionSettings, Size, TextToImage, WordHeatmaps, job_to_dict
 from sdcore.control.prompt_edit import EditSettings
 from sdcore.job.sources import Picture
 
@@ -68,6 +68,21 @@ def test_words_have_the_maps_of_the_run(ask, pipe) -> None:
         assert found == pytest.approx(expected.tolist(), abs=(word["high"] - word["low"]) / 500)
     total = sum(word["share"] for word in last["words"])
     assert total == pytest.approx(1, abs=1e-3)
+
+
+def test_regions_are_the_same_bits_and_their_words_are_told_apart(ask, pipe) -> None:
+    regions = (
+        RegionSettings("a small tree", (0, 0, 0.5, 1)),
+        RegionSettings("a fox", (0.5, 0, 1, 1)),
+    )
+    job = replace(JOB, dialect="a1111", regions=regions)
+    *_, (_, last) = events(ask, job=job_to_dict(job), heatmaps=True)
+    assert opened(last["png"]).tobytes() == pipe.paint(job).images[0].tobytes()
+    assert last["job"]["regions"] == job_to_dict(job)["regions"]
+    words = [word for word in last["words"] if not word["special"]]
+    texts = [job.prompt, *(region.prompt for region in regions)]
+    assert [texts[w["of"]][w["start"] : w["end"]] for w in words] == " ".join(texts).split()
+    assert [w["of"] for w in words] == [0] * 6 + [1] * 3 + [2] * 2
 
 
 def test_an_edit_holds_the_rest(ask, pipe) -> None:
@@ -142,6 +157,8 @@ def test_a_task_can_be_stopped_and_the_next_one_is_painted(ask, live) -> None:
         {"job": {"prompt": "a" * 30_000}},
         {"job": {"prompt": "a", "width": 8_000_000, "height": 8_000_000}},
         {"job": {"prompt": "a"}, "images": 9},
+        {"job": {"prompt": "a", "regions": [{"prompt": "b", "box": [0, 0, 1, 1]}]}},
+        {"job": {"prompt": "a", "dialect": "a1111", "regions": [{"prompt": "b", "box": [0, 0]}]}},
         {"job": {"prompt": "a"}, "images": True},
         {"job": {"prompt": "a"}, "model": "gone"},
         {"job": {"prompt": "a"}, "model": "../../etc"},
