@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 # Chromium reads commands from descriptor 3 and answers on 4.
 _ON_3_AND_4 = (
@@ -17,6 +20,14 @@ _ON_3_AND_4 = (
     "os.set_inheritable(3, True); os.set_inheritable(4, True); "
     "os.execvp(sys.argv[3], sys.argv[3:])"
 )
+
+
+def start_browser(profile: Path) -> Browser:
+    """A Chromium with a profile of its own; the test is skipped where there is none."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("needs Chromium")
+    return Browser(program, profile)
 
 
 class Browser:
@@ -99,17 +110,54 @@ class Browser:
             time.sleep(0.1)
         raise AssertionError(f"never became true: {condition}")
 
-    def middle(self, selector: str) -> tuple[float, float]:
-        box = f"document.querySelector('{selector}').getBoundingClientRect()"
-        x, y = self.run(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({box})")
-        return x, y
+    def box(self, selector: str) -> tuple[float, float, float, float]:
+        """x, y, width and height of an element, which is brought into sight."""
+        found = f"document.querySelector('{selector}')"
+        self.run(f"{found}.scrollIntoView({{block: 'nearest'}})")
+        x, y, w, h = self.run(
+            f"(b => [b.x, b.y, b.width, b.height])({found}.getBoundingClientRect())"
+        )
+        return x, y, w, h
 
-    def key(self, key: str) -> None:
-        number = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowRight": 39, "Home": 36}[key]
+    def middle(self, selector: str) -> tuple[float, float]:
+        x, y, w, h = self.box(selector)
+        return x + w / 2, y + h / 2
+
+    def key(self, key: str, *, shift: bool = False) -> None:
+        numbers = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowRight": 39, "ArrowDown": 40}
+        number = (numbers | {"Home": 36, "Delete": 46})[key]
         pressed = {"key": key, "code": key, "windowsVirtualKeyCode": number}
+        pressed["modifiers"] = 8 * shift
         text = {"text": "\r"} if key == "Enter" else {}
         self.ask("Input.dispatchKeyEvent", type="keyDown", **pressed, **text)
         self.ask("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
+    def mouse(self, kind: str, x: float, y: float, **more: object) -> None:
+        self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
+
+    def click(self, selector: str, count: int = 1) -> None:
+        x, y = self.middle(selector)
+        for number in range(1, count + 1):
+            for kind in ("mousePressed", "mouseReleased"):
+                self.mouse(kind, x, y, button="left", clickCount=number)
+
+    def drag(self, selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """From one place of an element to another, as parts of its width and height."""
+        x, y, w, h = self.box(selector)
+        places = [(x + part[0] * w, y + part[1] * h) for part in (start, end)]
+        middle = tuple((a + b) / 2 for a, b in zip(*places, strict=True))
+        self.mouse("mousePressed", *places[0], button="left", clickCount=1)
+        for place in (middle, places[1]):
+            self.mouse("mouseMoved", *place, button="left", buttons=1)
+        self.mouse("mouseReleased", *places[1], button="left", clickCount=1)
+
+    def touch(self, selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """A finger from one place of an element to another."""
+        x, y, w, h = self.box(selector)
+        for kind, part in (("touchStart", start), ("touchMove", end)):
+            points = [{"x": x + part[0] * w, "y": y + part[1] * h}]
+            self.ask("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        self.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def shot(self, path: Path) -> None:
         image = self.ask("Page.captureScreenshot", captureBeyondViewport=False)["data"]

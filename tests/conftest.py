@@ -136,3 +136,13 @@ def read_once(
         return models_read[key]
 
     monkeypatch.setattr(TextToImage, "from_pretrained", read)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium; what needs it is skipped where there is none."""
+    from tests.browser import start_browser
+
+    started = start_browser(tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()

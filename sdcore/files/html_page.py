@@ -1,8 +1,9 @@
 """HTML pages in one file: a template with slots, which allows its own script and style alone.
 
-The template names its slots {{like_this}}; {{script_hash}} and {{style_hash}} stand in its
-Content-Security-Policy. Whatever is put in is HTML already: what comes from outside is escaped by
-who puts it in, and is data for the script.
+The template names its slots {{like_this}}, and files beside it whose text stands in their place
+{{file:like_this.js}}; {{script_hash}} and {{style_hash}} stand in its Content-Security-Policy.
+Whatever is put in is HTML already: what comes from outside is escaped by who puts it in, and is
+data for the script.
 """
 
 from __future__ import annotations
@@ -18,8 +19,13 @@ from typing import Any
 
 def fill_template(path: Path, slots: Mapping[str, str]) -> str:
     """A template of the package with its slots filled."""
-    template = path.read_text("utf-8")
-    hashes = {f"{tag}_hash": _hash_of(template, tag) for tag in ("script", "style")}
+    template = re.sub(
+        r"\{\{file:([\w.]+)\}\}\n",
+        lambda file: path.with_name(file[1]).read_text("utf-8"),
+        path.read_text("utf-8"),
+    )
+    own = [tag for tag in ("script", "style") if f"{{{{{tag}_hash}}}}" in template]
+    hashes = {f"{tag}_hash": _hash_of(template, tag) for tag in own}
     filled = {**slots, **hashes}
     # One pass, so that nothing that was put in is looked at again.
     return re.sub(r"\{\{(\w+)\}\}", lambda slot: filled[slot[1]], template)

@@ -7,7 +7,6 @@ import hashlib
 import html
 import json
 import re
-import shutil
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -25,7 +24,6 @@ from sdcore.app.explain_record import Block, Explained, Recording, Window, Word,
 from sdcore.control.heatmaps import WordHeatmaps
 from sdcore.diffusion.schedulers import make_scheduler, set_steps
 from sdcore.image.pictures import to_images
-from tests.browser import Browser
 from tests.painting import paint
 
 HOSTILE = (
@@ -398,16 +396,6 @@ def test_refusals_come_before_the_model_is_loaded(run, tmp_path, arguments, said
 def test_prompts_that_change_with_the_steps_are_refused(run) -> None:
     code, paths, err = run("a [fox:cat:0.5]", "--dialect", "a1111")
     assert code == 2 and not paths and "changes with the steps" in err
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

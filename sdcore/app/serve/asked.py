@@ -22,6 +22,7 @@ from sdcore.job.budget import Budget
 from sdcore.job.job import Job
 from sdcore.metadata.png import write_png
 from sdcore.pipeline.result import TextToImageResult
+from sdcore.prompt.dialects import parse_prompt
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,24 @@ class Door:
         return self.models.adapters
 
     def with_adapters(self, jobs: list[Job]) -> list[Job]:
-        """The LoRAs and learned words that prompts name, and those of the command line."""
+        """With the LoRAs and learned words that prompts name, and those of the command line.
+
+        A job that names some itself says all of them but for those of its prompt.
+        """
         return [
-            job if job.loras or job.embeddings else flags.with_loras([job], self.adapters)[0]
+            self._completed(job)
+            if job.loras or job.embeddings
+            else flags.with_loras([job], self.adapters)[0]
             for job in jobs
         ]
+
+    def _completed(self, job: Job) -> Job:
+        named = {lora.name for lora in job.loras}
+        tags = [tag for tag in parse_prompt(job.text, job.dialect).loras if tag.name not in named]
+        wanted, texts = {tag.name for tag in tags}, (job.text, job.negative_text or "")
+        more = [lora for lora in self.adapters.choose(tags) if lora.name in wanted]
+        words = job.embeddings or self.adapters.embedding_settings(job.dialect, *texts)
+        return replace(job, loras=(*job.loras, *more), embeddings=words)
 
 
 def repeated(job: Job, images: Any, budget: Budget) -> list[Job]:

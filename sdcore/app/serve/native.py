@@ -17,6 +17,7 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import StreamingResponse
 
+from sdcore.app.serve import book
 from sdcore.app.serve.asked import (
     Door,
     as_text,
@@ -37,6 +38,7 @@ from sdcore.errors import SdcoreError, UsageError
 from sdcore.job.job import Job
 from sdcore.job.record import job_from_dict, job_to_dict
 from sdcore.metadata.png import read_recipe
+from sdcore.prompt.dialects import DIALECTS
 
 KNOWN = ("job", "model", "images", "pictures", "edit", "heatmaps")
 _EDIT = ("to", "reweight", "keep_layout", "steps_window", "only")
@@ -107,6 +109,8 @@ def router(door: Door, painter: Painter) -> APIRouter:
             "steps": defaults.steps,
             "guidance_scale": defaults.guidance_scale,
             "scheduler": defaults.scheduler,
+            "region_dialects": [name for name, each in DIALECTS.items() if each.breaks],
+            "book": book.is_here(),
         }
 
     return routes

@@ -27,6 +27,7 @@ from sdcore.image.data_url import data_url
 from sdcore.image.pictures import to_images
 from sdcore.pipeline.result import Moment, TextToImageResult
 from sdcore.prompt.text import BREAK
+from sdcore.text.nouns import nouns
 from sdcore.text.words import FIRST_WORD, SPECIAL
 
 if TYPE_CHECKING:
@@ -137,12 +138,14 @@ def read_words(heatmaps: WordHeatmaps, job: Job) -> Iterator[dict[str, Any]]:
     shares = heatmaps.share(image=image)
     texts = job.prompt, *(region.prompt for region in job.regions)
     begins = [0, *accumulate(len(text) + len(BREAK) for text in texts[:-1])]
-    for each, one in zip(shares, maps[FIRST_WORD:], strict=True):
+    named = nouns([each.span for each in shares], job.text)
+    own = maps[FIRST_WORD : FIRST_WORD + len(shares)]  # another prompt may have more words
+    for each, one, noun in zip(shares, own, named, strict=True):
         span = each.span
         of = bisect(begins, span.start) - 1
         said: dict[str, Any] = {"word": span.word, "of": of}
         said |= {"start": span.start - begins[of], "end": span.end - begins[of]}
-        said |= {"share": each.share, "cut": each.cut, "ignored": each.ignored}
+        said |= {"share": each.share, "cut": each.cut, "ignored": each.ignored, "noun": noun}
         yield said | {"special": False, **_packed(one)}
 
 

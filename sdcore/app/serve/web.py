@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdcore import __version__
-from sdcore.app.serve import native, openai_api, web_ui_api
+from sdcore.app.serve import book, native, openai_api, web_ui_api
 from sdcore.app.serve.asked import Door
 from sdcore.app.serve.painter import Busy, Painter, Stopped
 from sdcore.errors import (
@@ -32,7 +32,7 @@ from sdcore.errors import (
 from sdcore.files.html_page import fill_template
 
 BODY_BYTES = 128 << 20  # of a request, pictures in base64 included
-_OPEN = ("/health", "/")  # what tells nothing of anybody
+_OPEN = ("/health", "/")  # what tells nothing of anybody; so does the book
 _STATUS: tuple[tuple[type[SdcoreError], int], ...] = (
     (Busy, 503),
     (Stopped, 409),
@@ -72,7 +72,7 @@ def make_app(door: Door, painter: Painter, token: str | None = None) -> FastAPI:
         why = f"{where}: {told['msg']}."
         return error_response(UsageError("The request cannot be read.", why, "See /docs."))
 
-    page = fill_template(Path(__file__).with_name("page.html"), {})
+    page = fill_template(Path(__file__).with_name("page") / "page.html", {})
 
     @app.get("/", include_in_schema=False)
     async def _() -> HTMLResponse:
@@ -90,6 +90,7 @@ def make_app(door: Door, painter: Painter, token: str | None = None) -> FastAPI:
         """Figures for Prometheus."""
         return metrics(painter)
 
+    app.include_router(book.router(), prefix="/book")
     app.include_router(native.router(door, painter), prefix="/api")
     app.include_router(openai_api.router(door, painter), prefix="/v1")
     app.include_router(web_ui_api.router(door, painter), prefix="/sdapi/v1")
@@ -177,7 +178,11 @@ class Guard:
                 hint = "Ask for 127.0.0.1, or start it with --token."
                 return _with_status(UsageError("The host is another one.", why, hint), 403)
             return None
-        if path in _OPEN or self._brings_token(headers.get("authorization", "")):
+        if (
+            path in _OPEN
+            or path.startswith("/book/")
+            or self._brings_token(headers.get("authorization", ""))
+        ):
             return None
         why = "It is in the line that the server printed when it began."
         hint = "Send Authorization: Bearer TOKEN, or the token as a password."

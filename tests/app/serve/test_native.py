@@ -98,6 +98,13 @@ def test_an_edit_holds_the_rest(ask, pipe) -> None:
     assert "cat" in [word["word"] for word in last["words"]]
 
 
+def test_an_edit_may_have_fewer_words(ask) -> None:
+    *_, (name, last) = events(ask, job=job_to_dict(JOB), edit={"to": "a fox"}, heatmaps=True)
+    assert name == "picture"
+    assert [word["word"] for word in last["words"] if not word["special"]] == ["a", "fox"]
+    assert [word["noun"] for word in last["words"] if not word["special"]] == [False, True]
+
+
 def test_pictures_come_by_the_name_that_the_source_has(ask, pipe) -> None:
     image = Image.effect_noise((64, 64), 60).convert("RGB")
     file = io.BytesIO()

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +14,11 @@ import pytest
 from PIL import Image
 
 from sdcore import Job, TextToImage
-from tests.browser import Browser
+from sdcore.files.html_page import fill_template
+from tests.app.serve.pages import DONE, READY, shown
+from tests.browser import start_browser
 
-READY = "document.body?.dataset.ready === 'yes'"
-PAGE = Path(__file__).parents[3] / "sdcore" / "app" / "serve" / "page.html"
-DONE = "past.length === {} && running === null"
+PAGE = Path(__file__).parents[3] / "sdcore" / "app" / "serve" / "page" / "page.html"
 
 
 def test_the_page_is_small_and_asks_no_other_host(ask) -> None:
@@ -31,40 +30,14 @@ def test_the_page_is_small_and_asks_no_other_host(ask) -> None:
 
 
 def test_every_text_of_the_page_is_there_in_both_languages() -> None:
-    text = PAGE.read_text("utf-8")
-    used = set(re.findall(r'data-say(?:-label)?="(\w+)"', text))
+    text = fill_template(PAGE, {})
+    used = set(re.findall(r'data-say(?:-label)?="([\w-]+)"', text))
     (chinese,) = re.findall(r"  zh: \{\n((?:    .*\n)+?)  \},\n\};\nconst SAID", text)
-    assert set(re.findall(r"(\w+): \"", chinese)) == used
+    assert set(re.findall(r"\"?([\w-]+)\"?: \"", chinese)) == used
     both = re.findall(r"  (?:en|zh): \{\n((?:    \w+: .*\n)+?)  \},", text)[-2:]
     names = [set(re.findall(r"(\w+): (?:\"|\w+ =>|\()", each)) for each in both]
     assert names[0] == names[1] and "weight" in names[0]
     assert set(re.findall(r'say\("(\w+)"\)', text)) <= names[0]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-def mouse(browser: Browser, kind: str, selector: str, **more: object) -> None:
-    x, y = browser.middle(selector)
-    browser.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
-
-
-def click(browser: Browser, selector: str, count: int = 1) -> None:
-    for number in range(1, count + 1):
-        for kind in ("mousePressed", "mouseReleased"):
-            mouse(browser, kind, selector, button="left", clickCount=number)
-
-
-def shown(browser: Browser) -> Image.Image:
-    url = browser.run("document.getElementById('picture').src")
-    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
 
 
 @pytest.mark.slow
@@ -83,27 +56,29 @@ def test_words_are_seen_reweighted_and_changed_with_the_mouse(browser, live, sd_
     assert len(browser.run("[...document.querySelectorAll('#special .word')].map(_ => 1)")) == 2
 
     fox = '.word[data-index="4"]'
+    assert browser.run("pins") == ["fox", "tree"]  # at first sight
+    browser.key("Escape")
     assert browser.run("$('map').hidden")
-    mouse(browser, "mouseMoved", fox)
+    browser.mouse("mouseMoved", *browser.middle(fox))
     assert not browser.run("$('map').hidden")
-    click(browser, fox)
+    browser.click(fox)
     assert browser.run("pins") == ["fox"]
-    mouse(browser, "mouseWheel", fox, deltaX=0, deltaY=-100)
+    browser.mouse("mouseWheel", *browser.middle(fox), deltaX=0, deltaY=-100)
     browser.wait("scales.fox === 1.25")
     browser.wait(DONE.format(2))
     assert shown(browser).tobytes() != expected.tobytes()
     assert "control" in json.loads(shown(browser).info["sdcore"])["beyond"]
 
-    click(browser, fox, count=2)
+    browser.click(fox, count=2)
     browser.wait("document.querySelector('.edit') !== null")
     browser.ask("Input.insertText", text="cat")
     browser.key("Enter")
     browser.wait(DONE.format(3))
     assert browser.run(words)[2] == "cat"
     assert browser.run("$('prompt').value") == "a red cat on a tree"
-    click(browser, "#history li:last-child .again")
+    browser.click("#history li:last-child .again")
     assert shown(browser).tobytes() == expected.tobytes()
-    click(browser, "#history .star")
+    browser.click("#history .star")
     browser.open(live.url, 1280, 900, ready=READY)  # the history is kept
     assert browser.run("past.length") == 3 and browser.run("past[0].star")
     assert browser.said == []
@@ -122,8 +97,12 @@ def test_keys_a_narrow_dark_screen_and_chinese(browser, live, tmp_path) -> None:
     browser.run("document.querySelector('#chips .word').focus()")
     browser.key("ArrowRight")
     assert browser.run("document.activeElement.firstChild.textContent") == "dog"
+    pressed = "document.activeElement.getAttribute('aria-pressed')"
+    assert browser.run(pressed) == "true"  # nouns are pinned at first sight
     browser.key("Enter")
-    assert browser.run("document.activeElement.getAttribute('aria-pressed')") == "true"
+    assert browser.run(pressed) == "false"
+    browser.key("Enter")
+    assert browser.run(pressed) == "true"
     browser.key("Escape")
     assert browser.run("pins") == []
     unnamed = (
@@ -170,7 +149,7 @@ def test_two_tabs_and_a_server_that_ends_in_the_middle(browser, sd_folder, tmp_p
     try:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
-        other = Browser(shutil.which("chromium") or "google-chrome", tmp_path)
+        other = start_browser(tmp_path)
         for each in (browser, other):
             each.open(url, 1000, 800, ready=READY)
             each.run("$('steps').value = 900; $('prompt').value = 'a dog'; paint(); 1")
