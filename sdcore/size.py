@@ -29,7 +29,7 @@ def check_box(box: Any, of: str) -> Box:
     Raises:
         UsageError: it is empty, outside, or no four numbers.
     """
-    sides = tuple(cast("Any", box)) if isinstance(box, tuple | list) else ()
+    sides: list[Any] = [*cast("Any", box)] if isinstance(box, tuple | list) else []
     good = len(sides) == 4 and all(as_finite(side, 0, 1) is not None for side in sides)
     if not good or sides[0] >= sides[2] or sides[1] >= sides[3]:
         raise UsageError(

@@ -54,8 +54,14 @@ def add_painting_flags(parser: argparse.ArgumentParser, batch_size: int = BATCH_
     add("--dialect", metavar="NAME", help=text + " (default: plain)")
     text = "what is to be in a box: its left, top, right and bottom side as parts of the picture; "
     text += "several may be given (default: none)"
-    where = {"dest": "regions", "action": "append", "metavar": "PROMPT@L,T,R,B"}
-    add("--region", **where, type=read_region, help=text)
+    add(
+        "--region",
+        dest="regions",
+        action="append",
+        type=read_region,
+        metavar="PROMPT@L,T,R,B",
+        help=text,
+    )
     text = "text encoder layers left out at the end (default: 0)"
     add("--clip-skip", type=int, metavar="N", help=text)
     add("--images", type=int, metavar="N", help="pictures of each prompt (default: 1)")
