@@ -69,7 +69,11 @@ def _in_a_process(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _turns(engines: dict[str, Engine], rounds: int, flops: float = 0, warm: int = 1) -> Any:
-    """Seconds of each engine in each turn, and the ceiling in GFLOP/s."""
+    """Seconds of each engine in each turn, and the ceiling in GFLOP/s.
+
+    Args:
+        warm: turns that are not counted.
+    """
     import torch
 
     matrix = torch.ones(2048, 2048)
@@ -102,12 +106,13 @@ def _set_threads(arguments: argparse.Namespace) -> None:
     torch.set_grad_enabled(False)
 
 
-def _flops(work: Engine) -> float:
+def _counted(work: Engine) -> tuple[Any, float]:
+    """What an engine gives, and the operations of its multiplications."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
+        found = work()
+    return found, counter.get_total_flops()
 
 
 def _distance(found: Any, expected: Any) -> float:
@@ -121,7 +126,7 @@ def unet_step(arguments: argparse.Namespace) -> dict[str, Any]:
     """A step of SD 1.5's UNet: batch 2, latents of 64 x 64, 77 tokens."""
     from bench.parity import SD15
 
-    return _unet_step(arguments, SD15, side=64, text=768)
+    return _unet_step(arguments, {**SD15, "sample_size": 64}, side=64, text=768)
 
 
 def embedded_step(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -135,13 +140,12 @@ def embedded_step(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _unet_step(
-    arguments: argparse.Namespace, settings: dict[str, Any], *, side: int, text: int, warm: int = 1
+    arguments: argparse.Namespace, settings: dict[str, Any], *, side: int, text: int, warm: int = 0
 ) -> dict[str, Any]:
     _set_threads(arguments)
     import torch
 
     from bench.parity import unet_pair
-    from sdcore.attention_choice import use_attention
     from sdcore.machine import bfloat16_gain
 
     torch.manual_seed(0)
@@ -151,9 +155,8 @@ def _unet_step(
         "diffusers fp32": lambda: theirs(x, time_, read, return_dict=False)[0],
         "sdcore fp32, torch's attention": lambda: ours(x, time_, read),
     }
-    expected = engines["diffusers fp32"]()
-    flops = _flops(engines["diffusers fp32"])
-    _add_best(engines, ours, (x, time_, read), use_attention, bfloat16_gain() > 1.4)
+    expected, flops = _counted(engines["diffusers fp32"])
+    _add_best(engines, ours, (x, time_, read), bfloat16_gain() > 1.4)
     if bfloat16_gain() > 1.4:
         half = _copy(theirs).to(torch.bfloat16, memory_format=torch.channels_last)
         args = (x.bfloat16().to(memory_format=torch.channels_last), time_, read.bfloat16())
@@ -179,21 +182,18 @@ def _copy(model: Any) -> Any:
     return copy.deepcopy(model)
 
 
-def _add_best(
-    engines: dict[str, Engine], ours: Any, given: tuple[Any, ...], choose: Any, half: bool
-) -> None:
+def _add_best(engines: dict[str, Engine], ours: Any, given: tuple[Any, ...], half: bool) -> None:
     """sdcore as its commands run it: the precision and attention that they choose."""
     import torch
 
-    from sdcore.attention_choice import with_attention
+    from sdcore.attention_choice import backend_of, with_attention
 
     x, time_, read = given
     if half:
         ours = _copy(ours).to(torch.bfloat16)
         x, read = x.bfloat16(), read.bfloat16()
-    backend = choose(_copy(ours) if not half else ours, "auto").backend
-    model = with_attention(ours, backend)
-    name = f"sdcore as commands run it ({'bf16' if half else 'fp32'}, {backend})"
+    model = with_attention(ours, "auto")
+    name = f"sdcore as commands run it ({'bf16' if half else 'fp32'}, {backend_of(model)})"
     engines[name] = lambda: model(x, time_, read)
 
 
@@ -236,10 +236,9 @@ def decode(arguments: argparse.Namespace) -> dict[str, Any]:
         "diffusers fp32": lambda: theirs.decode(latents / scale, return_dict=False)[0],
         "sdcore fp32": lambda: ours.decode(latents),
     }
-    expected = engines["diffusers fp32"]()
-    flops = _flops(engines["diffusers fp32"])
+    expected, flops = _counted(engines["diffusers fp32"])
     found = {"error": {name: _distance(engine(), expected) for name, engine in engines.items()}}
-    return found | _turns(engines, arguments.rounds, flops)
+    return found | _turns(engines, arguments.rounds, flops, warm=0)
 
 
 def embedded(arguments: argparse.Namespace) -> dict[str, Any]:
