@@ -67,7 +67,7 @@ clean:  ## remove .venv and caches; runs/ and outputs/ stay
 
 $(READY): pyproject.toml constraints.txt setup.py sdcore/kernels/attention.cpp
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "sdcore needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	@echo "setting up $(VENV), once: torch is most of it, so a slow line takes minutes"
+	@echo "setting up $(VENV), once: torch is most of what is fetched; a kernel is compiled last"
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e .
 	@echo "set up: $(VENV)/bin/sdcore"

@@ -193,6 +193,8 @@ def look_at(
     from sdcore.app.explain_record import explain_picture
     from sdcore.app.unknown_words import warn_of_unknown_words
 
+    named = model.name or "the embedded model"
+    command.tell(f"looking at {name} with {named}, seed {seed}")
     pipe = model.load()
     warn_of_unknown_words(pipe, jobs)
     fitting = fit(picture, pipe, sides)

@@ -276,6 +276,8 @@ def test_a_picture_that_was_not_painted(run, tmp_path) -> None:
     Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / "p.png")
     code, (path,), err = run("a fox", "--image", "p.png", "--output", "page.html")
     assert code == 0 and path == Path("page.html")
+    assert err.startswith("looking at p.png with ")
+    assert err.endswith(f"to see it, open this in a browser: {path.resolve().as_uri()}\n")
     assert "read at 72 x 56" in err, "about as many pixels as the model paints"
     page = Page(path.read_text("utf-8"))
     assert page.data["windows"][0]["name"] == "noise of time 700"
