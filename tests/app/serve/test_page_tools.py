@@ -109,6 +109,27 @@ def test_a_mask_is_painted_and_the_rest_stays_to_the_bit(browser, live, pipe) ->
     assert browser.said == []
 
 
+@pytest.mark.slow
+def test_a_picture_that_is_dropped_is_painted_over(browser, live, pipe) -> None:
+    opened(browser, live)
+    file, image = io.BytesIO(), Image.effect_noise((64, 64), 60).convert("RGB")
+    image.save(file, "PNG")
+    content = base64.b64encode(file.getvalue()).decode()
+    browser.run(
+        "const dropped = new DataTransfer(); dropped.items.add(new File([Uint8Array.from("
+        f"atob('{content}'), c => c.charCodeAt(0))], 'x.png'));"
+        "document.dispatchEvent(new DragEvent('drop', {dataTransfer: dropped})); 1"
+    )
+    browser.wait("source !== null")
+    assert "x.png" in browser.run("$('begun-name').textContent")
+    painted(browser, "$('strength').value = 0.5; paint()")
+    job = Job("grass", seed=5, steps=2, size=SIZE, source=Picture(image, 0.5))
+    assert shown(browser).tobytes() == pipe.paint(job).images[0].tobytes()
+    (told,) = browser.said  # Chromium itself says that it has no settings to be read
+    assert "api/read" in told
+    browser.said.clear()
+
+
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory) -> Adapters:
     """A LoRA and a learned word in a folder of models."""
@@ -208,6 +229,12 @@ def test_two_runs_are_compared_and_one_becomes_a_link(browser, live, pipe) -> No
     browser.run("localStorage.clear()")
     painted(browser, "paint()")
     assert browser.run("past[0].png") == steered
+    browser.run("localStorage.clear()")
+    browser.open(link, 1200, 900, ready=READY)
+    browser.run("$('prompt').value = '红色的狐狸'; $('form').dispatchEvent(new Event('input'))")
+    painted(browser, "paint()")  # what was changed is painted, not what the link said
+    assert browser.run("past[0].prompt") == "红色的狐狸"
+    assert browser.run("fromLink(asLink(current.asked).split('=')[1]).job.prompt") == "红色的狐狸"
     for wrong in ("abc", "e30", "%00"):
         browser.open(f"{live.url}/#run={wrong}", 1200, 900, ready=READY)
         assert browser.run("$('status').textContent") == "The link cannot be read."

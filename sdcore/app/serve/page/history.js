@@ -17,6 +17,7 @@ function showPast() {
 
 function restore(one) {
   setAsked(one.asked, one.pictures, one.name);
+  pinNouns(one);
   show(one);
 }
 

@@ -20,6 +20,7 @@ const TEXTS = {
     "history-hint": "星标保留一次运行；⇄ 与正显示的那次比较。",
     "book-run": "提示词怎样变成图", "book-guidance": "什么是引导", "book-words": "看与改", "book-special": "谁读什么",
     "book-noise": "噪声怎样变成图", "book-regions": "为什么一处能读自己的词", "book-mask": "画的是什么：潜变量",
+    "book-compare": "改一个词会怎样", "book-history": "一次运行是什么", "book-learned": "模型怎样学习",
   },
 };
 const SAID = {
