@@ -16,13 +16,19 @@ let knowBreak = [];     // dialects in which there can be regions
 const token = new URLSearchParams(location.hash.slice(1)).get("token") || sessionStorage.getItem("token");
 const headers = () => (token ? { authorization: `Bearer ${token}` } : {});
 
+// A seed may have more digits than a number has here: it is text until it is sent. Quotes within
+// texts are written \\" in JSON, so that no prompt is taken for one.
+const parsed = text => JSON.parse(text.replace(/"seed": ?(\d+)/g, '"seed":"$1"'));
+const written = value => JSON.stringify(value).replace(/"seed":"(\d+)"/g, '"seed":$1');
+
 function number(id) { return $(id).value.trim() === "" ? null : Number($(id).value); }
 
 function asJob() {
   const job = { ...rest, prompt: $("prompt").value.trim(), dialect: $("dialect").value };
   if ($("negative").value.trim()) job.negative_prompt = $("negative").value.trim();
-  for (const [name, id] of [["seed", "seed"], ["steps", "steps"], ["guidance_scale", "guidance"], ["width", "width"], ["height", "height"]])
+  for (const [name, id] of [["steps", "steps"], ["guidance_scale", "guidance"], ["width", "width"], ["height", "height"]])
     if (number(id) !== null) job[name] = number(id);
+  if ($("seed").value.trim()) job.seed = $("seed").value.trim();
   if ((job.width === undefined) !== (job.height === undefined)) { job.width ??= job.height; job.height ??= job.width; }
   const interval = [number("guided-from") ?? 0, number("guided-to") ?? 1];
   if (interval[0] !== 0 || interval[1] !== 1) job.guidance_interval = interval;
@@ -83,7 +89,7 @@ async function send(body, keep) {
   $("progress").removeAttribute("value");
   try {
     const answer = await fetch("api/paint", {
-      method: "POST", signal: mine.signal, body: JSON.stringify(body),
+      method: "POST", signal: mine.signal, body: written(body),
       headers: { ...headers(), "content-type": "application/json" },
     });
     if (!answer.ok) { complain((await answer.json()).error); return null; }
@@ -109,7 +115,7 @@ async function* events(body) {
     rest = parts.pop();
     for (const part of parts) {
       const [name, data] = part.split("\n");
-      yield [name.slice(7), JSON.parse(data.slice(6))];
+      yield [name.slice(7), parsed(data.slice(6))];
     }
   }
 }

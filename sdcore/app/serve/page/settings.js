@@ -7,7 +7,7 @@ async function take(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const answer = await fetch("api/read", { method: "POST", body: bytes, headers: headers() }).catch(() => null);
   if (answer?.ok) {
-    const said = await answer.json();
+    const said = parsed(await answer.text());
     fill(said.job);
     tell([say("read")(file.name, said.origin), ...said.differences].join("; "));
     return;
