@@ -17,7 +17,7 @@ const token = new URLSearchParams(location.hash.slice(1)).get("token") || sessio
 const headers = () => (token ? { authorization: `Bearer ${token}` } : {});
 
 // A seed may have more digits than a number has here: it is text until it is sent. Quotes within
-// texts are written \\" in JSON, so that no prompt is taken for one.
+// texts are written \" in JSON, so that no prompt is taken for one.
 const parsed = text => JSON.parse(text.replace(/"seed": ?(\d+)/g, '"seed":"$1"'));
 const written = value => JSON.stringify(value).replace(/"seed":"(\d+)"/g, '"seed":$1');
 
