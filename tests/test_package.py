@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -19,21 +21,29 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that are packed; the weights are empty, which is faster."""
     tree = tmp_path_factory.mktemp("tree")
     for path in (ROOT / "sdcore").rglob("*"):
-        if path.is_file() and path.suffix != ".pyc":
+        if path.is_file() and path.suffix not in (".pyc", ".so"):
             new = tree / path.relative_to(ROOT)
             new.parent.mkdir(parents=True, exist_ok=True)
             new.touch() if path.suffix == ".safetensors" else shutil.copyfile(path, new)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copyfile(ROOT / name, tree / name)
     return tree
 
 
-def build(tree: Path, kind: str) -> ZipFile:
-    """What the build backend makes of the tree, as pip asks it to."""
-    out = tree / kind
+def build(tree: Path, kind: str, compiler: str | None = None) -> ZipFile:
+    """What the build backend makes of the tree, as pip asks it to, with a compiler or without."""
+    out = tree / f"{kind} {compiler}"
     out.mkdir()
     command = [sys.executable, "-c", BUILD, kind, str(out)]
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True)
+    compilers = {} if compiler else dict.fromkeys(("CC", "CXX"), "/no/compiler")
+    done = subprocess.run(
+        command,
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **compilers},
+    )
     return ZipFile(out / done.stdout.splitlines()[-1])
 
 
@@ -44,6 +54,17 @@ def test_a_wheel_holds_every_file_and_the_command(tree: Path) -> None:
         assert packed == files >= {"sdcore/py.typed", "sdcore/app/explain_page.html"}
         (entries,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
         assert "sdcore = sdcore.app.cli:main" in wheel.read(entries).decode()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("g++") is None or platform.machine() != "x86_64", reason="needs a compiler"
+)
+def test_a_wheel_holds_the_kernels_for_every_python(tree: Path) -> None:
+    with build(tree, "build_wheel", "g++") as wheel:
+        assert "-py3-none-" in str(wheel.filename)
+        names = {Path(name).name.split(".")[0] for name in wheel.namelist() if ".so" in name}
+        assert names == {"attention_avx2", "attention_avx512", "attention_avx512bf16"}
 
 
 def test_an_editable_install_is_a_plain_path(tree: Path) -> None:
