@@ -25,6 +25,7 @@ const TEXTS = {
 };
 const SAID = {
   en: {
+    example: "a penguin to the left of a red apple in flat style, light blue background",
     waiting: n => `waiting, ${n} before`, step: (i, n) => `step ${i} of ${n}`, done: s => `done, seed ${s}`, lost: "The server does not answer.",
     weight: (w, x) => `how much “${w}” counts: ${x}`, begins: n => `begins from ${n}`, read: (n, o) => `settings read from ${n}, painted by ${o}`,
     star: "star", again: p => `show again: ${p}`, word: (w, s) => `${w}, ${s} % of the attention`, start: "start", end: "end and padding",
@@ -37,6 +38,7 @@ const SAID = {
     nothing: "No word is pinned.", unread: "The link cannot be read.",
   },
   zh: {
+    example: "一只企鹅在红苹果的左边，扁平风格，浅蓝色背景",
     waiting: n => `等待中，前面 ${n} 个`, step: (i, n) => `第 ${i} 步，共 ${n} 步`, done: s => `完成，种子 ${s}`, lost: "服务器没有回应。",
     weight: (w, x) => `“${w}”的分量：${x}`, begins: n => `从 ${n} 开始`, read: (n, o) => `已读取 ${n} 的设置，由 ${o} 画成`,
     star: "标星", again: p => `再看：${p}`, word: (w, s) => `${w}，占注意力的 ${s} %`, start: "开始", end: "结束与填充",
@@ -62,6 +64,7 @@ function speak(name) {
   for (const each of document.querySelectorAll("[data-say]")) each.textContent = TEXTS[name][each.dataset.say];
   for (const each of document.querySelectorAll("[data-say-label]")) each.setAttribute("aria-label", TEXTS[name][each.dataset.sayLabel]);
   for (const each of document.querySelectorAll("a.book")) each.href = `book/${each.dataset.page}${name === "zh" ? ".zh" : ""}.md`;
+  $("prompt").placeholder = SAID[name].example;
   $("language").textContent = name === "en" ? "中文" : "English";
   $("language").lang = name === "en" ? "zh" : "en";
   localStorage.setItem("language", name);
