@@ -64,18 +64,21 @@ def run(
     arguments: Sequence[str] | None,
     *,
     stopped: str = "stopped; what was painted before is saved",
+    computes: bool = True,
 ) -> int:
     """Read the command line and do it; the exit code, see `sdcore.app.cli.main`.
 
     Args:
         parse: fills the options in from the arguments, as `ArgumentParser.parse_args`.
         stopped: what is said where Ctrl-C or SIGTERM stopped it.
+        computes: whether it needs torch, and not headers of files alone.
     """
     options = argparse.Namespace()
 
     def do() -> None:
         parse(arguments, options)
-        _import_without_compiler()
+        if computes:
+            _import_without_compiler()
         work(options)
 
     return guarded(do, options, stopped)

@@ -26,7 +26,7 @@ def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
-    return command.run(say_what_it_is, make_parser(prog).parse_args, arguments)
+    return command.run(say_what_it_is, make_parser(prog).parse_args, arguments, computes=False)
 
 
 def say_what_it_is(options: argparse.Namespace) -> None:

@@ -54,7 +54,7 @@ class _Parser(command.Parser):
     def error(self, message: str) -> NoReturn:
         if "rguments: -" in message:
             what = "The command line cannot be read."
-            hint = "Settings have no dashes: write key.path=value, such as run.steps=500."
+            hint = f"Settings have no dashes, as run.steps=500; `{self.prog} --help` shows them."
             error = UsageError(what, f"{message[:1].upper()}{message[1:]}.", hint)
             self.exit(error.exit_code, f"error: {error}\n")
         super().error(message)

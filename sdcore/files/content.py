@@ -7,6 +7,7 @@ holds it, a pointer to it. Nothing is opened here but its first and last bytes.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -59,6 +60,8 @@ _SIGNATURES = {
         (b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"BZh"), _ARCHIVE
     ),
 }
+# Of the first protocol, which is text: a list or dict that is noted, or the name of a class.
+_OLD_PICKLE = re.compile(rb"\(?[dlt]p\d+\n|\(?c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|\([dl]\.")
 _WEB = ("<!doctype html", "<html", "<head", "<!--", "<body", "<script")
 
 
@@ -74,6 +77,8 @@ def what_it_is(path: Path) -> Content | None:
             return _zip(head, file)
     if head[8:9] == b"{" and b"\0" in head[:8]:
         return None  # as safetensors begins
+    if _OLD_PICKLE.match(head):
+        return Content(PICKLE, "")
     known = next((c for mark, c in _SIGNATURES.items() if head.startswith(mark)), None)
     return known or _text(head)
 
@@ -90,7 +95,8 @@ def _zip(head: bytes, file: BinaryIO) -> Content:
     if b"/data.pkl" in head or b"/data.pkl" in file.read():
         return Content(f"a zip archive, as torch.save writes: {PICKLE}", "")
     name = head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("utf-8", "replace")
-    return Content(f"a zip archive of other files, such as {name!r:.120}", _UNPACK)
+    example = f", such as {name!r:.120}" if name else ""
+    return Content(f"a zip archive of other files{example}", _UNPACK)
 
 
 def _text(head: bytes) -> Content | None:

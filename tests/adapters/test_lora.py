@@ -570,7 +570,10 @@ def test_missing_and_damaged_files(tmp_path):
         read_lora(tmp_path / "none.safetensors")
     with pytest.raises(FileError, match="is a folder"):
         read_lora(tmp_path)
-    (tmp_path / "pickle.safetensors").write_bytes(b"PK\x03\x04" + bytes(100))
+    (tmp_path / "archive.safetensors").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(FileError, match="zip archive of other files"):
+        read_lora(tmp_path / "archive.safetensors")
+    torch.save({"a": torch.ones(2)}, tmp_path / "pickle.safetensors")
     with pytest.raises(FileError, match="pickle checkpoint"):
         read_lora(tmp_path / "pickle.safetensors")
 

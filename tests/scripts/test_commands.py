@@ -63,4 +63,4 @@ def test_a_terminal_that_cannot_show_a_name_ends_no_run(sd_folder: Path, tmp_pat
     command += ["--output", str(tmp_path), "--batch-size", "1"]
     done = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert len(done.stdout.splitlines()) == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"一只狐狸.png", "a-fox.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {"一只狐狸.png", "a-fox.png"}
