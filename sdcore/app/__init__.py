@@ -8,6 +8,7 @@ model_folders.py the folders of other programs, and the names of what lies there
 session.py       a loaded model that paints jobs;  output.py   the files that are written
 paint.py, image.py, edit.py, inspect.py, train.py    commands
 batch.py         a file of jobs, painted whole or in shards;  job_lines.py  what its lines say
+batch_report.py  what became of each of them
 from_picture.py  --from: a job from what a picture says
 browser.py       a page shown to whoever sits before it
 unknown_words.py a warning for words that the model was never taught

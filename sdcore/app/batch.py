@@ -13,14 +13,14 @@ import argparse
 import hashlib
 import json
 import re
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdcore.app import command, flags, output
+from sdcore.app.batch_report import Item, Report
 from sdcore.app.job_lines import Line, read_lines
 from sdcore.errors import FileError, SdcoreError, UsageError
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from sdcore.app.session import Session
     from sdcore.job.job import Job
     from sdcore.pipeline.result import TextToImageResult
-
-_PAUSE = 10.0  # seconds between two lines on how far it is
-_FAILED = 10  # of so many failures the reasons are printed; the file has all
 
 
 def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -66,49 +63,69 @@ def read_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-@dataclass(frozen=True)
-class Item:
-    """A job of the file, and where its picture lies."""
-
-    line: Line
-    job: Job
-    path: Path
-
-
 def batch(options: argparse.Namespace) -> None:
-    if options.images is not None:
-        why = "Each line of the file is one picture."
-        raise UsageError("--images has no effect here.", why, "Repeat the lines.")
-    batch_size = flags.count(options, "batch_size", 1)
-    model, adapters = flags.model_choice(options), flags.adapters(options)
-    reading = _Reading(options, adapters, model)
-    output.check_output(options.output)
-    if output.is_file(options.output):
-        why = "A picture of each line is written."
-        raise UsageError(f"--output {options.output} is one file.", why, "Name a folder.")
-    count = sum(1 for _ in _of_shard(options))
-    if not count:
-        why = "No line of it says what to paint, or none in this shard."
-        raise FileError(f"{options.jobs} holds no job.", why, "Fill it, or use fewer shards.")
-
-    from sdcore.app.session import Session, batches
-
-    report = Report(options.output, options.shard, count)
-    session = Session(model, adapters)
-    items = reading.items(session, report)
-    for group in batches(items, batch_size, job=lambda item: item.job):
-        missing = [item for item in group if not item.path.exists()]
-        for item in group:
-            if item not in missing:
-                report.was_there(item)
-        if missing:  # the last digits of a picture depend on its group, which is painted whole
-            paint(session, group, missing, report)
-    report.close()
+    Batch(options).paint(options.shard)
 
 
-def _of_shard(options: argparse.Namespace) -> Iterator[Line]:
-    first, of = options.shard
-    return (line for line in read_lines(options.jobs) if (line.number - first) % of == 0)
+class Batch:
+    """A file of jobs with the model that paints it, which is loaded once for any number of shards.
+
+    Args:
+        options: what `make_parser` reads; its shard is not looked at.
+
+    Raises:
+        UsageError: flags that say nothing here, or no folder to write to.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        if options.images is not None:
+            why = "Each line of the file is one picture."
+            raise UsageError("--images has no effect here.", why, "Repeat the lines.")
+        self._jobs, self._folder = options.jobs, options.output
+        self._batch_size = flags.count(options, "batch_size", 1)
+        self._model, self._adapters = flags.model_choice(options), flags.adapters(options)
+        self._reading = _Reading(options, self._adapters, self._model)
+        output.check_output(self._folder)
+        if output.is_file(self._folder):
+            why = "A picture of each line is written."
+            raise UsageError(f"--output {self._folder} is one file.", why, "Name a folder.")
+
+    @cached_property
+    def _session(self) -> Session:
+        from sdcore.app.session import Session
+
+        return Session(self._model, self._adapters)
+
+    def paint(self, shard: tuple[int, int]) -> None:
+        """Paint what is missing of a shard, (i, n) with i from 1 to n.
+
+        Raises:
+            FileError: the file cannot be read, or holds no job of this shard.
+            UsageError: another run is at work on it.
+            SdcoreError: some jobs could not be painted; all others are.
+        """
+        count = sum(1 for _ in self._lines(shard))
+        if not count:
+            why = "No line of it says what to paint, or none in this shard."
+            raise FileError(f"{self._jobs} holds no job.", why, "Fill it, or use fewer shards.")
+
+        from sdcore.app.session import batches
+
+        report = Report(self._folder, shard, count)
+        session = self._session
+        items = self._reading.items(self._lines(shard), session, report)
+        for group in batches(items, self._batch_size, job=lambda item: item.job):
+            missing = [item for item in group if not item.path.exists()]
+            for item in group:
+                if item not in missing:
+                    report.was_there(item)
+            if missing:  # the last digits of a picture depend on its group, which is painted whole
+                paint(session, group, missing, report)
+        report.close()
+
+    def _lines(self, shard: tuple[int, int]) -> Iterator[Line]:
+        first, of = shard
+        return (line for line in read_lines(self._jobs) if (line.number - first) % of == 0)
 
 
 class _Reading:
@@ -124,9 +141,9 @@ class _Reading:
         shown = {name: v for name, v in asdict(model).items() if name not in ("device", "offline")}
         self.model = json.dumps(shown, default=str)
 
-    def items(self, session: Session, report: Report) -> Iterator[Item]:
-        """The jobs of the shard; lines that cannot be read are reported."""
-        for line in _of_shard(self.options):
+    def items(self, lines: Iterable[Line], session: Session, report: Report) -> Iterator[Item]:
+        """The jobs of lines; those that cannot be read are reported."""
+        for line in lines:
             try:
                 if line.error is not None:
                     raise line.error
@@ -193,117 +210,3 @@ def save(result: TextToImageResult, place: int, item: Item, report: Report) -> N
 
     path = save_png(result.images[place], item.path, result.settings[place])
     report.painted(item, path, result.images[place].tobytes())
-
-
-class Report:
-    """What became of each job: lines in files beside the pictures, and how far it is.
-
-    Args:
-        count: jobs that there are.
-
-    Raises:
-        UsageError: another run is at work on the same shard in the same folder.
-    """
-
-    def __init__(self, folder: Path, shard: tuple[int, int], count: int) -> None:
-        from sdcore.files.atomic import append_line, make_folder
-        from sdcore.files.locks import FolderLock
-
-        of = "" if shard == (1, 1) else f"-{shard[0]}-of-{shard[1]}"
-        make_folder(folder)
-        self.pictures, self.failures = folder / f"batch{of}.jsonl", folder / f"failed{of}.jsonl"
-        self.pictures.touch()
-        try:
-            self._lock = FolderLock(self.pictures)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"{folder} is being filled.",
-                "Another run paints the same jobs into it.",
-                "Wait for it, or give each run a --shard of its own.",
-            ) from error
-        self.failures.unlink(missing_ok=True)  # they are tried again
-        self._append = append_line
-        self._told = set(_files_told(self.pictures))
-        self.count, self.done, self.new, self.bad = count, 0, 0, 0
-        self.codes: set[int] = set()
-        self._begun = self._said = time.monotonic()
-        self._bar: Any = None
-
-    def was_there(self, item: Item) -> None:
-        """A picture of an earlier run, whose line may have been lost with it."""
-        if item.path.name not in self._told:
-            from PIL import Image
-
-            with Image.open(item.path) as image:
-                self._line(item, item.path, image.convert("RGB").tobytes())
-        self._advance()
-
-    def painted(self, item: Item, path: Path, pixels: bytes) -> None:
-        self._line(item, path, pixels)
-        command.say(path)
-        self.new += 1
-        self._advance()
-
-    def failed(self, line: Line, error: SdcoreError) -> None:
-        said = {"number": line.number, "place": line.place, "prompt": line.values.get("prompt")}
-        said |= {"what": error.what, "why": error.why, "try": error.hint}
-        self._append(self.failures, json.dumps(said))
-        self.bad += 1
-        self.codes.add(error.exit_code)
-        if self.bad <= _FAILED:
-            command.tell(f"{line.place} failed: {error}")
-        self._advance()
-
-    def close(self) -> None:
-        """Say what came of all. Raises SdcoreError where something failed."""
-        if self._bar is not None:
-            self._bar.close()
-        before = self.done - self.new - self.bad
-        command.tell(f"{self.new} painted, {before} were there, {self.bad} failed")
-        self._lock.release()
-        if self.bad:
-            error = SdcoreError(
-                f"{self.bad} of {self.count} jobs could not be painted.",
-                f"The reasons are in {self.failures}.",
-                "Correct those lines and run it again: what is painted stays.",
-            )
-            if len(self.codes) == 1:
-                error.exit_code = self.codes.pop()
-            raise error
-
-    def _line(self, item: Item, path: Path, pixels: bytes) -> None:
-        said = {
-            "number": item.line.number,
-            "place": item.line.place,
-            "file": path.name,
-            "prompt": item.job.prompt,
-            "seed": item.job.seed,
-            "sha256": hashlib.sha256(pixels).hexdigest(),
-        }
-        self._append(self.pictures, json.dumps(said))
-        self._told.add(path.name)
-
-    def _advance(self) -> None:
-        self.done += 1
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = self._bar or tqdm(total=self.count, unit="picture", smoothing=0.1)
-            self._bar.update(1)
-            return
-        now = time.monotonic()
-        if now - self._said > _PAUSE and self.new:
-            self._said = now
-            each = (now - self._begun) / (self.new + self.bad)
-            left = each * (self.count - self.done)
-            command.tell(f"{self.done} of {self.count}, {each:.2f} s each, {left:.0f} s left")
-
-
-def _files_told(path: Path) -> Iterator[str]:
-    """The files that lines of earlier runs name; a line that a kill cut short names none."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                yield str(json.loads(line)["file"])
-            except (ValueError, KeyError, TypeError):
-                continue

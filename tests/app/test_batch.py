@@ -149,7 +149,7 @@ def test_what_would_be_lost_is_refused(run, jobs, tmp_path) -> None:
     assert run(jobs, "--images", "2")[0] == 2
     assert run(jobs, out="one.png")[0] == 2
     assert run(tmp_path / "missing.txt")[0] == 3
-    from sdcore.app.batch import Report
+    from sdcore.app.batch_report import Report
 
     report = Report(tmp_path / "out", (1, 1), 1)
     code, _, err = run(jobs)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import runpy
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from sdcore.app import batch
 
 FOLDER = Path(__file__).parents[2] / "examples"
 # What each writes, apart from what it begins from.
@@ -21,6 +27,7 @@ WRITES = {
     "image_to_image": "fox_0.4.png fox_0.8.png lower_half.png",
     "fine_tune_lora": "with.png without.png",
     "attention_by_hand": "",
+    "batch_on_ray": "",
 }
 HALF = slice(32, 64)
 
@@ -102,3 +109,52 @@ def test_attention_by_hand(
     row, column = said.rstrip(")\n").rsplit("(", 1)[1].split(", ")
     assert int(column) >= 4 and 2 <= int(row) <= 5
     assert float(said.split(" apart")[0].rsplit(" ", 1)[1]) < 1e-2
+
+
+@pytest.mark.slow
+def test_batch_on_ray_is_sdcore_batch(
+    sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_once: None
+) -> None:
+    """Two actors write the files of one process; what is missing of either is painted by either."""
+    pytest.importorskip("ray")
+    jobs, whole, out = tmp_path / "jobs.txt", tmp_path / "whole", tmp_path / "out"
+    lines = ["a red fox --s 3 --d 11", "a cat", "a dog --w 48 --h 64", "a tree", "an apple"]
+    jobs.write_text("\n".join([*lines, "a cat --nothing 1"]))
+    flags = [str(jobs), "--model", str(sd_folder), "--steps", "2", "--output"]
+
+    def on_ray(code: int) -> str:
+        with tempfile.TemporaryDirectory(prefix="ray") as short:  # sockets have short names
+            process = subprocess.run(
+                [sys.executable, str(FOLDER / "batch_on_ray.py"), *flags, str(out)],
+                env=os.environ | {"PYTHONPATH": str(FOLDER.parent), "RAY_TMPDIR": short},
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+        assert process.returncode == code, process.stderr
+        return process.stderr
+
+    assert batch.main([*flags, str(whole)]) == 2
+    assert "1 of 1 jobs could not be painted" in on_ray(1)  # --nothing
+    assert pictures(out) == pictures(whole) and len(pictures(out)) == len(lines)
+    assert told(out) == told(whole)
+    there = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    path = there.popitem()[0]
+    path.unlink()
+    jobs.write_text("\n".join(lines))
+    on_ray(0)
+    assert pictures(out) == pictures(whole)
+    assert there == {path: path.stat().st_mtime_ns for path in there}
+    path.unlink()
+    assert batch.main([*flags, str(out)]) == 0
+    assert pictures(out) == pictures(whole)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: levels(path).tobytes() for path in folder.glob("*.png")}
+
+
+def told(folder: Path) -> dict[str, str]:
+    """File and hash, from the lines beside the pictures."""
+    text = "".join(path.read_text() for path in folder.glob("batch*.jsonl"))
+    return {line["file"]: line["sha256"] for line in map(json.loads, text.splitlines())}
