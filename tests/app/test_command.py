@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -37,3 +38,22 @@ def test_the_best_device_is_cuda_then_apples_then_the_cpu(monkeypatch: pytest.Mo
         assert model_choice._best_device() == best
         precision = {"cuda": "fp16", "mps": "fp32"}.get(best)
         assert precision is None or model_choice._best_precision(best, small=False) == precision
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "50000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "")])
+def test_threads_wait_less_busily_where_nobody_says_how(given: dict, found: str) -> None:
+    code = """
+import os, sys
+from sdcore.app import command
+
+def work(_):
+    print(os.environ.get("GOMP_SPINCOUNT", ""))
+
+command._import_without_compiler = lambda: None
+sys.exit(command.run(work, lambda arguments, options: None, []))
+"""
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **given}
+    )
+    assert (done.returncode, done.stdout) == (0, f"{found}\n"), done.stderr
