@@ -106,12 +106,12 @@ _OTHER_NAMES = {
     ),
     **dict.fromkeys(("instance_prompt", "trigger_word", "token", "class_tokens"), "data.trigger"),
     **dict.fromkeys(("size", "image_size"), "data.resolution"),
-    **dict.fromkeys(("noise_offset",), "noise.offset"),
+    "noise_offset": "noise.offset",
     **dict.fromkeys(("snr_gamma", "min_snr_gamma"), "noise.weighting=min_snr with noise.gamma"),
     **dict.fromkeys(("random_flip", "flip_aug"), "data.flip"),
-    **dict.fromkeys(("caption_column",), "data.text_column"),
+    "caption_column": "data.text_column",
     **dict.fromkeys(("validation_prompt", "sample_prompts"), "validation.prompts"),
-    **dict.fromkeys(("use_ema",), "run.ema_decay"),
+    "use_ema": "run.ema_decay",
 }
 
 

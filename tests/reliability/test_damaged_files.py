@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from sdcore.checkpoint.inspection import inspect, lines
 from sdcore.errors import FileError, UsageError
-from sdcore.text.encoder import CLIPTextConfig, CLIPTextEncoder
+from sdcore.text.encoder import CLIPTextEncoder
+from tests.reliability.corpus.weights import network
 from tests.reliability.watch import snapshot as snapshot
 from tests.reliability.watch import watched
 
@@ -32,19 +32,10 @@ Damage = Callable[[Path, random.Random], None]
 def sound(tmp_path_factory) -> dict[str, bytes]:
     """File name -> content of a sound folder."""
     folder = tmp_path_factory.mktemp("sound")
-    config = CLIPTextConfig(
-        vocab_size=20,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=6,
-        eos_token_id=19,
-    )
-    torch.manual_seed(0)
-    CLIPTextEncoder(config).save_pretrained(folder)
+    for name, content in network().items():
+        (folder / name).write_bytes(content)
     CLIPTextEncoder.from_pretrained(folder)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return network()
 
 
 # --- the parts of a safetensors file ---------------------------------------------------------
