@@ -11,21 +11,41 @@ import os
 import pickle
 import random
 import struct
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sdcore.checkpoint.inspection import inspect, lines
 from sdcore.errors import FileError, UsageError
-from sdcore.text.encoder import CLIPTextEncoder
-from tests.reliability.corpus.weights import network
+from sdcore.text.encoder import CLIPTextConfig, CLIPTextEncoder
 from tests.reliability.watch import snapshot as snapshot
 from tests.reliability.watch import watched
 
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
 Damage = Callable[[Path, random.Random], None]
+
+
+@cache
+def network() -> dict[str, bytes]:
+    """File name -> content of a sound folder."""
+    config = CLIPTextConfig(
+        vocab_size=20,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=6,
+        eos_token_id=19,
+    )
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        CLIPTextEncoder(config).save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from sdcore import TextToImage, apply_embeddings, apply_loras, read_embedding, r
 from sdcore.checkpoint.inspection import inspect
 from sdcore.checkpoint.single_file import read_single_file, save_single_file
 from sdcore.files.gguf_file import open_gguf, read_gguf
-from sdcore.text.encoder import CLIPTextConfig, CLIPTextEncoder
+from sdcore.text.encoder import CLIPTextEncoder
 from tests import tiny
 from tests.reliability import test_damaged_adapters as adapters
 from tests.reliability import test_damaged_files as container
@@ -53,27 +53,10 @@ def flip(path: Path, rng: random.Random, head: int | None = None) -> None:
 # --- a network -----------------------------------------------------------------------------------
 
 
-@cache
-def network() -> dict[str, bytes]:
-    """File name -> content of a sound folder."""
-    config = CLIPTextConfig(
-        vocab_size=20,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=6,
-        eos_token_id=19,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        CLIPTextEncoder(config).save_pretrained(folder)
-        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
 def damaged_network(folder: Path, rng: random.Random) -> str:
     inside = folder / "model"
     inside.mkdir()
-    for name, content in network().items():
+    for name, content in container.network().items():
         (inside / name).write_bytes(content)
     if rng.random() < 0.25:
         flip(inside / container.WEIGHTS, rng)
