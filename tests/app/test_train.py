@@ -13,7 +13,7 @@ from tests.training.fine_tuning import QUICK, write_pictures
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--steps", "5", "data=pics"], "write key.path=value, such as run.steps=500"),
+        (["--steps", "5", "data=pics"], "Settings have no dashes, as run.steps=500; `"),
         (["--run.steps=5", "data=pics"], "Settings have no dashes"),
         (["--dry-run", "--verify-resume", "data=pics"], "not allowed with argument"),
         (["my_pictures"], "data=my_pictures"),
