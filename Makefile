@@ -65,7 +65,7 @@ data: $(READY_TEST)  ## fetch the pinned drawings (npm) and build the training s
 clean:  ## remove .venv and caches; runs/ and outputs/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
-$(READY): pyproject.toml constraints.txt setup.py sdcore/kernels/attention.cpp
+$(READY): pyproject.toml constraints.txt setup.py $(wildcard sdcore/kernels/*.cpp sdcore/kernels/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "sdcore needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	@echo "setting up $(VENV), once: torch is most of what is fetched; a kernel is compiled last"
 	@$(PYTHON) -m venv $(VENV)

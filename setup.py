@@ -10,7 +10,8 @@ import sys
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
-SOURCE = "sdcore/kernels/attention.cpp"
+FOLDER = "sdcore/kernels"
+SOURCES = [f"{FOLDER}/{name}.cpp" for name in ("attention", "convolution", "processor")]
 X86 = ["-mavx2", "-mfma"]
 AVX512 = [*X86, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 VARIANTS = {
@@ -28,8 +29,9 @@ def kernels() -> list[Extension]:
         return []
     return [
         Extension(
-            f"sdcore.kernels.attention_{name}",
-            [SOURCE],
+            f"sdcore.kernels.native_{name}",
+            SOURCES,
+            depends=[f"{FOLDER}/vectors.h"],
             language="c++",
             extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *flags],
             optional=True,

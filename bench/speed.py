@@ -183,17 +183,19 @@ def _copy(model: Any) -> Any:
 
 
 def _add_best(engines: dict[str, Engine], ours: Any, given: tuple[Any, ...], half: bool) -> None:
-    """sdcore as its commands run it: the precision and attention that they choose."""
+    """sdcore as its commands run it: the precision, attention, convolution that they choose."""
     import torch
 
     from sdcore.attention_choice import backend_of, with_attention
+    from sdcore.convolution import convolution_of, with_convolution
 
     x, time_, read = given
     if half:
         ours = _copy(ours).to(torch.bfloat16)
         x, read = x.bfloat16(), read.bfloat16()
-    model = with_attention(ours, "auto")
-    name = f"sdcore as commands run it ({'bf16' if half else 'fp32'}, {backend_of(model)})"
+    model = with_convolution(with_attention(ours, "auto"), "auto")
+    chosen = ("bf16" if half else "fp32", backend_of(model), convolution_of(model))
+    name = f"sdcore as commands run it ({', '.join(chosen)})"
     engines[name] = lambda: model(x, time_, read)
 
 
@@ -224,6 +226,7 @@ def decode(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from bench.loading import VAE
     from sdcore import Autoencoder
+    from sdcore.convolution import with_convolution
 
     torch.manual_seed(0)
     settings: dict[str, Any] = {**VAE, "latent_channels": 4}
@@ -234,8 +237,10 @@ def decode(arguments: argparse.Namespace) -> dict[str, Any]:
     scale = theirs.config["scaling_factor"]
     engines: dict[str, Engine] = {
         "diffusers fp32": lambda: theirs.decode(latents / scale, return_dict=False)[0],
-        "sdcore fp32": lambda: ours.decode(latents),
+        "sdcore fp32, torch's convolutions": lambda: ours.decode(latents),
     }
+    chosen = with_convolution(ours, "auto")
+    engines["sdcore as commands run it"] = lambda: chosen.decode(latents)
     expected, flops = _counted(engines["diffusers fp32"])
     found = {"error": {name: _distance(engine(), expected) for name, engine in engines.items()}}
     return found | _turns(engines, arguments.rounds, flops, warm=0)
@@ -274,8 +279,10 @@ def _pictures(arguments: argparse.Namespace, number: int) -> dict[str, Any]:
 
     engines = {
         "diffusers fp32": with_diffusers,
-        "sdcore": lambda: ours(prompts, seed=1, steps=25, progress=False),
+        "sdcore, torch's convolutions": lambda: ours(prompts, seed=1, steps=25, progress=False),
     }
+    chosen = ours.with_convolution("auto")
+    engines["sdcore as commands run it"] = lambda: chosen(prompts, seed=1, steps=25, progress=False)
     return _turns(engines, arguments.rounds)
 
 

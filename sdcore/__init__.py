@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from sdcore.control.regions import Regions as Regions
     from sdcore.control.reweight import Reweight as Reweight
     from sdcore.control.run_control import RunControl as RunControl
+    from sdcore.convolution import use_convolution as use_convolution
     from sdcore.diffusion.guidance import Guidance as Guidance
     from sdcore.diffusion.schedulers import make_scheduler as make_scheduler
     from sdcore.errors import FileError as FileError
@@ -136,6 +137,7 @@ _HOMES = {
     "control.regions": "Region Regions",
     "control.reweight": "Reweight",
     "control.run_control": "RunControl",
+    "convolution": "use_convolution",
     "diffusion.guidance": "Guidance",
     "diffusion.schedulers": "make_scheduler",
     "errors": "FileError MemoryLimitError NonFiniteError SdcoreError UsageError",

@@ -24,10 +24,12 @@ def one_thread() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or changes what sdcore found out about the machine it runs on; and on every
-    machine commands paint in float32 where a test does not say otherwise.
+    machine commands paint in float32 and with torch's convolutions where a test does not say
+    otherwise.
     """
     import torch
 
+    from sdcore.kernels.library import VARIANTS
     from sdcore.machine import remembered
 
     with pytest.MonkeyPatch.context() as patch:
@@ -36,6 +38,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for number in {1, 2, threads, os.cpu_count() or 1}:
             torch.set_num_threads(number)
             remembered("bfloat16", lambda: 1.0)
+            for native in VARIANTS:
+                remembered(f"convolution {native}", lambda: 1.0)
         torch.set_num_threads(threads)
         yield
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sdcore import attention_choice
-from sdcore.attention import BACKENDS, CrossAttention, SelfAttention
+from sdcore.attention import BACKENDS, AttentionLayer, CrossAttention, SelfAttention
 from sdcore.attention_choice import unavailable, use_attention, with_attention
 from sdcore.errors import UsageError
 from sdcore.unet.config import UNetConfig
@@ -93,7 +93,7 @@ def test_auto_measures_once_for_a_machine_and_remembers(
     monkeypatch.setattr(attention_choice, "_gain", lambda *_: next(gains))
     choice = use_attention(unet, "auto")
     assert choice.backend == "native" and "1.50 x" in choice.why
-    assert {layer.backend for layer in unet.modules() if hasattr(layer, "backend")} == {"native"}
+    assert {m.backend for m in unet.modules() if isinstance(m, AttentionLayer)} == {"native"}
     assert use_attention(unet, "auto") == choice  # remembered: the second gain is not asked for
     known = tmp_path / "new" / "measured.json"
     assert list(json.loads(known.read_text()).values()) == [1.5]

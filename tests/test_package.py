@@ -64,7 +64,7 @@ def test_a_wheel_holds_the_kernels_for_every_python(tree: Path) -> None:
     with build(tree, "build_wheel", "g++") as wheel:
         assert "-py3-none-" in str(wheel.filename)
         names = {Path(name).name.split(".")[0] for name in wheel.namelist() if ".so" in name}
-        assert names == {"attention_avx2", "attention_avx512", "attention_avx512bf16"}
+        assert names == {"native_avx2", "native_avx512", "native_avx512bf16"}
 
 
 def test_an_editable_install_is_a_plain_path(tree: Path) -> None:

@@ -111,6 +111,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--preset", metavar="NAME", help=text)
     add("--precision", choices=PRECISIONS, help="of the weights (default: auto)")
     add("--attention", metavar="NAME", help="backend, such as sdpa (default: auto)")
+    add("--convolution", metavar="NAME", help="torch or winograd (default: auto)")
 
 
 def add_hires_flags(parser: argparse.ArgumentParser) -> None:
@@ -200,6 +201,7 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
         precision=options.precision,
         preset=options.preset,
         attention=options.attention,
+        convolution=options.convolution,
     )
 
 

@@ -77,18 +77,9 @@ class Again:
             model,
             precision=model.precision or PRECISION_OF_TYPE.get(settings.precision),
             prediction_type=model.prediction_type or settings.prediction_type,
-            attention=model.attention or self._attention(settings.job.attention),
+            attention=model.attention or _backend("attention", settings.job.attention),
+            convolution=model.convolution or _backend("convolution", settings.job.convolution),
         )
-
-    @staticmethod
-    def _attention(name: str) -> str:
-        """The backend that painted the picture, where it runs here; else what is fastest."""
-        from sdcore.attention_choice import unavailable
-
-        if name == "auto" or (missing := unavailable(name)) is None:
-            return name
-        tell(f"not the same: the attention was {name}: {missing}")
-        return "auto"
 
     def fitted(self, jobs: Sequence[Job], pipe: TextToImage, *, keep_clip_skip: bool) -> list[Job]:
         """What depends on the model that was loaded; says what cannot be the same."""
@@ -133,6 +124,17 @@ class Again:
         if recipe.model and recipe.model != ours:
             return [f"the model: it is {ours!r:.80}, the picture's {recipe.model!r:.80}"]
         return [f"the hash of the model ({theirs[:10]}) is that of a single file"] if theirs else []
+
+
+def _backend(kind: str, name: str) -> str:
+    """The backend that painted the picture, where it runs here; else what is fastest."""
+    from sdcore import attention_choice, convolution
+
+    room = {"attention": attention_choice, "convolution": convolution}[kind]
+    if name == "auto" or (missing := room.unavailable(name)) is None:
+        return name
+    tell(f"not the same: the {kind} was {name}: {missing}")
+    return "auto"
 
 
 def read(options: argparse.Namespace, adapters: Adapters, prompts: Sequence[str]) -> Again | None:

@@ -46,7 +46,7 @@ FLAGS = {
     "clip-skip": "clip_skip",
     "dialect": "dialect",
 }
-_WORDS = ("prompt", "negative_prompt", "scheduler", "dialect", "attention")
+_WORDS = ("prompt", "negative_prompt", "scheduler", "dialect", "attention", "convolution")
 _FLAG = re.compile(r"\s--([A-Za-z][\w-]*)(?=[\s=]|$)")
 
 

@@ -28,6 +28,7 @@ class ModelChoice:
         precision: of the weights: auto, fp32, fp16 or bf16.
         preset: for models of few steps, see `sdcore.diffusion.presets`.
         attention: the backend of its UNet, see `sdcore.use_attention`.
+        convolution: that of its UNet and autoencoder, see `sdcore.use_convolution`.
     """
 
     name: str | None = None
@@ -44,12 +45,14 @@ class ModelChoice:
     precision: str | None = None
     preset: str | None = None
     attention: str | None = None
+    convolution: str | None = None
 
     def load(self) -> TextToImage:
-        """The model on its device, with the attention backend chosen, which is printed."""
+        """The model on its device, with what computes it chosen, which is printed."""
         import torch
 
         from sdcore.attention_choice import use_attention
+        from sdcore.convolution import use_convolution
         from sdcore.pipeline.text_to_image import EMBEDDED, TextToImage
 
         device = _best_device() if self.device == "auto" else self.device
@@ -68,6 +71,9 @@ class ModelChoice:
             pipe = pipe.with_preset(self.preset)
         attention = use_attention(pipe.unet, self.attention or "auto")
         tell(f"attention: {attention.kernel} ({attention.why})")
+        convolution = use_convolution(pipe.unet, self.convolution or "auto")
+        use_convolution(pipe.autoencoder, self.convolution or "auto")  # which may have another type
+        tell(f"convolution: {convolution.kernel} ({convolution.why})")
         return pipe
 
     def model_hash(self) -> str | None:

@@ -15,6 +15,7 @@ from sdcore.attention_choice import backend_of, with_attention
 from sdcore.checkpoint.defaults import ModelDefaults
 from sdcore.checkpoint.kind import ModelKind, decide_kind
 from sdcore.checkpoint.parts import NETWORKS, PARTS, TEXT_ENCODERS
+from sdcore.convolution import convolution_of, with_convolution
 from sdcore.diffusion.presets import preset_of_notes
 from sdcore.files.component import Component
 from sdcore.image.autoencoder import Autoencoder
@@ -124,6 +125,23 @@ class Model:
             UsageError: the name is unknown, or the backend cannot run here.
         """
         return self.replace(unet=with_attention(self.unet, name))
+
+    @property
+    def convolution(self) -> str:
+        """What computes its UNet's convolutions, a name in `sdcore.convolution.CONVOLUTIONS`."""
+        return convolution_of(self.unet)
+
+    def with_convolution(self, name: str) -> Self:
+        """A model whose UNet and autoencoder convolve by another backend.
+
+        Args:
+            name: torch, winograd or auto, see `sdcore.use_convolution`.
+
+        Raises:
+            UsageError: the name is unknown, or the backend cannot run here.
+        """
+        unet = with_convolution(self.unet, name)
+        return self.replace(unet=unet, autoencoder=with_convolution(self.autoencoder, name))
 
     def with_preset(self, name: str) -> Self:
         """A model that is run as a few-step one where a call does not say.

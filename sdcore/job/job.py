@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdcore.attention_choice import check_attention
 from sdcore.checks import as_int, check_choice, check_int
+from sdcore.convolution import check_convolution
 from sdcore.diffusion.guidance import Guidance
 from sdcore.diffusion.sampler_names import canonical_name
 from sdcore.diffusion.steps import check_share
@@ -54,6 +55,7 @@ class Job:
             the prompt and not for the negative prompt, as in diffusers.
         attention: the backend, a name in `sdcore.attention.BACKENDS`; auto is what the
             model's layers have.
+        convolution: torch or winograd, see `sdcore.use_convolution`; auto is what the model has.
         loras, embeddings: by name; `sdcore.app.session.Session` finds their files.
         hires: a second pass at another size.
         denoising_end: between 0 and 1, where the run stops; another model goes on from there with
@@ -93,6 +95,7 @@ class Job:
     steps_before: int = 0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     regions: tuple[RegionSettings, ...] = ()
+    convolution: str = "auto"
     budget: Budget = field(default=GENEROUS, compare=False)
 
     def __post_init__(self) -> None:
@@ -125,6 +128,7 @@ class Job:
         self._check_regions()
         if self.attention != "auto":
             check_attention(self.attention)
+        check_convolution(self.convolution)
         check_share("denoising_end", self.denoising_end)
 
     def _check_regions(self) -> None:

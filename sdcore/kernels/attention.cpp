@@ -6,19 +6,12 @@
 // blocks, and largest score and sum are kept as they come (online softmax: Milakov and Gimelshein
 // 2018, arXiv:1805.02867; flash attention: Dao et al. 2022, arXiv:2205.14135).
 //
-// The vectors are those of the compiler (GCC, Clang): one source for AVX-512, AVX2 and NEON. It
-// has a plain C interface and knows nothing of torch, so that one build serves every release.
+// It has a plain C interface and knows nothing of torch, so that one build serves every release.
 
-#include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <new>
-#include <thread>
-#include <utility>
-#include <vector>
+
+#include "vectors.h"
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -27,11 +20,11 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, VECTORS = 4;  // 32 registers: 6 x 4 sums, 4 of queries, the keys
+constexpr int VECTORS = 4;  // 32 registers: 6 x 4 sums, 4 of queries, the keys
 #elif defined(__AVX2__)
-constexpr int LANES = 8, VECTORS = 2;  // 16 registers: 6 x 2 sums, 2 of queries, the keys
+constexpr int VECTORS = 2;  // 16 registers: 6 x 2 sums, 2 of queries, the keys
 #else
-constexpr int LANES = 4, VECTORS = 4;
+constexpr int VECTORS = 4;
 #endif
 constexpr int QUERIES = LANES * VECTORS;  // in a block
 constexpr int TILE = 6;                   // keys, or channels of v, whose sums fill the registers
@@ -39,7 +32,6 @@ constexpr int KEYS = 48;                  // in a block, whose scores stay in th
 constexpr float SLACK = 8;                // a weight may be 2^8 before all that came is shrunk
 constexpr float LOWEST = -1e30f;          // below every score, and finite: inf - inf is no number
 
-typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Bits __attribute__((vector_size(LANES * 4)));
 
 template <class To, class From>
@@ -50,7 +42,6 @@ inline To as(From from) {
   return to;
 }
 
-inline Vec all(float x) { return Vec{} + x; }
 inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
 inline bool any(Bits mask) {
@@ -58,23 +49,6 @@ inline bool any(Bits mask) {
   uint64_t bits = 0;
   for (uint64_t part : parts) bits |= part;
   return bits != 0;
-}
-
-// Of two rows that are STEP apart in a square of LANES x LANES: the blocks beside the diagonal
-// change places.
-template <int STEP, size_t... I>
-inline void swap_blocks(Vec& a, Vec& b, std::index_sequence<I...>) {
-  const Vec first = __builtin_shufflevector(a, b, (I & STEP ? LANES + I - STEP : I)...);
-  b = __builtin_shufflevector(a, b, (I & STEP ? LANES + I : I + STEP)...);
-  a = first;
-}
-
-template <int STEP = 1>
-inline void transpose(Vec (&rows)[LANES]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < LANES; ++i)
-    if (!(i & STEP)) swap_blocks<STEP>(rows[i], rows[i + STEP], std::make_index_sequence<LANES>());
-  if constexpr (STEP * 2 < LANES) transpose<STEP * 2>(rows);
 }
 
 // 2 to the power of x, to 1e-7, or to 1e-4 for numbers that are rounded to bfloat16 afterwards.
@@ -160,23 +134,9 @@ extern "C" struct AttentionCall {
   int64_t batch, heads, queries, keys, width, value_width;
   int32_t type;  // 0 float32, 1 bfloat16
   int32_t threads;
-  // Runs work(data) in that many threads: GOMP_parallel of the OpenMP that torch uses, or null.
-  void (*parallel)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+  Parallel parallel;  // or null
   float scale;
 };
-
-inline int64_t up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-
-struct Free {
-  void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
-};
-template <class T>
-using Block = std::unique_ptr<T[], Free>;
-template <class T>
-Block<T> block(int64_t size) {
-  const size_t bytes = size_t(up(std::max<int64_t>(size, 1) * int64_t(sizeof(T)), 64));
-  return Block<T>(static_cast<T*>(::operator new(bytes, std::align_val_t(64))));
-}
 
 // Asks for rows that are read soon: they lie apart, and the machine does not see what comes next.
 template <class Number>
@@ -428,21 +388,6 @@ void work(void* data) {
 
 }  // namespace
 
-// Whether this processor has the instructions that this library was built with.
-extern "C" __attribute__((visibility("default"))) int sdcore_runs_here() {
-#if defined(__AVX512BF16__)
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#elif defined(__AVX512F__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#elif defined(__AVX2__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return 1;
-#endif
-}
-
 // 0, or 1 where memory did not suffice.
 extern "C" __attribute__((visibility("default"))) int sdcore_attention(const AttentionCall* call) {
   const int64_t heads = call->batch * call->heads;
@@ -453,19 +398,6 @@ extern "C" __attribute__((visibility("default"))) int sdcore_attention(const Att
   const int64_t run = up(std::max<int64_t>(up(call->queries, wanted) / wanted, 256), QUERIES);
   Shared shared{*call, run, up(call->queries, run) / run};
   void (*const worker)(void*) = call->type ? work<BFloat16> : work<Float32>;
-  const unsigned used = unsigned(std::min<int64_t>(threads, heads * shared.runs));
-  if (used == 1) {
-    worker(&shared);
-  } else if (call->parallel) {
-    call->parallel(worker, &shared, used, 0);
-  } else {
-    std::vector<std::thread> others;
-    try {
-      for (unsigned i = 1; i < used; ++i) others.emplace_back(worker, &shared);
-    } catch (...) {  // fewer threads do the same work
-    }
-    worker(&shared);
-    for (std::thread& other : others) other.join();
-  }
+  in_threads(call->parallel, std::min<int64_t>(threads, heads * shared.runs), worker, &shared);
   return shared.failed;
 }

@@ -1,4 +1,4 @@
-"""The native library for this processor, and the call that it takes."""
+"""The native library for this processor, and the calls that it takes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,24 @@ class AttentionCall(ctypes.Structure):
     )
 
 
+class ConvolutionCall(ctypes.Structure):
+    """What convolution.cpp is called with; see `ConvolutionCall` there, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "out")),
+        *((name, ctypes.c_int64) for name in ("batch", "channels", "outs", "height", "width")),
+        ("threads", ctypes.c_int32),
+        ("parallel", ctypes.c_void_p),
+    )
+
+
 class Library:
     """A native library.
 
     Attributes:
         name: the processors that it was built for, one of `VARIANTS`.
         attention: runs an `AttentionCall`; 0, or 1 where memory did not suffice.
+        convolution: runs a `ConvolutionCall`, as well.
         parallel: the address of GOMP_parallel of the OpenMP that the process has, or None. Threads
             of another kind would compete with those, which wait busily.
     """
@@ -44,6 +56,7 @@ class Library:
         self.name = name
         self.runs_here: Callable[[], int] = loaded.sdcore_runs_here
         self.attention: Callable[[object], int] = loaded.sdcore_attention
+        self.convolution: Callable[[object], int] = loaded.sdcore_convolution
         try:
             parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
             self.parallel = parallel.value if sys.platform == "linux" else None
@@ -55,7 +68,7 @@ class Library:
 def library() -> Library | None:
     """The best library that was built and that this processor runs; None without one."""
     for name in VARIANTS:
-        for path in sorted(HERE.glob(f"attention_{name}.*")):
+        for path in sorted(HERE.glob(f"native_{name}.*")):
             try:
                 found = Library(path, name)
             except (OSError, AttributeError):  # of another system, or cut short

@@ -74,6 +74,7 @@ _OF_A_JOB = (
     "guidance_interval",
     "tiled",
     "attention",
+    "convolution",
     "hires",
     "regions",
     "budget",
@@ -255,8 +256,11 @@ class TextToImage(Model):
         """
         jobs = as_jobs(jobs)
         steered = None if control is None else as_run_control(control)
-        attention = jobs[0].attention
-        model = self if attention == "auto" else self.with_attention(attention)
+        job, model = jobs[0], self
+        if job.attention != "auto":
+            model = model.with_attention(job.attention)
+        if job.convolution != "auto":
+            model = model.with_convolution(job.convolution)
         if (hires := jobs[0].hires) is not None:  # before the first pass is painted
             self._check_affordable(jobs[0], hires.size, len(jobs))
         result = yield from model._one_pass(jobs, steered)
@@ -328,8 +332,11 @@ class TextToImage(Model):
             "scheduler": defaults.scheduler,
             "size": size.paintable(max(self.autoencoder.factor, 8)),
         }
-        if job.attention == "auto":  # what was chosen here is what a repetition takes
+        # What was chosen here is what a repetition takes.
+        if job.attention == "auto":
             job = replace(job, attention=self.attention)
+        if job.convolution == "auto":
+            job = replace(job, convolution=self.convolution)
         unset = {k: v for k, v in unset.items() if k == "size" or getattr(job, k) is None}
         loras = tuple(
             LoraSettings(on.name, on.unet, on.text, on.hash, on.blocks) for on in self.loras

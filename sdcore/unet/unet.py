@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdcore.attention import Control, padding_mask
+from sdcore.convolution import Convolution
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
 from sdcore.positions import sinusoid
@@ -220,6 +221,8 @@ class UNet(Component):
 
 
 def _same_conv(channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+    if kernel == 3:
+        return Convolution(channels, out_channels)
     return nn.Conv2d(channels, out_channels, kernel, padding=(kernel - 1) // 2)
 
 

@@ -1,4 +1,4 @@
-"""Random attentions by a library that was built with sanitizers, against numpy; without torch.
+"""Random calls of a library that was built with sanitizers, against numpy; without torch.
 
 python tests/kernels/sanitized.py LIBRARY
 """
@@ -11,11 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from sdcore.kernels.library import AttentionCall, Library
+from sdcore.kernels.library import AttentionCall, ConvolutionCall, Library
 
 
 def main(path: str) -> None:
-    library, random, equal = Library(Path(path), "checked"), np.random.default_rng(0), 0
+    library, random = Library(Path(path), "checked"), np.random.default_rng(0)
+    print(attentions(library, random), "attentions", convolutions(library, random), end=" ")
+    print("convolutions equal")
+
+
+def attentions(library: Library, random: np.random.Generator) -> int:
+    equal = 0
     for _ in range(400):
         batch, heads = random.integers(1, 3, 2)
         queries, keys, width, value_width = random.integers(1, [150, 150, 70, 70])
@@ -43,7 +49,28 @@ def main(path: str) -> None:
         weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-300)
         expected = np.einsum("bhnt,bthd->bnhd", weights, v, dtype=np.float64)
         equal += bool(np.abs(out - expected).max() < 1e-5)
-    print(equal, "equal")
+    return equal
+
+
+def convolutions(library: Library, random: np.random.Generator) -> int:
+    equal = 0
+    for _ in range(200):
+        batch = random.integers(1, 4)
+        channels, outs, height, width = random.integers(1, [70, 70, 40, 90])
+        x = random.standard_normal((batch, channels, height, width), dtype=np.float32)
+        weight = random.standard_normal((outs, channels, 3, 3), dtype=np.float32)
+        bias = random.standard_normal(outs, dtype=np.float32)
+        out = np.empty((batch, outs, height, width), np.float32)
+        call = ConvolutionCall(x.ctypes.data, weight.ctypes.data, bias.ctypes.data, out.ctypes.data)
+        call.batch, call.channels, call.outs = batch, channels, outs
+        call.height, call.width, call.threads = height, width, random.integers(1, 4)
+        assert library.convolution(ctypes.byref(call)) == 0
+        padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+        seen = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+        expected = np.einsum("bchwij,ocij->bohw", seen, weight, optimize=True)
+        expected += bias[:, None, None]
+        equal += bool(np.abs(out - expected).max() < 1e-3 * channels**0.5)
+    return equal
 
 
 if __name__ == "__main__":
