@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,7 @@ def test_a_unet_is_the_same_to_rounding_and_a_view_leaves_it_its_own() -> None:
     other = with_convolution(unet, "winograd")
     found = step(other, width)
     assert not torch.equal(found, expected)  # it ran
-    assert (found - expected).norm() / expected.norm() < 1e-5
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     assert (convolution_of(unet), convolution_of(other)) == ("torch", "winograd")
     assert torch.equal(step(unet, width), expected)
     choice = use_convolution(unet, "winograd")
@@ -65,7 +67,7 @@ def test_gradients_small_maps_and_other_types_are_torchs() -> None:
 def test_auto_takes_what_is_faster_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "library", lambda: type("Built", (), {"name": "here"}))
     for gain, chosen in ((1.5, "winograd"), (1.01, "torch")):
-        monkeypatch.setattr(convolution, "remembered", lambda what, measure, gain=gain: gain)
+        monkeypatch.setattr(convolution, "remembered", Mock(return_value=gain))
         choice = use_convolution(Convolution(3, 4), "auto")
         assert choice.backend == chosen and f"{gain:.2f} x torch's" in choice.why
         assert choice.kernel == ("sdcore.kernels here" if chosen == "winograd" else "torch")
