@@ -24,23 +24,26 @@ from sdcore.views import twin, view
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 CONVOLUTIONS = ("torch", "winograd")
+# Kernel, stride, margin, dilation, groups, and what the margin holds.
+_KIND = ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 SMALLEST = 8  # rows and columns of a map; on smaller ones tiles of 4 x 4 waste more than they save
 
 
 class Convolution(nn.Conv2d):
-    """A convolution of 3 x 3 with a margin of one: (B, C, h, w) to (B, O, h, w).
+    """torch's, made with the same arguments, with a choice of what computes it.
 
     Attributes:
-        backend: one of `CONVOLUTIONS`; a runtime choice, never saved.
+        backend: one of `CONVOLUTIONS`; a runtime choice, never saved. Others than of 3 x 3 with a
+            margin of one are torch's in either case.
     """
 
-    def __init__(self, channels: int, outs: int) -> None:
-        super().__init__(channels, outs, 3, padding=1)
-        self.backend = "torch"
+    backend = "torch"
 
     def forward(self, input: Tensor) -> Tensor:
-        wanted = self.backend == "winograd" and min(input.shape[-2:]) >= SMALLEST
-        if wanted and kernel.takes(input, self.weight, self.bias):
+        kind = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        wanted = self.backend == "winograd" and (*kind, self.padding_mode) == _KIND
+        large = min(input.shape[-2:]) >= SMALLEST
+        if wanted and large and kernel.takes(input, self.weight, self.bias):
             return kernel.convolution(input, self.weight, self.bias)
         return super().forward(input)
 

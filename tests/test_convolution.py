@@ -7,7 +7,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdcore import convolution
 from sdcore.convolution import (
@@ -52,13 +52,21 @@ def test_a_unet_is_the_same_to_rounding_and_a_view_leaves_it_its_own() -> None:
 
 @needs_kernel
 def test_gradients_small_maps_and_other_types_are_torchs() -> None:
-    layer, x = Convolution(3, 4), torch.randn(1, 3, 8, 8)
+    layer, x = Convolution(3, 4, 3, padding=1), torch.randn(1, 3, 8, 8)
     expected = layer(x)
     use_convolution(layer, "winograd")
     assert torch.equal(layer(x), expected)  # a gradient is asked
     (gradient,) = torch.autograd.grad(layer(x).sum(), layer.weight)
     assert gradient.isfinite().all()
     with torch.no_grad():
+        for odd in (
+            Convolution(3, 4, 3, padding=1, stride=2),
+            Convolution(3, 4, 3),
+            Convolution(3, 4, 3, padding=1, dilation=2),
+            Convolution(3, 4, 3, padding=1, padding_mode="circular"),
+        ):
+            use_convolution(odd, "winograd")
+            assert torch.equal(odd(x), nn.Conv2d.forward(odd, x))
         small = x[:, :, :7]
         assert torch.equal(layer(small), F.conv2d(small, layer.weight, layer.bias, padding=1))
         assert layer.double()(x.double()).dtype == torch.float64
@@ -68,15 +76,15 @@ def test_auto_takes_what_is_faster_and_says_why(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(convolution, "library", lambda: type("Built", (), {"name": "here"}))
     for gain, chosen in ((1.5, "winograd"), (1.01, "torch")):
         monkeypatch.setattr(convolution, "remembered", Mock(return_value=gain))
-        choice = use_convolution(Convolution(3, 4), "auto")
+        choice = use_convolution(Convolution(3, 4, 3, padding=1), "auto")
         assert choice.backend == chosen and f"{gain:.2f} x torch's" in choice.why
         assert choice.kernel == ("sdcore.kernels here" if chosen == "winograd" else "torch")
-        assert "float64" in use_convolution(Convolution(3, 4).double(), "auto").why
+        assert "float64" in use_convolution(Convolution(3, 4, 3, padding=1).double(), "auto").why
     monkeypatch.setattr(convolution, "library", lambda: None)
-    choice = use_convolution(Convolution(3, 4), "auto")
+    choice = use_convolution(Convolution(3, 4, 3, padding=1), "auto")
     assert choice.backend == "torch" and "no native kernels" in choice.why
     with pytest.raises(UsageError, match="No native kernels were built"):
-        use_convolution(Convolution(3, 4), "winograd")
+        use_convolution(Convolution(3, 4, 3, padding=1), "winograd")
 
 
 def test_a_name_that_is_none_is_refused() -> None:

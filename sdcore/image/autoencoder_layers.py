@@ -22,9 +22,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, channels, _EPSILON)
-        self.conv1 = Convolution(channels, out_channels)
+        self.conv1 = Convolution(channels, out_channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, out_channels, _EPSILON)
-        self.conv2 = Convolution(out_channels, out_channels)
+        self.conv2 = Convolution(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = (
             nn.Conv2d(channels, out_channels, 1) if channels != out_channels else None
         )
@@ -86,7 +86,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = Convolution(channels, channels)
+        self.conv = Convolution(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -130,14 +130,14 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths = config.block_out_channels
-        self.conv_in = Convolution(config.in_channels, widths[0])
+        self.conv_in = Convolution(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
             DownBlock(before, width, config, last=i + 1 == len(widths))
             for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
         self.mid_block = MidBlock(widths[-1], config)
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], _EPSILON)
-        self.conv_out = Convolution(widths[-1], 2 * config.latent_channels)
+        self.conv_out = Convolution(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
@@ -153,14 +153,14 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         widths = config.block_out_channels[::-1]
-        self.conv_in = Convolution(config.latent_channels, widths[0])
+        self.conv_in = Convolution(config.latent_channels, widths[0], 3, padding=1)
         self.up_blocks = nn.ModuleList(
             UpBlock(before, width, config, last=i + 1 == len(widths))
             for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
         )
         self.mid_block = MidBlock(widths[0], config)
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], _EPSILON)
-        self.conv_out = Convolution(widths[-1], config.out_channels)
+        self.conv_out = Convolution(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid_block(self.conv_in(x))

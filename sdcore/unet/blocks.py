@@ -75,11 +75,11 @@ class ResidualBlock(nn.Module):
         groups, eps = config.norm_num_groups, config.norm_eps
         self.act = ACTIVATIONS[config.act_fn]
         self.norm1 = nn.GroupNorm(groups, channels, eps)
-        self.conv1 = Convolution(channels, out_channels)
+        self.conv1 = Convolution(channels, out_channels, 3, padding=1)
         self.time_emb_proj = nn.Linear(time_width(config), out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = Convolution(out_channels, out_channels)
+        self.conv2 = Convolution(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = (
             nn.Conv2d(channels, out_channels, 1) if channels != out_channels else None
         )
@@ -107,7 +107,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = Convolution(channels, channels)
+        self.conv = Convolution(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         return self.conv(F.interpolate(x, size=size, mode="nearest"))

@@ -221,9 +221,7 @@ class UNet(Component):
 
 
 def _same_conv(channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
-    if kernel == 3:
-        return Convolution(channels, out_channels)
-    return nn.Conv2d(channels, out_channels, kernel, padding=(kernel - 1) // 2)
+    return Convolution(channels, out_channels, kernel, padding=(kernel - 1) // 2)
 
 
 def _shape_error(name: str, tensor: Tensor, expected: str) -> UsageError:
