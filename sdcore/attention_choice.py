@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sdcore.attention import BACKENDS, AttentionLayer, native, sdpa
+from sdcore.checks import shown
 from sdcore.errors import UsageError
 from sdcore.kernels.library import library
 from sdcore.machine import remembered
@@ -92,7 +93,7 @@ def check_attention(name: str) -> None:
         known = [f"{key} ({unavailable(key) or 'available'})" for key in BACKENDS]
         hint = f"Use one of: {', '.join([*known, 'auto'])}."
         why = f"{reason[0].upper()}{reason[1:]}."
-        raise UsageError(f"Attention backend {name!r:.80} cannot be used.", why, hint)
+        raise UsageError(f"Attention backend {shown(name)} cannot be used.", why, hint)
 
 
 def unavailable(backend: str) -> str | None:

@@ -38,6 +38,14 @@ def as_finite(
     return number if math.isfinite(number) and _within(number, least, most) else None
 
 
+def shown(value: object) -> str:
+    """A value of any kind, cut; digits by the thousands are not written out at all."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python writes no int of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
 def has_type(value: object, *types: type) -> bool:
     """`isinstance` for what people pass in spite of an annotation, which type checkers trust."""
     return isinstance(value, types)
@@ -56,7 +64,7 @@ def check_int(name: str, value: object, least: int, most: int | None = None, *, 
     number = as_int(value, least, most)
     if number is None:
         span = f"from {least} to {most}" if most is not None else f"that is {least} or more"
-        raise UsageError(f"{name} is {value!r:.80}.", f"It must be a whole number {span}.", hint)
+        raise UsageError(f"{name} is {shown(value)}.", f"It must be a whole number {span}.", hint)
     return number
 
 
@@ -64,9 +72,9 @@ def check_choice(name: str, value: object, known: Collection[str]) -> None:
     """Refuse what is none of the known names, with the nearest one. Raises UsageError."""
     if value in known:
         return
-    near = get_close_matches(str(value), known, n=1)
+    near = get_close_matches(value, known, n=1) if isinstance(value, str) else []
     raise UsageError(
-        f"{name} is {value!r:.80}.",
+        f"{name} is {shown(value)}.",
         f"It may be {' or '.join(known)}.",
         f"Did you mean {near[0]!r}?" if near else "Use one of these.",
     )

@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
-from typing import Literal
+from typing import Literal, TextIO
 
 _FILTERS = RLock()
 _PACKAGE = str(Path(__file__).parent)
@@ -102,6 +102,11 @@ def visible(text: str) -> str:
     the parts of an emoji.
     """
     return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks at it: a stream may also be closed, or not be there at all."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def _cut(text: str) -> str:

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sdcore.checks import as_finite, as_int
+from sdcore.checks import as_finite, as_int, shown
 from sdcore.errors import UsageError
 
 # 8 also where one latent covers less: the rule of Stable Diffusion and of diffusers' pipelines.
 SIZE_UNIT = 8
 # How many times as many pixels as a model was trained on, or as few, are too many.
 FAR = 4
-_LARGEST = 1_000_000  # pixels that a conditioning tells
+_LARGEST = 1_000_000  # pixels of a side, and that a conditioning tells
 _WRITTEN = re.compile(r"([0-9]{1,6})(?:x([0-9]{1,6}))?")
 
 
@@ -33,7 +33,7 @@ def check_box(box: Any, of: str) -> Box:
     good = len(sides) == 4 and all(as_finite(side, 0, 1) is not None for side in sides)
     if not good or sides[0] >= sides[2] or sides[1] >= sides[3]:
         raise UsageError(
-            f"The box of {of} is {box!r:.80}.",
+            f"The box of {of} is {shown(box)}.",
             "It is left, top, right, bottom, each 0 to 1; as it stands it is empty or outside.",
             "The left half of the picture is (0, 0, 0.5, 1).",
         )
@@ -144,13 +144,13 @@ class SizeConditioning:
             numbers = cast("list[Any]", pair) if isinstance(pair, tuple | list) else []
             if len(numbers) != 2 or any(as_finite(n, -_LARGEST, _LARGEST) is None for n in numbers):
                 raise UsageError(
-                    f"The size conditioning's {name} is {pair!r:.80}.",
+                    f"The size conditioning's {name} is {shown(pair)}.",
                     f"It is two numbers of pixels, up to {_LARGEST:,}.",
                     "Use for example SizeConditioning.of(Size(1024, 1024)).",
                 )
         if self.aesthetic is not None and as_finite(self.aesthetic, -_LARGEST, _LARGEST) is None:
             raise UsageError(
-                f"The size conditioning's aesthetic score is {self.aesthetic!r:.80}.",
+                f"The size conditioning's aesthetic score is {shown(self.aesthetic)}.",
                 "It is a number, about 1 to 10.",
                 "Use 6, as diffusers does.",
             )
@@ -170,12 +170,12 @@ def check_side(side: object, name: str, unit: int = SIZE_UNIT) -> int:
         name: of the side, for the error.
         unit: what it must be a multiple of.
     """
-    number = as_int(side)
+    number = as_int(side, -_LARGEST, _LARGEST)
     if number is None or number < unit or number % unit:
-        near = 64 * unit if number is None else max(unit, round(number / unit) * unit)
+        near = 64 if number is None else max(1, round(number / unit))
         raise UsageError(
-            f"The {name} is {side!r} pixels.",
-            f"It must be a multiple of {unit}, {unit} or more.",
-            f"Use {near}.",
+            f"The {name} is {shown(side)} pixels.",
+            f"It must be a multiple of {unit}, {unit} or more and at most {_LARGEST:,}.",
+            f"Use {near * unit}.",
         )
     return number

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdcore.app import command
 from sdcore.app.job_lines import Line
-from sdcore.errors import SdcoreError, UsageError
+from sdcore.errors import SdcoreError, UsageError, is_terminal
 
 if TYPE_CHECKING:
     from sdcore.job.job import Job
@@ -121,7 +121,7 @@ class Report:
 
     def _advance(self) -> None:
         self.done += 1
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             from tqdm import tqdm
 
             self._bar = self._bar or tqdm(total=self.count, unit="picture", smoothing=0.1)

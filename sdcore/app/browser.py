@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from sdcore.app.command import tell
+from sdcore.errors import is_terminal
 
 
 def show_page(path: Path, *, wanted: bool = True) -> None:
@@ -15,7 +16,7 @@ def show_page(path: Path, *, wanted: bool = True) -> None:
     Nothing is opened for a program that reads what is printed.
     """
     address = path.resolve().as_uri()
-    if wanted and sys.stdout.isatty() and has_display():
+    if wanted and is_terminal(sys.stdout) and has_display():
         import webbrowser
 
         if webbrowser.open(address):

@@ -18,7 +18,14 @@ from io import TextIOWrapper
 from typing import Any, NoReturn, cast
 
 from sdcore.app.other_flags import answer, in_our_words
-from sdcore.errors import FileError, MemoryLimitError, SdcoreError, UsageError, visible
+from sdcore.errors import (
+    FileError,
+    MemoryLimitError,
+    SdcoreError,
+    UsageError,
+    is_terminal,
+    visible,
+)
 
 EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 130, 141, 143  # 128 and the signal's number
 # Seconds. `timeout` and supervisors signal the process and then its group: that is one wish.
@@ -134,8 +141,7 @@ def guarded(
         _give_up_streams()
         return EXIT_PIPE
     except KeyboardInterrupt as stop:  # or SIGTERM
-        beside_bar = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
-        tell("\n" * beside_bar + stopped)
+        tell("\n" * is_terminal(sys.stderr) + stopped)
         return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
     except Exception as error:
         if getattr(options, "debug", False):
@@ -198,6 +204,8 @@ def say(text: object) -> None:
 
 def tell(text: object) -> None:
     """Print a line beside the result; where standard error takes none, nothing is lost."""
+    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
+        return  # print would take standard output in its place
     with suppress(OSError):
         print(visible(str(text)), file=sys.stderr, flush=True)
 

@@ -16,6 +16,7 @@ from sdcore.app.adapters import Adapters
 from sdcore.app.command import tell
 from sdcore.app.model_choice import ModelChoice
 from sdcore.app.unknown_words import warn_of_unknown_words
+from sdcore.errors import is_terminal
 from sdcore.job.job import OWN, Job
 from sdcore.pipeline.result import Moment, TextToImageResult
 from sdcore.pipeline.text_to_image import TextToImage
@@ -144,7 +145,7 @@ class _Progress:
             self.begin(f"{self.title}, second pass")
             self.rerun = True
         done = step.index + 1
-        if sys.stderr.isatty():
+        if is_terminal(sys.stderr):
             from tqdm import tqdm
 
             self.bar = self.bar or tqdm(total=step.count, desc=self.title, unit="step")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sdcore.checkpoint.kind import ModelKind
-from sdcore.checks import as_finite, as_int
+from sdcore.checks import check_int
+from sdcore.diffusion.guidance import Guidance
 from sdcore.diffusion.presets import (
     find_preset,
     preset_of_notes,
@@ -17,9 +18,12 @@ from sdcore.diffusion.presets import (
     scale_of_preset,
 )
 from sdcore.diffusion.sampler_names import canonical_name
+from sdcore.diffusion.scheduler_config import TIMES_LIMIT
+from sdcore.diffusion.steps import check_share
 from sdcore.errors import FileError, UsageError
 from sdcore.files.folder import ModelIndex
 from sdcore.files.jsonfile import read_json
+from sdcore.size import check_side
 from sdcore.text.known_words import KnownWords, read_known_words
 
 FILE_NAME = "sampling.json"
@@ -122,16 +126,20 @@ def _settings(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _check_default(path: Path, key: str, value: Any) -> None:
-    if key == "scheduler":
-        good, kind = isinstance(value, str), "text"
-    elif key in ("strength", "guidance_scale", "guidance_rescale"):
-        good, kind = as_finite(value) is not None, "a number"
-    else:
-        good, kind = as_int(value) is not None, "a whole number"
-    if not good:
-        raise FileError(f"{path}: {key} is {value!r}.", f"It must be {kind}.", "Correct the file.")
-    if key == "scheduler":
-        try:
+    """Refuse what no job could say, before any weights are opened. Raises FileError."""
+    try:
+        if value is None or (key == "scheduler" and not isinstance(value, str)):
+            kind = "text" if key == "scheduler" else "a number"
+            raise UsageError(f"{key} is {value!r:.80}.", f"It must be {kind}.", "Correct it.")
+        if key == "scheduler":
             canonical_name(value)
-        except UsageError as error:
-            raise FileError(f"{path}: {error.what}", error.why, error.hint) from error
+        elif key == "strength":
+            check_share(key, value)
+        elif key == "steps":
+            check_int(key, value, 1, TIMES_LIMIT, hint="25 are usual.")
+        elif key in ("width", "height"):
+            check_side(value, key)
+        else:
+            Guidance(**{key.removeprefix("guidance_"): value})
+    except UsageError as error:
+        raise FileError(f"{path}: {error.what}", error.why, "Correct the file.") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sdcore.checks import as_finite
+from sdcore.checks import as_finite, shown
 from sdcore.errors import UsageError
 
 LARGEST_SCALE = 1e6
@@ -41,20 +41,20 @@ class Guidance:
     def __post_init__(self) -> None:
         if as_finite(self.scale, 0, LARGEST_SCALE) is None:
             raise UsageError(
-                f"guidance_scale is {self.scale!r:.80}.",
+                f"guidance_scale is {shown(self.scale)}.",
                 f"It must be a number from 0 to {LARGEST_SCALE:g}.",
                 "Use 1 for no guidance, 5 to 8 for most models.",
             )
         if as_finite(self.rescale, 0, 1) is None:
             raise UsageError(
-                f"guidance_rescale is {self.rescale!r:.80}.",
+                f"guidance_rescale is {shown(self.rescale)}.",
                 "It mixes two predictions, so it lies between 0 and 1.",
                 "Use 0 for none; 0.7 is usual for v-prediction models.",
             )
         interval = _as_interval(self.interval)
         if interval is None:
             raise UsageError(
-                f"guidance_interval is {self.interval!r:.80}.",
+                f"guidance_interval is {shown(self.interval)}.",
                 "It is a part of the noise levels, 0 <= start < end <= 1.",
                 "Use 0 and 1 for all of them; 0.2 and 0.8 spares the first and the last.",
             )

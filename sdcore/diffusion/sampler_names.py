@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from sdcore.checks import shown
 from sdcore.diffusion.levels import SCHEDULES, SPACINGS
 from sdcore.diffusion.methods import METHODS, NONE, STOCHASTIC, Method
 from sdcore.errors import UsageError
@@ -131,7 +132,7 @@ def canonical_name(name: str) -> str:
         UsageError: with the names that there are and the nearest one; or the method cannot take
             that schedule.
     """
-    key = _key(str(name))
+    key = _key(name if isinstance(name, str) else "")
     method, schedule = _METHOD_KEYS.get(key), ""
     words = key.split(" ")
     for cut in range(1, len(words) if len(words) <= _MOST_WORDS else 0):
@@ -278,14 +279,14 @@ def _unknown(name: str, key: str) -> UsageError:
         why = why or f"{near!r} is, but nothing known is meant by what stands behind it"
         known = f" Noise levels behind a method's name are: {', '.join(_LEVELS)}." if rest else ""
         return UsageError(
-            f"Scheduler {name!r:.80} is not there.",
+            f"Scheduler {shown(name)} is not there.",
             f"{why[0].upper()}{why[1:]}.{known}",
             _hint_of(near, rest),
         )
     known = [*_METHOD_KEYS, *(f"{method} karras" for method in METHODS)]
     near_names = get_close_matches(key, known, n=1, cutoff=0.5)
     return UsageError(
-        f"Unknown scheduler {name!r:.80}.",
+        f"Unknown scheduler {shown(name)}.",
         f"The methods are: {', '.join(METHODS)}. Behind one may stand its noise levels: "
         f"{', '.join(_LEVELS)}.",
         f"Did you mean {near_names[0]!r}?" if near_names else "Use one of these names.",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdcore.checks import as_finite
+from sdcore.checks import as_finite, shown
 from sdcore.diffusion.scheduler_config import is_edm
 from sdcore.errors import UsageError
 
@@ -173,4 +173,4 @@ def check_share(name: str, value: Any) -> None:
         allowed, hint = "up to 1", "Use 0.3 to stay near the picture, 0.8 to keep little of it."
     else:
         allowed, hint = "below 1", "0.8 is usual for SDXL's refiner."
-    raise UsageError(f"{name} is {value!r}.", f"It must be a number above 0, {allowed}.", hint)
+    raise UsageError(f"{name} is {shown(value)}.", f"It must be a number above 0, {allowed}.", hint)

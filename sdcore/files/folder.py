@@ -150,7 +150,7 @@ def read_model_index(folder: str | Path) -> ModelIndex:
     content = read_json(path)
     refuse_custom_code(content, path)
     pipeline = content.pop("_class_name", None)
-    if not isinstance(pipeline, str):
+    if not isinstance(pipeline, str) or not pipeline.isidentifier():
         why = f"_class_name is {pipeline!r:.80}, not the name of a pipeline class."
         raise FileError(f"{path} cannot be used.", why, _USE)
     components: dict[str, str] = {}

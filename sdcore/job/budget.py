@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 
-from sdcore.checks import as_int
+from sdcore.checks import as_int, shown
 from sdcore.errors import MemoryLimitError, UsageError
 from sdcore.size import Size
 
@@ -59,7 +59,7 @@ class Budget:
                 continue
             if as_int(value, 1, _MOST) is None:
                 raise UsageError(
-                    f"The budget's {field.name} is {value!r:.40}.",
+                    f"The budget's {field.name} is {shown(value)}.",
                     "It says how much one request may ask for.",
                     "Use a whole number above 0.",
                 )
@@ -103,7 +103,7 @@ class Budget:
         sides = [as_int(side, 1, _MOST) for side in size.width_height]
         if None in sides:
             raise UsageError(
-                f"The size {_shown(size.width)} x {_shown(size.height)} cannot be used.",
+                f"The size {shown(size.width)} x {shown(size.height)} cannot be used.",
                 "A picture has a whole number of pixels in width and height.",
                 "Use for example 512 and 512.",
             )
@@ -136,16 +136,9 @@ class Budget:
 
 
 def _refusal(name: str, asked: int, allowed: int, of: str) -> UsageError:
+    most = asked <= _MOST  # more is no number that a budget can have
     return UsageError(
-        f"{of} asks for {asked:,} {name}.",
+        f"{of} asks for {f'{asked:,}' if most else shown(asked)} {name}.",
         f"One request may ask for {allowed:,}.",
-        f"Ask for less, or raise the budget: {name}={asked}.",
+        f"Ask for less, or raise the budget: {name}={asked}." if most else "Ask for less.",
     )
-
-
-def _shown(value: object) -> str:
-    """A value of any kind, cut; digits by the thousands are not written out at all."""
-    try:
-        return f"{value!r:.40}"
-    except ValueError:  # Python writes no int of more than 4,300 digits
-        return "a number of thousands of digits"

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdcore.attention_choice import check_attention
-from sdcore.checks import as_int, check_choice, check_int
+from sdcore.checks import as_int, check_choice, check_int, shown
 from sdcore.convolution import check_convolution
 from sdcore.diffusion.guidance import Guidance
 from sdcore.diffusion.sampler_names import canonical_name
@@ -122,7 +122,9 @@ class Job:
         self._check_budget()
         if not isinstance(self.tiled, bool):
             raise UsageError(
-                f"The switch tiled is {self.tiled!r:.80}.", "It is on or off.", "Use True or False."
+                f"The switch tiled is {shown(self.tiled)}.",
+                "It is on or off.",
+                "Use True or False.",
             )
         object.__setattr__(self, "dialect", dialect_name(self.dialect))
         self._check_regions()
@@ -195,7 +197,7 @@ class Job:
         number = as_int(value, least)
         if number is None:
             hint = f"Use a whole number from {least} up."
-            raise UsageError(f"{name} is {value!r:.80}.", why, hint)
+            raise UsageError(f"{name} is {shown(value)}.", why, hint)
         object.__setattr__(self, name, number)
 
     def _check_record(self, name: str, kind: type[Any]) -> None:
@@ -342,7 +344,7 @@ def _check_text(text: Any, name: str) -> None:
     if not isinstance(text, str):
         raise UsageError(
             f"The {name} is not text.",
-            f"It is {text!r:.80}.",
+            f"It is {shown(text)}.",
             "Pass a string, or a list of strings.",
         )
 

@@ -32,7 +32,7 @@ from sdcore.diffusion.schedulers import (
     visited_levels,
 )
 from sdcore.diffusion.steps import reads_unconditional, visited_times
-from sdcore.errors import NotHereError, UsageError, warn
+from sdcore.errors import NotHereError, UsageError, is_terminal, warn
 from sdcore.image.pictures import to_images
 from sdcore.job.adapters import EmbeddingSettings, LoraSettings
 from sdcore.job.job import Job, as_jobs, make_jobs
@@ -239,7 +239,7 @@ class TextToImage(Model):
             NonFiniteError: NaN or infinity appeared; the message names the stage and step.
         """
         moments = self.painting(jobs, control)
-        if sys.stderr.isatty() if progress is None else progress:
+        if is_terminal(sys.stderr) if progress is None else progress:
             moments = _with_bar(moments)
         for moment in moments:
             if isinstance(moment, TextToImageResult):

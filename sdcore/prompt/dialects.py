@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from torch import Tensor
 
+from sdcore.checks import shown
 from sdcore.errors import UsageError
 from sdcore.prompt.a1111 import parse as parse_a1111
 from sdcore.prompt.chunks import TokenizedText
@@ -92,13 +93,13 @@ _ALSO = {
 
 def dialect_name(name: str) -> str:
     """Our name of a dialect, in any case, or by its tool. UsageError if there is none."""
-    plain = str(name).strip().lower().replace("_", "-")
+    plain = (name if isinstance(name, str) else "").strip().lower().replace("_", "-")
     plain = _ALSO.get(plain.replace("-", " "), plain)
     if plain in DIALECTS:
         return plain
     near = get_close_matches(plain, DIALECTS, n=1)
     raise UsageError(
-        f"Unknown dialect {name!r}.",
+        f"Unknown dialect {shown(name)}.",
         f"The dialects are: {', '.join(DIALECTS)}.",
         f"Did you mean {near[0]!r}?" if near else "Use one of these names.",
     )

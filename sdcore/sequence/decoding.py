@@ -13,6 +13,8 @@ from torch import Tensor
 
 from sdcore.checks import check_int
 
+MOST_BEAMS = 1000  # each is a row of the state, and of the logits
+
 
 class EncoderDecoder(Protocol):
     """A network that reads a source once and then writes, such as `Transformer`.
@@ -43,13 +45,14 @@ def greedy(
         first, last: ids that begin and end a text; after its end a row holds `last` alone.
         most: words after which a text is broken off.
     """
-    _check(most, 1)
+    _check(first, last, most, 1)
     state = model.start(source, real)
     word = source.new_full((len(source), 1), first)  #               (B, 1)
     ended = torch.zeros_like(word, dtype=torch.bool)
     words: list[Tensor] = []
     for _ in range(most):
         logits, state = model.step(word, state)  #                   (B, 1, V)
+        _check_end(last, logits)
         word = logits.argmax(dim=-1).masked_fill(ended, last)
         words.append(word)
         ended = ended | (word == last)
@@ -92,7 +95,7 @@ def beam_search(
     Args:
         real, first, last, most: as for `greedy`.
     """
-    _check(most, beams)
+    _check(first, last, most, beams)
     batch = len(source)
     rows = torch.arange(batch, device=source.device).repeat_interleave(beams)  # (R,)
     state = model.start(source, real).pick(rows)
@@ -103,6 +106,7 @@ def beam_search(
     scores[:, 0] = 0
     for _ in range(most):
         logits, state = model.step(words[:, -1:], state)
+        _check_end(last, logits)
         chances = logits[:, -1].float().log_softmax(dim=-1)  #                   (R, V)
         chances[ended] = -torch.inf  # an ended text goes on as it is, at no cost
         chances[ended, last] = 0.0
@@ -123,6 +127,13 @@ def beam_search(
     return Beams(words.gather(1, order[..., None].expand_as(words)), scores)
 
 
-def _check(most: int, beams: int) -> None:
-    for name, value in (("most", most), ("beams", beams)):
-        check_int(name, value, 1, hint="Use 1 or more.")
+def _check(first: int, last: int, most: int, beams: int) -> None:
+    check_int("most", most, 1, hint="Use 1 or more.")
+    check_int("beams", beams, 1, MOST_BEAMS, hint="4 are usual.")
+    for name, mark in (("first", first), ("last", last)):
+        check_int(name, mark, 0, hint="Use the id of the mark in the vocabulary.")
+
+
+def _check_end(last: int, logits: Tensor) -> None:
+    """UsageError where the end is a word that the model never writes."""
+    check_int("last", last, 0, logits.shape[-1] - 1, hint="Use the id of the mark.")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sdcore.attention import as_real
 from sdcore.checks import check_choice, check_int
 from sdcore.recurrence import CELLS, Recurrence
+from sdcore.text.encoder import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,14 @@ class RecurrentTranslator(nn.Module):
 
     def start(self, source: Tensor, real: Tensor | None = None) -> RecurrentState:
         """Read a source (B, T): the decoder begins with the encoder's last state."""
+        check_vocabulary(source, self.config.source_words)
         shown, state = self.encoder(self.source_words(source), real)  # (B, T, D)
         keys = None if self.attention is None else self.attention.from_source(shown)
         return RecurrentState(state, shown, keys, real)
 
     def step(self, words: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Words (B, N) that follow those of the state to logits (B, N, V) of what comes next."""
+        check_vocabulary(words, self.config.target_words)
         x = self.target_words(words)
         if self.attention is None:
             shown, after = self.decoder(x, state=state.state)

@@ -26,6 +26,7 @@ from sdcore.attention import (
 from sdcore.checks import check_int
 from sdcore.errors import UsageError
 from sdcore.positions import SinusoidalPositions
+from sdcore.text.encoder import check_vocabulary
 
 # --- positions ---------------------------------------------------------------------------------
 
@@ -182,6 +183,7 @@ class Transformer(nn.Module):
 
     def encode(self, source: Tensor, real: Tensor | None = None) -> Tensor:
         """source (B, T) ids to (B, T, D); `real` (B, T) is False at padding."""
+        check_vocabulary(source, self.config.source_words)
         mask = None if real is None else padding_mask(real)
         x = self.positions(self.source_words(source) * math.sqrt(self.config.width))  # 3.4, 3.5
         for block in self.encoder:
@@ -201,6 +203,7 @@ class Transformer(nn.Module):
 
     def step(self, words: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Words (B, N) that follow those of the state to logits (B, N, V) of what comes next."""
+        check_vocabulary(words, self.config.target_words)
         written = state.words[0][0].shape[1]
         mask = causal_mask(words.shape[1], words.device, before=written)  #   (N, n + N)
         x = self.target_words(words) * math.sqrt(self.config.width)

@@ -227,9 +227,7 @@ def end_of_text(ids: Tensor, eos_token_id: int) -> Tensor:
 
 def check_ids(ids: Tensor, mask: Tensor | None, vocabulary: int, longest: int) -> None:
     """UsageError unless a text encoder of `vocabulary` tokens can read ids (B, T), T <= longest."""
-    if ids.ndim != 2 or ids.is_floating_point():
-        why = f"They are {ids.dtype} of the shape {tuple(ids.shape)}."
-        raise UsageError("Token ids must be whole numbers (B, T).", why, "Call the tokenizer.")
+    check_vocabulary(ids, vocabulary)
     if not ids.shape[1]:
         raise UsageError(
             "There are no tokens to read.",
@@ -245,12 +243,19 @@ def check_ids(ids: Tensor, mask: Tensor | None, vocabulary: int, longest: int) -
     if mask is not None and mask.shape != ids.shape:
         why = f"The mask is {tuple(mask.shape)}, the ids {tuple(ids.shape)}."
         raise UsageError("The text mask does not fit the ids.", why, "Give one value per token.")
+
+
+def check_vocabulary(ids: Tensor, vocabulary: int) -> None:
+    """UsageError unless ids are whole numbers below `vocabulary` (B, any number of them)."""
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+        why = f"They are {ids.dtype} of the shape {tuple(ids.shape)}."
+        raise UsageError("Token ids must be whole numbers (B, T).", why, "Call the tokenizer.")
     seen = ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling()
     if seen and not 0 <= ids.min() <= ids.max() < vocabulary:
         raise UsageError(
             f"Token ids from {ids.min()} to {ids.max()} are outside the vocabulary.",
-            f"This text encoder knows {vocabulary} tokens.",
-            "Use the tokenizer that belongs to this text encoder.",
+            f"This model knows {vocabulary} tokens.",
+            "Use the tokenizer that belongs to it.",
         )
 
 

@@ -123,7 +123,10 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
         _check_config(config, path)
         added, roles = _special(config, [listed[number] for number in sorted(listed)])
         ids = {token["content"]: number for number, token in listed.items()}
-        return TokenizerFiles(vocab, merges, config.get("model_max_length", 0), roles, added, ids)
+        length = config.get("model_max_length", 0)
+        files = TokenizerFiles(vocab, merges, length, roles, added, ids)
+        _check_merges(files)
+        return files
     except FileError as error:
         raise FileError(f"{folder}: {error.what}", error.why, error.hint) from error
     except (TypeError, ValueError, LookupError, AttributeError) as error:
@@ -188,6 +191,25 @@ def _pair(parts: Any) -> tuple[str, str]:
     if not (isinstance(left, str) and isinstance(right, str) and left and right):
         raise ValueError(f"{parts!r:.80} is no merge of two tokens")
     return left, right
+
+
+def _check_merges(files: TokenizerFiles) -> None:
+    """Refuse a vocabulary with tokens that no merge makes: merges.txt was cut short, and prompts
+    would be read in other pieces than the text encoder learned, without a word.
+
+    Tokens behind the special ones were added by somebody, and are found whole or not at all.
+    """
+    special = {*files.roles.values(), *files.added_ids}
+    made = {left + right for left, right in files.merges} | special
+    last = max((files.vocab[token] for token in special if token in files.vocab), default=-1)
+    lost = [
+        token
+        for token, number in files.vocab.items()
+        if number < last and len(token.removesuffix("</w>")) > 1 and token not in made
+    ]
+    if lost:
+        why = f"It makes {len(lost):,} tokens of the vocabulary no more, such as {lost[0]!r:.40}."
+        raise FileError("The tokenizer's list of merges is not whole.", why, _RESTORE)
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:

@@ -54,6 +54,12 @@ SIZES = (
     "conv_in_kernel",
     "conv_out_kernel",
 )
+OPTIONAL_SIZES = (  # None where the network has no such part
+    "reverse_transformer_layers_per_block",
+    "time_cond_proj_dim",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+)
 SWITCHES = ("flip_sin_to_cos", "use_linear_projection", "upcast_attention")
 RANGES = {"freq_shift": (-16, 16), "dropout": (0, 1), "norm_eps": (1e-12, 1)}
 _LARGEST = 1 << 16  # of anything that is counted
@@ -155,13 +161,11 @@ class UNetConfig:
         ):
             why = "It must be the latents' side, or height and width, in whole numbers above 0."
             raise _refusal("sample_size", self.sample_size, why)
-        if self.reverse_transformer_layers_per_block is not None:
-            name = "reverse_transformer_layers_per_block"
-            _check_sizes(name, self.reverse_transformer_layers_per_block)
         _check_choice("act_fn", self.act_fn, ACTIVATIONS)
         _check_choice("mid_block_type", self.mid_block_type, tuple(MID_TYPES))
-        if self.time_cond_proj_dim is not None:
-            _check_sizes("time_cond_proj_dim", self.time_cond_proj_dim)
+        for name in OPTIONAL_SIZES:
+            if getattr(self, name) is not None:
+                _check_sizes(name, getattr(self, name))
         _check_choice("addition_embed_type", self.addition_embed_type, (None, "text_time"))
         for name in self.down_block_types:
             _check_choice("down_block_types", name, tuple(DOWN_TYPES))
@@ -171,7 +175,6 @@ class UNetConfig:
             for name in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
                 if getattr(self, name) is None:
                     raise _refusal(name, None, "addition_embed_type 'text_time' needs it.")
-                _check_sizes(name, getattr(self, name))
         for level in self.levels():
             _check_level(level, self.norm_num_groups)
 
@@ -192,7 +195,9 @@ class UNetConfig:
                 ours[key] = value
             elif key in FIXED:
                 _check_choice(key, value, FIXED[key])
-            elif not key.startswith("_") and key not in WITHOUT_EFFECT:
+            elif key in WITHOUT_EFFECT:
+                _check_sizes(key, value)
+            elif not key.startswith("_"):
                 near = difflib.get_close_matches(key, [*known, *FIXED], n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise _refusal(key, value, f"There is no such setting{hint}.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdcore.app import inspect
+from sdcore.app import batch, edit, explain, inspect, paint
 from sdcore.errors import SdcoreError, visible
 from sdcore.files.atomic import write_new
 
@@ -56,6 +56,35 @@ def test_a_full_disk_behind_standard_output_is_named(sd_folder: Path, flags: lis
 def test_standard_streams_that_are_closed(sd_folder: Path) -> None:
     assert shell([*INSPECT, str(sd_folder)], output=">&- 2>&-") == (0, "", "")
     assert shell([*INSPECT, "/nowhere"], output=f"2> {FULL}")[0] == 3
+
+
+@pytest.mark.parametrize("gone", [["stderr"], ["stdout"], ["stdin", "stdout", "stderr"]])
+def test_commands_paint_without_streams(
+    sd_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    read_once: None,
+    gone: list[str],
+) -> None:
+    """As under a service manager, or pythonw: Python then has None in their place."""
+    lines = tmp_path / "jobs.txt"
+    lines.write_text("a fox\n")
+    flags = ["--model", str(sd_folder), "--output", str(tmp_path / "out")]
+    for stream in gone:
+        monkeypatch.setattr(sys, stream, None)
+    for main, given in (
+        (paint.main, ["a fox", "--steps", "1"]),
+        (batch.main, [str(lines), "--steps", "1"]),
+        (edit.main, ["a cat", "--to", "a fox", "--steps", "1"]),
+        (explain.main, ["a fox", "--steps", "1"]),
+        (paint.main, ["a fox", "--steps", "0"]),
+    ):
+        assert main([*given, *flags]) == 2 * (given[-1] == "0")
+    monkeypatch.undo()
+    if gone == ["stderr"]:
+        assert "error" not in capsys.readouterr().out
+    assert len([*(tmp_path / "out").glob("**/*.png")]) >= 3
 
 
 @pytest.mark.parametrize("coding", ["cp1252", "ascii"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,24 @@ def test_a_job_is_refused_by_the_part_and_may_raise_it(
 )
 def test_what_is_no_size_or_budget_is_refused(fields: dict[str, Any]) -> None:
     refused(lambda: Job("a fox", **fields))
+
+
+ODD = (10**400, -(10**400), 10**5000, [10**5000], {1: 2}, "x" * 100_000, math.nan, b"x", object())
+
+
+def test_no_value_of_a_field_is_another_error() -> None:
+    """Nor one that fills the terminal, or has more digits than Python writes out."""
+    for name in [field.name for field in fields(Job)]:
+        for value in ODD:
+            try:
+                Job(**{"prompt": "a fox", name: value})
+            except UsageError as error:
+                assert len(str(error)) < 2000, name
+
+
+def test_no_side_of_a_picture_is_another_error() -> None:
+    for side in (*ODD, -1, None):
+        assert "multiple of" in refused(Size(side, 8).paintable)
 
 
 def test_images_are_counted_before_there_are_lists() -> None:

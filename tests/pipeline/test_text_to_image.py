@@ -75,7 +75,9 @@ def test_a_folder_may_say_how_it_is_best_run(sd_folder, tmp_path) -> None:
     )
     assert (*settings.job.size.width_height, settings.model) == (32, 64, "fruit")
     wrong = ({"step": 2}, {"steps": "2"}, {"steps": 2.5}, {"scheduler": 1}, {"width": None})
-    for bad in (*wrong, {"scheduler": "eular"}):
+    ranges = ({"steps": 0}, {"steps": 10**30}, {"width": -64}, {"height": 65}, {"strength": 7})
+    ranges += ({"guidance_scale": 1e300}, {"guidance_rescale": 5}, {"strength": None})
+    for bad in (*wrong, *ranges, {"scheduler": "eular"}):
         (folder / "sampling.json").write_text(json.dumps(bad))
         with pytest.raises(FileError, match=next(iter(bad))):
             TextToImage.from_pretrained(folder)

@@ -23,6 +23,8 @@ DIALECTS = ("plain", "a1111", "comfy", "compel")
 SCHEDULERS = ("ddim", "euler a", "dpm++ 2m karras", "unipc", "pndm")
 SIZES = ((64, 64), (48, 64), (64, 32), (32, 32))
 KINDS = 200  # different requests, each of which is painted alone first
+WARM = 1000  # requests, after which memory is to stay as it is
+PART = 100  # requests between two looks at the memory
 
 
 class Requests:
@@ -74,23 +76,26 @@ def soak(count: int, threads: int) -> int:
         before = {thread.ident for thread in threading.enumerate()}
         open_before = len(os.listdir("/proc/self/fd"))
         wrong, used, start = 0, list[int](), time.monotonic()
-        part = max(1, count // 20)
         with ThreadPoolExecutor(threads) as pool:
-            for first in range(0, count, part):
-                numbers = range(first, min(count, first + part))
+            for first in range(0, count, PART):
+                numbers = range(first, min(count, first + PART))
                 found = pool.map(lambda n: requests.paint(n % kinds) == alone[n % kinds], numbers)
                 wrong += sum(not same for same in found)
                 used.append(memory("VmRSS"))
+                if sys.stderr.isatty() or not len(used) % 10:
+                    done, mib = first + len(numbers), used[-1] >> 20
+                    print(f"{done:,} of {count:,}: {wrong} differ, {mib} MiB", file=sys.stderr)
         took = time.monotonic() - start
         left = {thread.ident for thread in threading.enumerate()} - before
         handles = len(os.listdir("/proc/self/fd")) - open_before
         same_files = sorted(os.listdir(name)) == files
-    slope = slope_of(used[len(used) // 20 + 1 :], part)
+    later = used[min(WARM // PART, len(used)) - 1 :]
     print(
-        f"{count:,} requests of {kinds} kinds in {threads} threads, {took:.0f} s: "
-        f"{wrong} pictures differ; memory grows by {slope:.0f} bytes a request after the first "
-        f"part ({used[0] >> 20} to {used[-1] >> 20} MiB); {len(left)} threads, {handles} open "
-        f"files and {'no' if same_files else 'SOME'} files left"
+        f"{count:,} requests of {kinds} kinds in {threads} threads, {took:.0f} s: {wrong} pictures "
+        f"differ; memory from {used[0] >> 20} to {used[-1] >> 20} MiB, after the first {WARM:,} "
+        f"by {slope_of(later, PART):.0f} bytes a request ({later[0] >> 20} to {later[-1] >> 20} "
+        f"MiB); {len(left)} threads, {handles} open files and "
+        f"{'no' if same_files else 'SOME'} files left"
     )
     return int(bool(wrong or left or handles > 0 or not same_files))
 

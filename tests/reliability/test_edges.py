@@ -109,6 +109,28 @@ def test_writers_take_no_sources_no_words_and_empty_sources(kind: str) -> None:
     assert model(IDS % 9, empty).shape == (2, 0, 9)
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(
+    "changes", [{"first": -1}, {"first": 9}, {"last": 9}, {"last": None}, {"most": 0}]
+)
+def test_marks_outside_the_vocabulary_are_refused(kind: str, changes: dict[str, int]) -> None:
+    model, marks = WRITERS[kind](), {"first": 0, "last": 1, "most": 3, **changes}
+    for write in (greedy, beam_search):
+        with pytest.raises(UsageError):
+            write(model, IDS % 9, **marks)
+    with pytest.raises(UsageError, match="beams"):
+        beam_search(model, IDS % 9, first=0, last=1, most=3, beams=10**9)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("ids", [IDS + 100, IDS - 9, IDS.float(), IDS[0], IDS.bool()])
+def test_writers_refuse_what_are_no_ids_of_theirs(kind: str, ids: Tensor) -> None:
+    model = WRITERS[kind]()
+    for source, target in ((ids, IDS % 9), (IDS % 9, ids)):
+        with pytest.raises(UsageError, match=r"vocabulary|whole numbers"):
+            model(source, target)
+
+
 # --- masks ---------------------------------------------------------------------------------------
 
 

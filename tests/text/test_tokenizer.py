@@ -259,6 +259,7 @@ def test_bad_prompts(prompts):
         (lambda f: (f / "vocab.json").write_text('{"a": 1}'), "merges do not fit|has no id"),
         (lambda f: (f / "merges.txt").write_text("a b c\n"), "cannot be used"),
         (lambda f: (f / "merges.txt").write_bytes(b"\xff\xfe"), "cannot be used"),
+        (lambda f: cut(f / "merges.txt"), "merges is not whole"),
         (lambda f: edit(f, tokenizer_class="T5Tokenizer"), "another kind"),
         (lambda f: edit(f, auto_map={"AutoTokenizer": "x.Y"}), "custom code"),
         (lambda f: edit(f, model_max_length=10**30), "model_max_length"),
@@ -275,6 +276,11 @@ def test_damaged_folders(tmp_path, change, message):
     change(tmp_path)
     with pytest.raises(FileError, match=message):
         Tokenizer.from_pretrained(tmp_path)
+
+
+def cut(path: Path) -> None:
+    """Leave the last line out."""
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
 
 
 def edit(folder: Path, **changes: object) -> None:

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Reader:
         commit, release: how many cases there are for every commit, and for a release.
         damage: writes a bad input into an empty folder; the name of what it did.
         open: reads it.
-        accepts: what may be opened nevertheless, with the reason; "" is for every other damage.
+        accepts: patterns of damage that may be opened nevertheless, with the reason why it does no
+            harm; the first that fits counts, and one without a reason may not be opened.
         may: audit events that it may cause, such as starting the converter's process.
     """
 
@@ -49,7 +51,8 @@ class Reader:
 
     def reason(self, damage: str) -> str:
         """Why a damage may be opened; "" where it may not."""
-        return self.accepts.get(damage, self.accepts.get("", ""))
+        fitting = (why for of, why in self.accepts.items() if fnmatchcase(damage, of))
+        return next(fitting, "")
 
 
 @dataclass(frozen=True)

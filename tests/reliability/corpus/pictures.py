@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdcore.image.pictures import open_mask, open_picture
+from sdcore.image.pictures import open_mask, open_picture, to_rgb
 from sdcore.job.job import Job
 from sdcore.metadata.png import read_recipe
 from sdcore.size import Size
@@ -62,10 +62,11 @@ def damaged_picture(folder: Path, rng: random.Random) -> str:
         sides = struct.pack(">II", *rng.choices([0, 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1], k=2))
         data = picture("PNG", "RGB")
         body = b"IHDR" + sides + data[24:29]
+        form = "PNG"
         data = data[:12] + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
     elif kind == "bomb":
         sides = [(1, 60_000_000), (60_000_000, 1), (30_000, 30_000), (1, 100_000), (8000, 8000)]
-        data = bomb(*rng.choice(sides), rng.choice([1, 8, 16]))
+        data, form = bomb(*rng.choice(sides), rng.choice([1, 8, 16])), "PNG"
     elif kind == "other":
         heads = [b"%!PS-Adobe-3.0 EPSF\n", b"8BPS\0\1", b"SIMPLE  =  T", b"<svg/>", b"<html>", b""]
         data = rng.choice(heads) + rng.randbytes(rng.randrange(500))
@@ -74,25 +75,38 @@ def damaged_picture(folder: Path, rng: random.Random) -> str:
         data = data[:place] + struct.pack(">I", 2**32 - 1) + data[place + 4 :]
     elif kind == "text":
         text = zlib.compress(bytes(rng.choice([1 << 10, 1 << 22, 100 << 20])), 9)
-        data = picture("PNG", "RGB")
+        data, form = picture("PNG", "RGB"), "PNG"
         data = data[:33] + chunk(b"zTXt", b"parameters\0\0" + text) + data[33:]
     path.write_bytes(data)
     if kind == "bytes":
         flip(path, rng)
-    return kind
+    return f"{kind} of {form}"
+
+
+@cache
+def sound_pixels() -> frozenset[bytes]:
+    """Those of every sound PNG."""
+    modes = [mode for form, mode in FORMS if form == "PNG"]
+    images = [to_rgb(Image.open(io.BytesIO(picture("PNG", mode))), mode) for mode in modes]
+    return frozenset(image.tobytes() for image in images)
 
 
 def open_pixels(folder: Path) -> None:
+    """Read the pixels; of a PNG of the sound size they are the sound ones, as it has checksums."""
     from sdcore.errors import SdcoreError
 
     path = folder / "picture.png"
-    open_picture(path)
+    image = open_picture(path)
+    if path.read_bytes()[:26] in SOUND_HEADS:
+        assert image.tobytes() in sound_pixels(), "other pixels in spite of the checksums"
     try:
         open_mask(path)
         read_recipe(path)
     except SdcoreError:  # a picture that says nothing is sound
         pass
 
+
+SOUND_HEADS = {picture("PNG", mode)[:26] for form, mode in FORMS if form == "PNG"}
 
 # --- texts ---------------------------------------------------------------------------------------
 
@@ -194,6 +208,9 @@ def open_text(folder: Path) -> None:
     parse_prompt(recipe.job.prompt, recipe.job.dialect or "plain")
 
 
+NO_CHECKSUM = "it has no checksum: other pixels, as many as it says"
+LEFT_OUT = "a setting that cannot be is left out and named in the recipe's notes; "
+
 READERS = (
     Reader(
         "pictures",
@@ -201,7 +218,14 @@ READERS = (
         9000,
         damaged_picture,
         open_pixels,
-        {"": "pixels that Pillow reads with all checksums right, within the limits of size"},
+        {
+            **{f"* of {form}": NO_CHECKSUM for form in ("JPEG", "WEBP", "BMP")},
+            "bytes of PNG": "a byte behind the pixels, which are the sound ones",
+            "cut of PNG": "the end mark is gone; the pixels are all there, and the sound ones",
+            "number of PNG": "a number behind the pixels, which are the sound ones",
+            "size of PNG": "a smaller picture, with its own checksum; rows left over are not read",
+            "text of PNG": "a text within the limit of letters, as any picture may carry",
+        },
     ),
     Reader(
         "what pictures say",
@@ -209,6 +233,13 @@ READERS = (
         7000,
         damaged_text,
         open_text,
-        {"": "a setting that cannot be is left out, and said to be; a prompt is any text"},
+        {
+            "parameters": LEFT_OUT + "the prompt is any text within the limits of a job",
+            "comfy": LEFT_OUT + "nodes that are not known are named, and none of them is run",
+            "invoke": LEFT_OUT + "every other value passed the checks of a job",
+            "novelai": LEFT_OUT + "every other value passed the checks of a job",
+            "swarm": LEFT_OUT + "every other value passed the checks of a job",
+            "ours": "every value passed the checks of a job: those of a record are strict",
+        },
     ),
 )

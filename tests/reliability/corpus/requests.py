@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import random
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from sdcore import Job, TextToImage
-from sdcore.app import edit, explain, image, inspect, paint
+from sdcore.app import batch, convert, edit, explain, image, inspect, paint
 from sdcore.errors import SdcoreError
 from sdcore.job.record import job_from_dict, job_to_dict
 from sdcore.prompt.explain import explain_prompt
@@ -75,18 +77,23 @@ HUGE: tuple[Any, ...] = (819_200, 10**9, 10**18, 10**400, -1, 0, 1.5, float("nan
 
 
 def damaged_job(folder: Path, rng: random.Random) -> str:
-    (folder / "seed").write_text(str(rng.random()))
-    return "value"
+    (folder / "seed").write_text(seed := str(rng.random()))
+    return f"value of {', '.join(odd_values(random.Random(seed)))}"
+
+
+def odd_values(rng: random.Random) -> dict[str, Any]:
+    names = rng.sample(
+        sorted(Job.__dataclass_fields__.keys() - {"source"}), rng.choice([1, 1, 2, 3])
+    )
+    odd = [*ODD, *HUGE, None, Size(8192, 8192), Size(0, 64), "a " * 30_000]
+    return {name: rng.choice(odd) for name in names}
 
 
 def open_job(folder: Path) -> None:
     """Make a job of any values, from its record too, and paint it where it can be."""
     rng = random.Random((folder / "seed").read_text())
     values: dict[str, Any] = {"prompt": "a cat", "seed": 1, "steps": 1, "size": Size(64, 64)}
-    names = sorted(Job.__dataclass_fields__.keys() - {"source"})
-    for name in rng.sample(names, rng.choice([1, 1, 2, 3])):
-        values[name] = rng.choice([*ODD, *HUGE, None, Size(8192, 8192), Size(0, 64), "a " * 30_000])
-    job = Job(**values)
+    job = Job(**{**values, **odd_values(rng)})
     if rng.random() < 0.5:
         record = job_to_dict(job)
         record[rng.choice([*record, "x"])] = rng.choice([*ODD, *HUGE])
@@ -97,51 +104,52 @@ def open_job(folder: Path) -> None:
 
 # --- command lines -------------------------------------------------------------------------------
 
-VALUES = ("0", "-1", "nan", "1e300", "9" * 30, "", " ", "x", "a:b", "1e-300", "1000000000", "2.5")
+VALUES = ("0", "-1", "nan", "inf", "1e300", "1e-300", "9" * 30, "9" * 400, "9" * 5000, "2.5", "x")
+VALUES += ("", " ", "a:b", "1000000000", "/dev/null", "/dev/zero", "/nowhere/x", "../x", "x" * 300)
 VALUES += (
-    "/dev/null",
-    "/nowhere/x",
-    "x" * 300,
     "\x1b[2J",
+    "\udc80",
     "一只",
+    "\uff11\uff12",  # digits of another script
     "64x64",
     "0x0",
     "=",
     "letters=-1",
+    "0-1",
+    "1/0",
+    "a=1",
 )
-FLAGS = ("--steps", "--images", "--batch-size", "--width", "--height", "--size", "--seed")
-FLAGS += ("--guidance-scale", "--guidance-rescale", "--scheduler", "--clip-skip", "--budget")
-FLAGS += (
-    "--lora",
-    "--embedding",
-    "--prompt-file",
-    "--from",
-    "--negative-prompt",
-    "--vae",
-    "--model",
-)
-FLAGS += (
-    "--precision",
-    "--device",
-    "--attention",
-    "--models-dir",
-    "--hires",
-    "--preset",
-    "--dialect",
-)
-COMMANDS: dict[str, tuple[Callable[..., int], tuple[str, ...]]] = {
-    "paint": (paint.main, ("a cat",)),
-    "explain-prompt": (paint.main, ("a cat", "--explain-prompt")),
-    "edit": (edit.main, ("a cat", "--to", "a fox")),
-    "image": (image.main, ("/dev/null", "a cat")),
-    "inspect": (inspect.main, ("/nowhere",)),
-    "explain": (explain.main, ("a cat",)),
+COMMANDS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "paint": (paint, ("a cat",)),
+    "explain-prompt": (paint, ("a cat", "--explain-prompt")),
+    "edit": (edit, ("a cat", "--to", "a fox")),
+    "image": (image, ("PICTURE", "a cat")),
+    "inspect": (inspect, ("MODEL",)),
+    "explain": (explain, ("a cat", "--no-open")),
+    "batch": (batch, ("JOBS",)),
+    "convert": (convert, ("/nowhere.ckpt", "/nowhere/a.safetensors")),
 }
+_NOT_TRIED = ("--help", "--debug", "--output", "--grid")  # they write where they are told to
+
+
+def flags_of(name: str) -> list[tuple[str, bool]]:
+    """Every flag of a command, and whether a value stands behind it."""
+    parser = COMMANDS[name][0].make_parser()
+    flags = [action for action in parser._actions if action.option_strings]
+    found = [(action.option_strings[-1], action.nargs != 0) for action in flags]
+    return [(flag, valued) for flag, valued in found if flag not in _NOT_TRIED]
 
 
 def damaged_line(folder: Path, rng: random.Random) -> str:
-    (folder / "seed").write_text(str(rng.random()))
-    return "flags"
+    name = rng.choice(list(COMMANDS))
+    flags: list[str] = []
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        flag, valued = rng.choice(flags_of(name))
+        flags += [flag, rng.choice(VALUES)] if valued else [flag]
+    (folder / "line").write_text(json.dumps([name, *flags]))
+    (folder / "jobs.txt").write_text("a fox\n")
+    Image.new("RGB", (64, 64)).save(folder / "picture.png")
+    return f"{name} {' '.join(flags)[:90]!r}"
 
 
 @cache
@@ -160,16 +168,22 @@ def read_once() -> None:
 
 def open_line(folder: Path) -> None:
     read_once()
-    rng = random.Random((folder / "seed").read_text())
-    command, given = COMMANDS[rng.choice(list(COMMANDS))]
-    flags = [*given, "--model", str(model_folder()), "--steps", "1", "--output", str(folder / "o")]
-    flags = list(given) if command is inspect.main else flags
-    for _ in range(rng.choice([1, 1, 2, 3])):
-        flags += [rng.choice(FLAGS), rng.choice(VALUES)]
+    name, *odd = json.loads((folder / "line").read_text())
+    module, given = COMMANDS[name]
+    places = {
+        "PICTURE": folder / "picture.png",
+        "MODEL": model_folder(),
+        "JOBS": folder / "jobs.txt",
+    }
+    flags = [str(places.get(each, each)) for each in given]
+    if name not in ("inspect", "convert"):
+        flags += ["--model", str(model_folder()), "--output", str(folder / "o")]
+        flags += ["--steps", "1"] if name != "batch" else []
+    flags += odd
     said, told = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
         try:
-            code = command(flags)
+            code = module.main(flags)
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
     text = told.getvalue()
@@ -186,7 +200,11 @@ READERS = (
         3500,
         damaged_prompt,
         open_prompt,
-        {"": "a prompt is any text; marks that cannot be read are text"},
+        {
+            "pieces": "marks that do not close or cannot be are letters, as in the tool itself",
+            "marks": "marks that do not close or cannot be are letters, as in the tool itself",
+            "*": "a prompt is any text within the limit of letters and tokens",
+        },
     ),
     Reader(
         "jobs",
@@ -194,7 +212,7 @@ READERS = (
         4000,
         damaged_job,
         open_job,
-        {"": "a value within the range of the field"},
+        {"value of *": "a value of the field's type and range, after which it painted"},
     ),
     Reader(
         "command lines",
@@ -202,6 +220,6 @@ READERS = (
         2500,
         damaged_line,
         open_line,
-        {"": "a value within the range of the flag; then it painted"},
+        {"*": "a value of the flag's type and range, after which it painted or explained"},
     ),
 )

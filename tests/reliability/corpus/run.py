@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -18,11 +19,12 @@ from tests.reliability.corpus.weights import model
 
 Case = tuple[str, int]
 STUCK = 120.0  # seconds without an outcome, after which a process is killed
+_SHOWN = 4  # damages of each reason
 _DATA = 8 << 30  # bytes that a process may have
 
 
 def cases(release: bool) -> list[Case]:
-    """All of them, those of a reader next to each other."""
+    """All of them."""
     counts = {name: r.release if release else r.commit for name, r in READERS.items()}
     return [(name, number) for name, count in counts.items() for number in range(count)]
 
@@ -30,12 +32,16 @@ def cases(release: bool) -> list[Case]:
 def run(work: Sequence[Case], log: Path, processes: int, seconds: float) -> list[Outcome]:
     """Judge cases; those whose outcome the log has are not done again.
 
+    They come in an order of chance, the same each time: what is done in a part of the time is a
+    sample of all.
+
     Args:
         log: a line of JSON for each outcome. It may be of a run that was stopped.
         seconds: after which no case is begun.
     """
     done = {(outcome.reader, outcome.number) for outcome in read(log)}
     left = [case for case in work if case not in done]
+    random.Random(0).shuffle(left)
     shares = [left[start::processes] for start in range(processes)]
     until = time.monotonic() + seconds
     fork = multiprocessing.get_context("fork")
@@ -154,10 +160,15 @@ def table(outcomes: Iterable[Outcome]) -> str:
 
 
 def opened(outcomes: Iterable[Outcome]) -> str:
-    """What was opened, how often, and why that is right."""
-    counts = Counter(
-        (one.reader, READERS[one.reader].reason(one.damage) or f"NO REASON: {one.damage}")
-        for one in outcomes
-        if one.answer == OPENED
-    )
-    return "\n".join(f"{count:6,} {name}: {why}" for (name, why), count in sorted(counts.items()))
+    """What was opened, how often, and why that does no harm."""
+    damages: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for one in outcomes:
+        if one.answer == OPENED:
+            why = READERS[one.reader].reason(one.damage) or "NO REASON"
+            damages[one.reader, why][one.damage] += 1
+    lines: list[str] = []
+    for (name, why), counts in sorted(damages.items()):
+        shown = [f"{damage} {count}" for damage, count in counts.most_common(_SHOWN)]
+        more = f", and {len(counts) - _SHOWN} others" if len(counts) > _SHOWN else ""
+        lines.append(f"{counts.total():6,} {name}: {why}\n       ({', '.join(shown)}{more})")
+    return "\n".join(lines)

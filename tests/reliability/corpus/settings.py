@@ -29,7 +29,6 @@ from tests.reliability import test_damaged_settings as settings
 from tests.reliability.corpus.case import Reader
 from tests.reliability.corpus.weights import choose, flip, model_folder
 
-HARMLESS = "another value that a sound file can have; a picture is then painted"
 EXTRAS = {
     "sampling.json": {"steps": 2, "guidance_scale": 3.0, "scheduler": "ddim", "width": 64},
     "words.json": {"names": ["red apple", "fox"], "other": ["a", "on"]},
@@ -75,9 +74,21 @@ def damaged_model(folder: Path, rng: random.Random) -> str:
     path = model / name
     if name in EXTRAS:
         path.write_text(json.dumps(EXTRAS[name]))
-    damage = choose(KINDS, rng)
+    sound, damage = path.read_bytes(), choose(KINDS, rng)
     damage(path, rng)
-    return f"{damage.__name__} of {name}"
+    return f"{damage.__name__} of {name}: {changed(sound, path)}"
+
+
+def changed(sound: bytes, path: Path) -> str:
+    """The names of the settings that a damage touched."""
+    try:
+        before, after = json.loads(sound), json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return "no JSON any more"
+    if not isinstance(after, dict):
+        return "no object any more"
+    names = [n for n in sorted({*before, *after}) if before.get(n, ...) != after.get(n, ...)]
+    return ", ".join(names)[:100] or "nothing"
 
 
 def open_model(folder: Path) -> None:
@@ -115,9 +126,11 @@ def damaged_tokenizer(folder: Path, rng: random.Random) -> str:
     kind = rng.choice(["bytes", "cut", "lines", "large", "many", "numbers", "odd_value"])
     if kind == "bytes":
         flip(path, rng)
-    elif kind == "cut":
+        return f"bytes of {path.name}"
+    if kind == "cut":
         path.write_bytes(data[: rng.randrange(len(data))])
-    elif kind == "lines":
+        return f"cut of {path.name}"
+    if kind == "lines":
         lines = (folder / "merges.txt").read_bytes().split(b"\n")
         place = rng.randrange(len(lines))
         odd = [b"a b c", b"", b"a", b"\xff b", b"a  b", b"\0 \0", b"a " + b"b" * 100_000]
@@ -132,7 +145,8 @@ def damaged_tokenizer(folder: Path, rng: random.Random) -> str:
         tokens[rng.choice(sorted(tokens))] = rng.choice([-1, 0, 2**40, 10**400, "1", 1.5, None, []])
         (folder / "vocab.json").write_text(json.dumps(tokens))
     else:
-        odd_value(folder / "tokenizer_config.json", rng)
+        odd_value(path := folder / "tokenizer_config.json", rng)
+        return f"odd_value of {changed(tokenizer()[path.name], path)}"
     return kind
 
 
@@ -164,8 +178,8 @@ TEXTS = (
 def damaged_training(folder: Path, rng: random.Random) -> str:
     path = folder / "train.yaml"
     if rng.random() < 0.2:
-        path.write_text(rng.choice(TEXTS))
-        return "text"
+        path.write_text(text := rng.choice(TEXTS))
+        return f"text {text[:30]!r}"
     values = FinetuneSettings(data={"source": "x"}).model_dump(mode="json")
     group = rng.choice([name for name, value in values.items() if isinstance(value, dict)])
     name = rng.choice(sorted(values[group]))
@@ -175,8 +189,8 @@ def damaged_training(folder: Path, rng: random.Random) -> str:
     path.write_text(yaml.safe_dump(values))
     if rng.random() < 0.2:
         flip(path, rng)
-        return "bytes"
-    return "value"
+        return f"bytes beside {group}.{name}"
+    return f"value of {group}.{name}"
 
 
 def open_training(folder: Path) -> None:
@@ -246,12 +260,16 @@ def damaged_checkpoint(folder: Path, rng: random.Random) -> str:
     path = folder / checkpoint().name
     shutil.copytree(checkpoint(), path)
     kind = rng.choice(["bytes", "gone", "manifest", "renamed", "more"])
+    sound = (path / "manifest.json").read_bytes()
     if kind == "bytes":
-        flip(rng.choice(sorted(path.iterdir())), rng)
+        flip(one := rng.choice(sorted(path.iterdir())), rng)
+        kind = f"bytes of {one.name}"
+        kind += f": {changed(sound, one)}" if one.name == "manifest.json" else ""
     elif kind == "gone":
         rng.choice(sorted(path.iterdir())).unlink()
     elif kind == "manifest":
         choose(KINDS, rng)(path / "manifest.json", rng)
+        kind = f"manifest: {changed(sound, path / 'manifest.json')}"
     elif kind == "renamed":
         path.rename(folder / "step-00000009")
     else:
@@ -263,16 +281,65 @@ def open_checkpoint(folder: Path) -> None:
     load_checkpoint(next(folder.iterdir()))
 
 
+NOTE = "a note of who wrote it; nothing depends on it"
+DEFAULT = "a setting that is not there has its default, as in diffusers and transformers"
+CLIP_RULES = (
+    "of this file vocabulary, merges and added tokens are read; the rest is CLIP's own rule"
+)
+ELSEWHERE = "not read: tokenizer_config.json lists the added and special tokens itself"
+IN_RANGE = "a value of the setting's type and range: another model, which paints"
+OF_MODELS = {
+    **dict.fromkeys(("broken_text *", "not_there *", "code_asked_for *"), ""),
+    "* of *: nothing": "the value is the same: 1.0 for 1",
+    "* of *: _diffusers_version": NOTE,
+    "* of *: transformers_version": NOTE,
+    "value_gone of model_index.json: *": "a part that is [null, null], as it is where it is gone",
+    "* of model_index.json: *": "a part that is [null, null], by whatever name",
+    "* of tokenizer/added_tokens.json: *": ELSEWHERE,
+    "* of tokenizer/special_tokens_map.json: *": ELSEWHERE,
+    "* of tokenizer/tokenizer.json: model": "",
+    "* of tokenizer/tokenizer.json: *": CLIP_RULES,
+    "value_gone of *": DEFAULT,
+    "* of tokenizer/tokenizer_config.json: model_max_length": "so many tokens, 3 to 65,536",
+    "* of tokenizer/tokenizer_config.json: *": "no setting of CLIP's: programs keep notes there",
+    "* of sampling.json: *": "a number that a job could say; every command and picture shows it",
+    "* of words.json: *": "a list of words: a warning of words that are in none depends on it",
+    "* of text_encoder/config.json: initializer_*": "how a training began; nothing depends on it",
+    "* of text_encoder/config.json: dtype": "the weights say their type themselves",
+    "* of text_encoder/config.json: architectures": NOTE,
+    "* of vae/config.json: sample_size": "the size it was trained at: it decodes any",
+    "* of unet/config.json: cross_attention_norm": "a null for each level is none",
+    "* of unet/config.json: *": IN_RANGE,
+    "* of vae/config.json: *": IN_RANGE,
+    "* of text_encoder/config.json: *": IN_RANGE,
+    "* of scheduler/scheduler_config.json: *": IN_RANGE,
+}
+
+
 READERS = (
-    Reader("settings of models", 600, 8000, damaged_model, open_model, {"": HARMLESS}),
-    Reader("tokenizers", 150, 2500, damaged_tokenizer, open_tokenizer, {"": "another good token"}),
+    Reader("settings of models", 600, 8000, damaged_model, open_model, OF_MODELS),
+    Reader(
+        "tokenizers",
+        150,
+        2500,
+        damaged_tokenizer,
+        open_tokenizer,
+        {
+            "odd_value of model_max_length": "so many tokens, 3 to 65,536",
+            "odd_value of nothing": "the value is the same: 1.0 for 1",
+            "odd_value of *": "no setting of CLIP's: programs keep notes there",
+        },
+    ),
     Reader(
         "settings of training",
         300,
         4000,
         damaged_training,
         open_training,
-        {"": "another value within the range of the setting"},
+        {
+            "value of *": "a value of the setting's type and range",
+            "bytes beside *": "a letter or digit of a value, within its type and range",
+        },
     ),
     Reader(
         "data sets",
@@ -280,7 +347,13 @@ READERS = (
         2000,
         damaged_data,
         open_data,
-        {"": "a caption is any text; what is wrong with a picture is in the scan's report"},
+        {
+            "caption": "a caption is any text, in UTF-8 or UTF-16, tidied; it runs nothing",
+            "csv": "every row names a picture that is there; its text is a caption, any text",
+            "jsonl": "every row names a picture that is there; its text is a caption, any text",
+            "toml": "a value of the option's type and range",
+            "picture": "the scan's report names a picture that cannot be decoded",
+        },
     ),
     Reader(
         "checkpoints of runs",
@@ -288,10 +361,6 @@ READERS = (
         1500,
         damaged_checkpoint,
         open_checkpoint,
-        {
-            "more": "a file that the manifest does not list is not read",
-            "manifest": "a setting of it that is not read",
-            "bytes": "a byte became itself, or is a space of the manifest",
-        },
+        {"more": "a file that the manifest does not list is not read"},
     ),
 )

@@ -23,7 +23,10 @@ from tests.reliability import test_hostile_pickles as pickles
 from tests.reliability.corpus.case import Reader
 
 Damage = Callable[[Path, random.Random], None]
-NO_CHECKSUM = "numbers that are finite and of the right shape: safetensors has no checksum"
+SAFETENSORS = {
+    "bytes of numbers": "finite numbers of the right type and shape: safetensors has no checksum",
+    "bytes of notes": "a letter of __metadata__, which is shown and decides nothing",
+}
 
 
 @cache
@@ -50,6 +53,21 @@ def flip(path: Path, rng: random.Random, head: int | None = None) -> None:
     path.write_bytes(bytes(data))
 
 
+def touched(sound: bytes, path: Path) -> str:
+    """Which part of a safetensors file was changed."""
+    data, start = path.read_bytes(), 8 + struct.unpack("<Q", sound[:8])[0]
+    if data[:start] == sound[:start]:
+        return "bytes of numbers"
+    try:
+        before, after = json.loads(sound[8:start]), json.loads(data[8:start])
+    except ValueError:
+        return "bytes of the header, which is none"
+    before.pop("__metadata__", None)
+    notes = after.pop("__metadata__", None) if isinstance(after, dict) else None
+    same = before == after and data[:8] == sound[:8]
+    return "bytes of notes" if same and isinstance(notes, dict | None) else "bytes of the table"
+
+
 # --- a network -----------------------------------------------------------------------------------
 
 
@@ -60,7 +78,7 @@ def damaged_network(folder: Path, rng: random.Random) -> str:
         (inside / name).write_bytes(content)
     if rng.random() < 0.25:
         flip(inside / container.WEIGHTS, rng)
-        return "bytes"
+        return touched(container.network()[container.WEIGHTS], inside / container.WEIGHTS)
     damage = choose(container.CASES, rng)
     damage(inside, rng)
     return damage.__name__
@@ -80,8 +98,9 @@ def damaged_lora(folder: Path, rng: random.Random) -> str:
     adapters.write_lora(folder, rng.choice(list(adapters.SPELLINGS)))
     path = folder / adapters.FILE
     if rng.random() < 0.2:
+        sound = path.read_bytes()
         flip(path, rng)
-        return "bytes"
+        return touched(sound, path)
     if rng.random() < 0.2:
         notes_of(path, rng)
         return "notes"
@@ -121,8 +140,9 @@ def damaged_embedding(folder: Path, rng: random.Random) -> str:
     adapters.write_embedding(folder)
     path = folder / adapters.FILE
     if rng.random() < 0.3:
+        sound = path.read_bytes()
         flip(path, rng)
-        return "bytes"
+        return touched(sound, path)
     damage = choose(adapters.EMBEDDING, rng)
     damage(folder, rng)
     return damage.__name__
@@ -148,7 +168,7 @@ def damaged_single_file(folder: Path, rng: random.Random) -> str:
     if rng.random() < 0.3:
         path.write_bytes(sound)
         flip(path, rng, 8 + length)
-        return "bytes"
+        return touched(sound, path)
     header, payload = json.loads(sound[8 : 8 + length]), bytearray(sound[8 + length :])
     damage = rng.choice(single.DAMAGES)
     damage(header, payload, rng)
@@ -235,7 +255,7 @@ def open_pickle(folder: Path) -> None:
 
 
 READERS = (
-    Reader("weights", 800, 20_000, damaged_network, open_network, {"bytes": NO_CHECKSUM}),
+    Reader("weights", 800, 20_000, damaged_network, open_network, SAFETENSORS),
     Reader(
         "LoRAs",
         400,
@@ -243,26 +263,24 @@ READERS = (
         damaged_lora,
         open_lora,
         {
-            "bytes": NO_CHECKSUM,
-            "notes": "what a file says about itself is shown; of it alpha alone is used",
+            **SAFETENSORS,
+            "notes": "of what a file says about itself an alpha within its range alone is used",
         },
     ),
-    Reader("learned words", 100, 1500, damaged_embedding, open_embedding, {"bytes": NO_CHECKSUM}),
-    Reader(
-        "single files",
-        100,
-        2000,
-        damaged_single_file,
-        open_single_file,
-        {"bytes": "a letter of a note, or of a type of the same size"},
-    ),
+    Reader("learned words", 100, 1500, damaged_embedding, open_embedding, SAFETENSORS),
+    Reader("single files", 100, 2000, damaged_single_file, open_single_file, SAFETENSORS),
     Reader(
         "GGUF",
         100,
         1500,
         damaged_gguf,
         open_a_gguf,
-        {"": "a letter of a name or note, or numbers of weights"},
+        {
+            "tail": "bytes behind the last tensor, where files are padded: none of them is read",
+            "bytes": "a letter of a note, or of a name, which a network then does not have; or "
+            "another place of finite numbers: GGUF has no checksum",
+            "number": "a number of a note, or another place of finite numbers: no checksum",
+        },
     ),
     Reader(
         "old checkpoints",
@@ -270,6 +288,6 @@ READERS = (
         500,
         hostile_pickle,
         open_pickle,
-        {"": "a changed byte took the call out: tensors alone are left"},
+        {"*": "the changed byte took the call out: the closed process reads tensors alone"},
     ),
 )
