@@ -138,8 +138,11 @@ def convert_pickle(options: argparse.Namespace) -> None:
         folder.mkdir()
         answer.update(read_apart(options, folder))
         if "refused" in answer:
+            what, why = f"{old} was not converted.", f"{answer['refused']:.600}."
+            if "allocate memory" in why:
+                raise MemoryLimitError(what, why, "Raise --memory.")
             hint = "Take the model from a source that has it as safetensors."
-            raise FileError(f"{old} was not converted.", f"{answer['refused']:.600}.", hint)
+            raise FileError(what, why, hint)
         made = folder / "converted.safetensors"
         if made.is_symlink():
             raise FileError(

@@ -18,7 +18,7 @@ from tests.reliability.corpus.case import OPENED, REFUSED, UNFORESEEN, Outcome, 
 from tests.reliability.corpus.weights import model
 
 Case = tuple[str, int]
-STUCK = 120.0  # seconds without an outcome, after which a process is killed
+STUCK = 600.0  # seconds without an outcome, after which a process is killed
 _SHOWN = 4  # damages of each reason
 _DATA = 8 << 30  # bytes that a process may have
 

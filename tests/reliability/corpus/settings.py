@@ -338,6 +338,7 @@ READERS = (
         open_training,
         {
             "value of *": "a value of the setting's type and range",
+            "text 'data: *": "short for data.source: a folder of that name",
             "bytes beside *": "a letter or digit of a value, within its type and range",
         },
     ),
@@ -361,6 +362,11 @@ READERS = (
         1500,
         damaged_checkpoint,
         open_checkpoint,
-        {"more": "a file that the manifest does not list is not read"},
+        {
+            "more": "a file that the manifest does not list is not read",
+            **dict.fromkeys(("manifest: *files*", "manifest: *step*"), ""),
+            "manifest: nothing": "the value is the same: 3.0 for 3",
+            "manifest: *": "a name that no manifest has; step and files alone are read",
+        },
     ),
 )
