@@ -237,6 +237,16 @@ def is_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
+def reason_of(error: Exception) -> str:
+    """What the unpickler says, without torch's advice around it to open the file unsafely.
+
+    torch raises that advice while it handles the unpickler's own error.
+    """
+    own = error.__context__ if isinstance(error, pickle.UnpicklingError) else None
+    text = re.split(r"\bPlease use|\bCheck the documentation", str(own or error))[0]
+    return "it holds more than tensors" if "weights_only" in text else " ".join(text.split())
+
+
 def main() -> int:
     path, folder, name, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
     memory, seconds = int(sys.argv[5]), int(sys.argv[6])
@@ -250,10 +260,8 @@ def main() -> int:
     except MemoryError:
         answer = {"refused": "it needs more memory than it is allowed"}
     except Exception as error:  # whatever the unpickler says to a file that it does not take
-        # What torch says around its reason is advice to open the file unsafely, or to trust it.
-        reason = str(error).split("WeightsUnpickler error:")[-1].strip()
-        reason = re.split(r"\bPlease use|\bCheck the documentation", reason)[0]
-        answer = {"refused": f"{type(error).__name__}: {' '.join(reason.split())[:400]}"}
+        reason = reason_of(error)
+        answer = {"refused": f"{type(error).__name__}: {reason[:400]}"}
         known = isinstance(error, LookupError | EOFError) or "Unsupported operand" in reason
         if known:  # it stumbled over bytes that are no pickle
             answer = {"refused": "it is damaged, or not what torch.save writes"}

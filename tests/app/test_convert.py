@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +128,28 @@ def test_what_holds_code_is_refused(run):
     assert "torch.nn.modules.linear.Linear" in err
     assert "weights_only" not in err and "safe_globals" not in err  # no advice to open it unsafely
     assert not new.exists()
+
+
+class Call:
+    """Calls something when it is read."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("call", [os.system, os.popen, eval, importlib.import_module, Path])
+def test_no_reason_is_advice_to_open_it_unsafely(tmp_path, call, zipped):
+    """torch blocks some modules altogether, and says it in another way."""
+    path = tmp_path / "old.ckpt"
+    torch.save({"a": Call(call, "true")}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(pickle.UnpicklingError) as caught:
+        convert_worker.unpickle(path)
+    reason = convert_worker.reason_of(caught.value)
+    assert "GLOBAL" in reason and "weights_only" not in reason and "trust" not in reason
 
 
 def test_whole_numbers_keep_their_type(tmp_path):

@@ -250,7 +250,9 @@ def open_pickle(folder: Path) -> None:
         convert_worker.convert(path, folder, "", None)
     except Exception as error:
         assert not (folder / "canary").exists(), "code ran"
-        raise FileError("It was not converted.", f"{error!s:.80}.", "Do not trust it.") from error
+        reason = convert_worker.reason_of(error)
+        assert "weights_only" not in reason, "advice to open it unsafely"
+        raise FileError("It was not converted.", f"{reason:.80}.", "Do not trust it.") from error
     assert not (folder / "canary").exists(), "code ran"
 
 
