@@ -33,7 +33,7 @@ def check_box(box: Any, of: str) -> Box:
     good = len(sides) == 4 and all(as_finite(side, 0, 1) is not None for side in sides)
     if not good or sides[0] >= sides[2] or sides[1] >= sides[3]:
         raise UsageError(
-            f"The box of {of} is {shown(box)}.",
+            f"The box of {of} is {shown(cast('object', box))}.",
             "It is left, top, right, bottom, each 0 to 1; as it stands it is empty or outside.",
             "The left half of the picture is (0, 0, 0.5, 1).",
         )
@@ -144,7 +144,7 @@ class SizeConditioning:
             numbers = cast("list[Any]", pair) if isinstance(pair, tuple | list) else []
             if len(numbers) != 2 or any(as_finite(n, -_LARGEST, _LARGEST) is None for n in numbers):
                 raise UsageError(
-                    f"The size conditioning's {name} is {shown(pair)}.",
+                    f"The size conditioning's {name} is {shown(cast('object', pair))}.",
                     f"It is two numbers of pixels, up to {_LARGEST:,}.",
                     "Use for example SizeConditioning.of(Size(1024, 1024)).",
                 )

@@ -140,6 +140,7 @@ def _check_default(path: Path, key: str, value: Any) -> None:
         elif key in ("width", "height"):
             check_side(value, key)
         else:
-            Guidance(**{key.removeprefix("guidance_"): value})
+            part: dict[str, Any] = {key.removeprefix("guidance_"): value}
+            Guidance(**part)
     except UsageError as error:
         raise FileError(f"{path}: {error.what}", error.why, "Correct the file.") from error
