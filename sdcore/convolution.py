@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdcore.checks import shown
 from sdcore.errors import UsageError
 from sdcore.kernels import convolution as kernel
 from sdcore.kernels.library import library
@@ -98,7 +99,7 @@ def check_convolution(name: str) -> None:
     if name == "auto" or (reason := unavailable(name)) is None:
         return
     raise UsageError(
-        f"The convolution {name!r:.80} cannot be used.",
+        f"The convolution {shown(name)} cannot be used.",
         f"{reason[0].upper()}{reason[1:]}.",
         f"Use one of: {', '.join([*CONVOLUTIONS, 'auto'])}.",
     )
