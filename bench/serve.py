@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=16, metavar="N", help="at once")
     parser.add_argument("--requests", type=int, default=100, metavar="N", help="of each client")
     options = parser.parse_args(arguments)
-    pipe = TextToImage.embedded()
+    pipe = TextToImage.embedded().with_convolution("auto")
     limits = httpx.Limits(max_connections=options.clients + 1)
     with (
         server() as (url, process),

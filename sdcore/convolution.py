@@ -31,7 +31,7 @@ SMALLEST = 8  # rows and columns of a map; on smaller ones tiles of 4 x 4 waste 
 
 
 class Convolution(nn.Conv2d):
-    """torch's, made with the same arguments, with a choice of what computes it.
+    """A convolution as torch has it, with a choice of what computes it.
 
     Attributes:
         backend: one of `CONVOLUTIONS`; a runtime choice, never saved. Others than of 3 x 3 with a
