@@ -127,7 +127,7 @@ COMMANDS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "inspect": (inspect, ("MODEL",)),
     "explain": (explain, ("a cat", "--no-open")),
     "batch": (batch, ("JOBS",)),
-    "convert": (convert, ("/nowhere.ckpt", "/nowhere/a.safetensors")),
+    "convert": (convert, ("MISSING", "TARGET")),
 }
 _NOT_TRIED = ("--help", "--debug", "--output", "--grid")  # they write where they are told to
 
@@ -172,6 +172,8 @@ def open_line(folder: Path) -> None:
     module, given = COMMANDS[name]
     places = {
         "PICTURE": folder / "picture.png",
+        "MISSING": folder / "nowhere.ckpt",
+        "TARGET": folder / "nowhere.safetensors",
         "MODEL": model_folder(),
         "JOBS": folder / "jobs.txt",
     }

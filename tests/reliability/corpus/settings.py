@@ -364,7 +364,8 @@ READERS = (
         open_checkpoint,
         {
             "more": "a file that the manifest does not list is not read",
-            **dict.fromkeys(("manifest: *files*", "manifest: *step*"), ""),
+            **dict.fromkeys(("manifest: *files*", "manifest: step", "manifest: step, *"), ""),
+            **dict.fromkeys(("manifest: *, step", "manifest: *, step, *"), ""),
             "manifest: nothing": "the value is the same: 3.0 for 3",
             "manifest: *": "a name that no manifest has; step and files alone are read",
         },
