@@ -3,6 +3,7 @@
 python -m docs.book build [--only 7]   measure, draw, and write the pages
 python -m docs.book train              learn again what takes minutes: trained.json
 python -m docs.book check 7            check what you wrote in answers/07.py
+python -m docs.book notebooks          the pages as notebooks, to run in Jupyter
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from docs.book import building, checking
+from docs.book import building, checking, notebooks
 from docs.book.training import train
 
 
@@ -26,9 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument("--file", type=Path, help="the answer (answers/NN.py)")
     check.add_argument("--language", choices=("en", "zh", "both"), default="both")
     commands.add_parser("train", help="learn again what takes minutes")
+    cells = commands.add_parser("notebooks", help="write the pages as notebooks")
+    cells.add_argument("--to", type=Path, default=Path("build/notebooks"), metavar="FOLDER")
     chosen = parser.parse_args(arguments)
     if chosen.command == "train":
         train()
+        return 0
+    if chosen.command == "notebooks":
+        notebooks.write(chosen.to)
+        print(chosen.to)
         return 0
     if chosen.command == "check":
         return checking.main(chosen.page, chosen.file, chosen.language)

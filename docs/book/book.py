@@ -5,20 +5,25 @@ Shapes: C channels, h w latent grid, G columns of heatmaps (start, end, the word
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tomllib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from docs.book.drawing import Svg
-from sdcore import RunControl, TextToImage, WordHeatmaps, chain
+from docs.book.source import Code, SourceError, read_source
+from sdcore import RunControl, TextToImage, TextToImageResult, WordHeatmaps, chain
 
 HERE = Path(__file__).parent
-SEED, STEPS, SEEDS = 3, 12, (3, 4, 5)
+SOURCES = HERE / "source"
+SEED, STEPS, SEEDS = 3, 8, (3, 4, 5)
 # The book's prompt, then two others on which its claims must hold as well: (prompt, left, right).
 PROMPTS = {
     "en": (
@@ -91,13 +96,25 @@ def model() -> TextToImage:
     return TextToImage.embedded()
 
 
+def every_run(language: str) -> tuple[list[str], list[int]]:
+    """What claims must hold on: three prompts with three seeds, as a batch of prompts and seeds."""
+    prompts = [prompt for prompt, _, _ in PROMPTS[language]]
+    return [prompt for prompt in prompts for _ in SEEDS], [*SEEDS] * len(prompts)
+
+
 @cache
-def painted(prompt: str, pipe: TextToImage | None = None, steps: int = STEPS) -> list[Run]:
-    """The prompt painted with each of SEEDS, and all that was seen of it; by `pipe`, if given."""
-    pipe = pipe or model()
-    prompts, watch = [prompt] * len(SEEDS), _Watch()
-    heatmaps = WordHeatmaps(pipe.tokenizer(prompts), windows=steps)
-    result = pipe(prompts, seed=SEEDS, steps=steps, control=chain(heatmaps, watch))
+def plain(language: str) -> TextToImageResult:
+    """`every_run`, with nobody looking on."""
+    prompts, seeds = every_run(language)
+    return model()(prompts, seed=seeds, steps=STEPS)
+
+
+@cache
+def watched(language: str) -> list[Run]:
+    """`every_run`, and all that was seen of it."""
+    prompts, seeds = every_run(language)
+    watch, heatmaps = _Watch(), WordHeatmaps(model().tokenizer(prompts), windows=STEPS)
+    result = model()(prompts, seed=seeds, steps=STEPS, control=chain(heatmaps, watch))
     return [
         Run(
             result.images[i],
@@ -106,20 +123,19 @@ def painted(prompt: str, pipe: TextToImage | None = None, steps: int = STEPS) ->
             i,
             heatmaps,
         )
-        for i in range(len(SEEDS))
+        for i in range(len(prompts))
     ]
 
 
-def run(prompt: str) -> Run:
-    """The prompt painted with SEED: what the figures show."""
-    return painted(prompt)[SEEDS.index(SEED)]
+def run(language: str) -> Run:
+    """The book's prompt, painted with SEED: what the figures show."""
+    return watched(language)[SEEDS.index(SEED)]
 
 
 def runs(language: str) -> list[tuple[str, str, Run]]:
-    """(left word, right word, run) of three prompts with three seeds: what claims must hold on."""
-    return [
-        (left, right, each) for prompt, left, right in PROMPTS[language] for each in painted(prompt)
-    ]
+    """(left word, right word, run) of `every_run`."""
+    words = [pair for _, *pair in PROMPTS[language] for _ in SEEDS]
+    return [(*pair, each) for pair, each in zip(words, watched(language), strict=True)]
 
 
 @cache
@@ -128,6 +144,27 @@ def text_of(prompt: str) -> Tensor:
     pipe = model()
     with torch.no_grad():
         return pipe.text_encoder(pipe.tokenizer(prompt).ids).last_hidden_state
+
+
+@cache
+def ran(code: str) -> tuple[str, dict[str, Any]]:
+    """What a page's code prints, and the names that it leaves."""
+    out, names = io.StringIO(), {"__name__": "page"}
+    with contextlib.redirect_stdout(out), torch.enable_grad():
+        exec(compile(code, "page", "exec"), names)
+    if not out.getvalue():
+        raise SourceError(f"code prints nothing: {code[:60]}")
+    return out.getvalue(), names
+
+
+def left_by(page: int, seed: int = 0) -> dict[str, Any]:
+    """The names that the first code of a page leaves: figures show what the page's code made.
+
+    `seed` stands in place of the 0 of its `torch.manual_seed(0)`.
+    """
+    (path,) = SOURCES.glob(f"{page:02}_*.md")
+    code = next(block.text for block in read_source(path).body if isinstance(block, Code))
+    return ran(code.replace("torch.manual_seed(0)", f"torch.manual_seed({seed})"))[1]
 
 
 def fine(site) -> bool:

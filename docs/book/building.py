@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import multiprocessing
-import os
 import re
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from html import escape
 from importlib import import_module
 from pathlib import Path
 from unittest import mock
 
 import torch
 
-from docs.book.book import HERE, IN_CODE, Measured, model, term
-from docs.book.drawing import alike
-from docs.book.source import CLAIM, HOLE, LANGUAGES, Code, Pair, Source, SourceError, read_source
+from docs.book import alive
+from docs.book.book import HERE, IN_CODE, SOURCES, Measured, model, ran, term
+from docs.book.drawing import alike, alike_pages
+from docs.book.source import CLAIM, HOLE, LANGUAGES, Code, Source, read_source
+from docs.book.training import trained
 from sdcore import TextToImage
 
-SOURCES, PICTURES = HERE / "source", HERE / "pictures"
+PICTURES = HERE / "pictures"
+# Pages that look at the same paintings, a process for each language; all others share another.
+PAINTED = {1, 2, 3, 7, 10, 11, 12, 14}
 
 
 def sources() -> list[Source]:
@@ -32,7 +33,8 @@ def build(only: int | None = None) -> list[str]:
     files, broken = made(only)
     if broken:
         return broken
-    PICTURES.mkdir(exist_ok=True)
+    for folder in (PICTURES, alive.FOLDER):
+        folder.mkdir(exist_ok=True)
     for path, text in files.items():
         if differs(path, text):
             path.write_text(text, "utf-8")
@@ -45,42 +47,43 @@ def build(only: int | None = None) -> list[str]:
 def made(only: int | None = None) -> tuple[dict[Path, str], list[str]]:
     """Every file of the pages, or of one, and what is wrong."""
     every = sources()
-    # The later pages take longest. A process for each core, with one thread.
-    numbers = sorted((s.number for s in every if only in (None, s.number)), reverse=True)
-    processes = min(len(numbers), os.cpu_count() or 1)
-    if processes > 1:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            found = list(pool.map(_made_page, numbers))
-    else:
-        found = [_made_page(number) for number in numbers]
+    numbers = [source.number for source in every if only in (None, source.number)]
+    alone = [(n, each) for n in numbers if n not in PAINTED for each in LANGUAGES]
+    tasks = [alone, *([(n, each) for n in numbers if n in PAINTED] for each in LANGUAGES)]
+    tasks = [task for task in tasks if task]
+    if len(tasks) == 1:
+        found = [_made_pages(tasks[0])]
+    else:  # each with one thread
+        with ProcessPoolExecutor(len(tasks), multiprocessing.get_context("spawn")) as pool:
+            found = list(pool.map(_made_pages, tasks))
     files = {path: text for pages, _ in found for path, text in pages.items()}
-    return files | _index(every), [sentence for _, wrong in found for sentence in wrong]
+    return files | _index(every) | _shared(), [sentence for _, wrong in found for sentence in wrong]
 
 
-def _made_page(number: int) -> tuple[dict[Path, str], list[str]]:
-    """The files of a page in every language, and what is wrong."""
+def _made_pages(task: list[tuple[int, str]]) -> tuple[dict[Path, str], list[str]]:
+    """The files of some pages, each in a language, and what is wrong."""
     torch.set_num_threads(1)
-    every, files, broken = sources(), {}, []
-    (source,) = (each for each in every if each.number == number)
+    every, files, broken = {source.number: source for source in sources()}, {}, []
     opened = model()  # once: code on the pages gets the same one
     with torch.no_grad(), mock.patch.object(TextToImage, "embedded", lambda: opened):
-        for language in LANGUAGES:
-            more, wrong = _page(source, every, language)
+        for number, language in task:
+            more, wrong = _page(every[number], [*every.values()], language)
             files |= more
             broken += wrong
-    print(f"  {source.name}", flush=True)
+            print(f"  {every[number].name} ({language})", flush=True)
     return files, broken
 
 
 def differs(path: Path, text: str) -> bool:
     """Whether a file is not there as it should be; pictures may differ a little."""
     old = path.read_text("utf-8") if path.is_file() else ""
-    return not (alike(old, text) if path.suffix == ".svg" else old == text)
+    same = {".svg": alike, ".html": alike_pages}.get(path.suffix, str.__eq__)
+    return not old or not same(old, text)
 
 
 def written() -> list[Path]:
-    """The pages and pictures that are there."""
-    return [*HERE.glob("*.md"), *PICTURES.glob("*")]
+    """The pages, pictures and pages that move that are there."""
+    return [*HERE.glob("*.md"), *PICTURES.glob("*"), *alive.FOLDER.glob("*")]
 
 
 def measure(source: Source, language: str) -> Measured:
@@ -106,7 +109,25 @@ def _page(source: Source, every: list[Source], language: str) -> tuple[dict[Path
     picture = f"{source.number:02}.{language}.svg"
     measured.figure.title = _filled(source.named["figure"][language], measured)
     text = _text(source, every, language, measured, picture)
-    return {HERE / page_name(source, language): text, PICTURES / picture: str(measured.figure)}, []
+    files = {HERE / page_name(source, language): text, PICTURES / picture: str(measured.figure)}
+    for component in _components(source):
+        links = _html_links(source, component, language)
+        page = alive.page_of(component, language, links)
+        files[alive.FOLDER / f"{component}.{language}.html"] = page
+    return files, []
+
+
+def _components(source: Source) -> list[str]:
+    return [name for name, number in alive.PAGE.items() if number == source.number]
+
+
+def _html_links(source: Source, component: str, language: str) -> str:
+    """Back to the page, and to the other language."""
+    page = term("live.page", language, title=source.named["title"][language])
+    other = "zh" if language == "en" else "en"
+    links = {page: f"../{page_name(source, language)}"}
+    links[term("page.name", other)] = f"{component}.{other}.html"
+    return " · ".join(f'<a href="{to}">{escape(name)}</a>' for name, to in links.items())
 
 
 def _text(
@@ -122,10 +143,8 @@ def _text(
         if isinstance(block, Code):
             code = localized(block.text, language)
             parts += [f"```python\n{code}```", f"```text\n{printed(code)}```"]
-        elif isinstance(block, Pair):
-            parts.append(_filled(block[language], measured))
         else:
-            parts.append(block.text.rstrip("\n"))
+            parts.append(_filled(block[language], measured))
     command = f"    python -m docs.book check {source.number}"
     parts += [f"## {term('page.exercise', language)}", named("exercise"), command]
     parts.append(_links(source, every, language))
@@ -143,6 +162,9 @@ def _links(source: Source, every: list[Source], language: str) -> str:
             if other.number == number:
                 label = term(f"page.{key}", language, title=other.named["title"][language])
                 links.append(f"[{label}]({page_name(other, language)})")
+    for component in _components(source):
+        title = term(f"live.title_{component}", language)
+        links.append(f"[{title}](live/{component}.{language}.html)")
     other = "zh" if language == "en" else "en"
     links.append(f"[{term('page.name', other)}]({page_name(source, other)})")
     return " · ".join(links)
@@ -161,15 +183,24 @@ def localized(code: str, language: str) -> str:
     return code
 
 
-@cache
 def printed(code: str) -> str:
     """What code prints; milliseconds are the reader's own, and are left out."""
-    out, names = io.StringIO(), {"__name__": "page"}
-    with contextlib.redirect_stdout(out), torch.enable_grad():
-        exec(compile(code, "page", "exec"), names)
-    if not out.getvalue():
-        raise SourceError(f"code prints nothing: {code[:60]}")
-    return re.sub(r" *[\d.]+ ms", " … ms", out.getvalue())
+    return re.sub(r" *[\d.]+ ms", " … ms", ran(code)[0])
+
+
+def _shared() -> dict[Path, str]:
+    """The document that tells of recall beside other tasks, with what trained.json holds."""
+    path, found = HERE.parent / "recurrent_and_transformer.md", trained()
+    rows = ["| network (weights) | " + " | ".join(f"{n:,} steps" for n in found["budgets"]) + " |"]
+    rows.append("|---|" + "---|" * len(found["budgets"]))
+    for name in ("lstm", "transformer"):
+        right = [[f"{100 * at['right']:.0f}" for at in each] for each in found[name]]
+        cells = [", ".join(seeds) for seeds in zip(*right, strict=True)]
+        rows.append(f"| {name} ({found[f'{name} weights']}) | " + " | ".join(cells) + " |")
+    head, _, rest = path.read_text("utf-8").partition("<!-- recall -->\n")
+    _, mark, tail = rest.partition("<!-- /recall -->")
+    table = "\n".join(rows)
+    return {path: f"{head}<!-- recall -->\n\n{table}\n\n{mark}{tail}"}
 
 
 def _index(every: list[Source]) -> dict[Path, str]:

@@ -41,10 +41,12 @@ def stub(page: int) -> str:
     (path,) = SOURCES.glob(f"{page:02}_*.md")
     question = read_source(path).named["exercise"]
     lines = [question[language] for language in LANGUAGES]
-    return (
-        f'"""{lines[0]}\n\n{lines[1]}\n"""\n\nimport torch\n\n\n{exercise(page).header}\n'
-        f"    raise NotImplementedError  # TODO\n"
-    )
+    return f'"""{lines[0]}\n\n{lines[1]}\n"""\n\nimport torch\n\n\n{todo(page)}'
+
+
+def todo(page: int) -> str:
+    """The function to write, without what it does."""
+    return f"{exercise(page).header}\n    raise NotImplementedError  # TODO\n"
 
 
 def judged(page: int, function: Callable[..., Any]) -> str | None:

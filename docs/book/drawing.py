@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import torch
 from PIL import Image, ImageChops, ImageStat
@@ -19,9 +21,11 @@ INK, FAINT, LINE, ACCENT = "#222222", "#5f666d", "#9aa0a6", "#b3261e"
 BOLD = ' font-weight="bold"'
 MASKED = torch.tensor([226.0, 228, 230])
 _LIGHT, _DARK = torch.tensor([255.0, 255, 255]), torch.tensor([16.0, 78, 139])
+_RED = torch.tensor([179.0, 38, 30])
 _HOT = torch.tensor([[255.0, 255, 255], [253, 187, 99], [215, 60, 40], [90, 10, 40]])
 TOLERANCE = 3.0  # mean difference of a picture's pixels, of 255, that another processor may make
-_IMAGE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]+)")
+_IMAGE = re.compile(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
+_DATA = re.compile(r'(?<=id="data">)[^<]*')
 
 
 class Svg:
@@ -105,8 +109,7 @@ class Svg:
 
     def cells(self, colors: Tensor, x: float, y: float, width: float) -> None:
         """Colours (R, K, 3), 0 to 255, as squares."""
-        pixels = colors.round().clamp(0, 255).to(torch.uint8)
-        self.picture(Image.fromarray(pixels.numpy()), x, y, width, sharp=True)
+        self.picture(image_of(colors), x, y, width, sharp=True)
 
     def matrix(
         self,
@@ -193,6 +196,11 @@ class Svg:
         return "\n".join([head, marker, paper, *self._parts, "</svg>\n"])
 
 
+def image_of(colors: Tensor) -> Image.Image:
+    """Colours (R, K, 3), 0 to 255, as a picture of one pixel each."""
+    return Image.fromarray(colors.round().clamp(0, 255).to(torch.uint8).numpy())
+
+
 def hot(values: Tensor, low: float, high: float) -> Tensor:
     """A map (h, w) as colours (h, w, 3): white at `low`, then orange, red, dark at `high`."""
     at = ((values - low) / max(high - low, 1e-12)).clamp(0, 1) * (len(_HOT) - 1)
@@ -204,6 +212,12 @@ def hot(values: Tensor, low: float, high: float) -> Tensor:
 def blue(values: Tensor) -> Tensor:
     """Shares (...) from 0 to 1 as colours (..., 3), white to dark blue."""
     return _LIGHT + values[..., None].clamp(0, 1) * (_DARK - _LIGHT)
+
+
+def signed(values: Tensor) -> Tensor:
+    """Numbers (...) as colours (..., 3): red below 0, white at 0, blue above, full at 1."""
+    size = values.abs().clamp(max=1)[..., None]
+    return _LIGHT + size * (torch.where(values[..., None] < 0, _RED, _DARK) - _LIGHT)
 
 
 def colored(tokens: Tensor) -> Tensor:
@@ -231,6 +245,22 @@ def alike(one: str, other: str) -> bool:
         return False
     pairs = zip(_IMAGE.findall(one), _IMAGE.findall(other), strict=True)
     return all(_difference(*pair) <= TOLERANCE for pair in pairs)
+
+
+def alike_pages(one: str, other: str) -> bool:
+    """The same for pages that move: numbers of their data, 0 to 1000, may differ by two."""
+    data = [json.loads(_DATA.findall(page)[0]) for page in (one, other)]
+    return alike(*(_DATA.sub("", page) for page in (one, other))) and _near(*data)
+
+
+def _near(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_near(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_near, one, other))
+    if isinstance(one, str) and isinstance(other, str):
+        return alike(one, other)
+    return isinstance(one, int | float) and isinstance(other, int | float) and abs(one - other) <= 2
 
 
 def _difference(one: str, other: str) -> float:

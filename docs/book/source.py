@@ -12,6 +12,12 @@ A block ends at a blank line, code at its closing fence:
     ```python              runs; what it prints is put below it, in both languages
         y = W x            four spaces: a formula, the same in both
 
+    [formula]              one with words in it
+    en:
+        y = W x            what is seen
+    zh:
+        y = W x            看到的
+
 Sentences that new weights could make untrue are followed by the id of their claim; {share} is
 filled in.
 """
@@ -29,6 +35,7 @@ WORDS, STATEMENTS = 300, 15
 CLAIM = re.compile(r"\[c:([\w.]+)\]")
 HOLE = re.compile(r"\{(\w+)\}")
 HAN = re.compile(r"[\u4e00-\u9fff]")
+_WORDS = re.compile(r"\b[a-z]{2,} [a-z]{2,}\b|\b[a-z]{2,}: [a-z]{2,}")  # more than names
 _AMOUNT = re.compile(
     r"%|\{\w+\}|\b(?:most(?:ly)?|usually|often|hardly|rarely|seldom|almost|nearly)\b", re.IGNORECASE
 )
@@ -49,7 +56,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Source:
-    """number: the page's; body: paragraphs (Pair), formulas (str) and code (Code), in order."""
+    """number: the page's; body: paragraphs (Pair), formulas and code (Code), in order."""
 
     number: int
     name: str
@@ -68,7 +75,13 @@ class Code:
 
 @dataclass(frozen=True)
 class Formula:
-    text: str
+    """Lines of one (four spaces before each), in either language."""
+
+    en: str
+    zh: str
+
+    def __getitem__(self, language: str) -> str:
+        return self.en if language == "en" else self.zh
 
 
 def read_source(path: Path) -> Source:
@@ -84,7 +97,9 @@ def read_source(path: Path) -> Source:
         if block.startswith("```python\n"):
             body.append(Code(block.removeprefix("```python\n").removesuffix("```\n")))
         elif block.startswith("    "):
-            body.append(Formula(block))
+            body.append(_formula(f"en:\n{block}zh:\n{block}", path.name))
+        elif block.startswith("[formula]\n"):
+            body.append(_formula(block.removeprefix("[formula]\n"), path.name))
         elif head:
             if head[1] not in NAMED or head[1] in named:
                 raise SourceError(f"{path.name}: [{head[1]}] is unknown, or there twice")
@@ -131,6 +146,16 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 def _blocks(text: str) -> list[str]:
     found = re.findall(r"```python\n.*?^```\n|(?:^[^\n]+\n)+", text, re.DOTALL | re.MULTILINE)
     return [block for block in found if block.strip()]
+
+
+def _formula(text: str, name: str) -> Formula:
+    match = re.fullmatch(r"en:\n((?: {4}.*\n)+)zh:\n((?: {4}.*\n?)+)", text)
+    if match is None:
+        raise SourceError(f"{name}: a half is missing: {text.strip()[:80]}")
+    english = _WORDS.search(match[2])
+    if english:
+        raise SourceError(f"{name}: the Chinese half has English: {english[0]}")
+    return Formula(match[1].rstrip("\n"), match[2].rstrip("\n"))
 
 
 def _pair(text: str, name: str) -> Pair:

@@ -7,10 +7,11 @@ import re
 import pytest
 
 from docs.book import building
+from docs.book.alive import PAGE
 from docs.book.drawing import alike
 from docs.book.source import CLAIM, HAN, HOLE, LANGUAGES, Code, Source
 
-SOURCES = building.sources()
+SOURCES, DOCS = building.sources(), building.HERE.parent
 
 
 def page(source: Source, language: str) -> str:
@@ -41,11 +42,24 @@ def test_the_chinese_page_is_chinese(source: Source) -> None:
     assert not english
 
 
+def test_other_documents_claim_what_the_book_claims() -> None:
+    known = {
+        claim for source in SOURCES for pair in source.pairs for claim in CLAIM.findall(pair.en)
+    }
+    shared = {
+        name: re.findall(r"<!-- c:([\w.]+) -->", (DOCS / f"{name}.md").read_text("utf-8"))
+        for name in ("ablations", "heatmaps", "recurrent_and_transformer")
+    }
+    assert all(shared.values())
+    assert {claim for claims in shared.values() for claim in claims} <= known
+
+
 def test_nothing_is_left_over() -> None:
     pages = {building.page_name(source, each) for source in SOURCES for each in LANGUAGES}
     pictures = {f"{source.number:02}.{each}.svg" for source in SOURCES for each in LANGUAGES}
+    moving = {f"{name}.{each}.html" for name in PAGE for each in LANGUAGES}
     there = {path.name for path in building.written()}
-    assert there == pages | pictures | {"README.md", "README.zh.md"}
+    assert there == pages | pictures | moving | {"README.md", "README.zh.md"}
     assert all(path.stat().st_size < 200_000 for path in building.written())
 
 

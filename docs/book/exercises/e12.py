@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from docs.book.book import PROMPTS
+from docs.book.book import PROMPTS, SEED
 from docs.book.checking import Exercise
-from docs.book.figures.f12 import VISIBLE, change, sites
+from docs.book.figures.f12 import VISIBLE, change, sites, without
 
 
 def check(cut) -> str | None:
@@ -13,7 +13,8 @@ def check(cut) -> str | None:
         return "unknown"
     if len(names) < 3:
         return "few"
-    return "visible" if change(PROMPTS["en"][0][0], names) >= VISIBLE else None
+    before, after = without([PROMPTS["en"][0][0]] * 2, [SEED] * 2, [(), names])
+    return "visible" if change(before, after) >= VISIBLE else None
 
 
 EXERCISE = Exercise("def cut():", check)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from docs.book.book import PROMPTS
+from docs.book.book import PROMPTS, STEPS, model
 from docs.book.checking import Exercise
-from docs.book.figures.f14 import changed_sides
+from docs.book.figures.f14 import change_sides, turned_round
 from sdcore import BACKENDS, Site
 
-GRID = (4, 6)
+GRID, SEEDS = (4, 6), (1, 2, 3, 4)
 SITES = (Site("up", 1, kind="cross"), Site("up", 1, kind="self"))
 
 
@@ -29,7 +29,11 @@ def check(control) -> str | None:
     upside_down = q.unflatten(2, GRID).flip(2).flatten(2, 3)
     if torch.allclose(asked(control), attend(upside_down, k, v)):
         return "rows"
-    return None if changed_sides(PROMPTS["en"][0][0], control, (1, 2, 3, 4)) else "other"
+    prompts, pipe = [PROMPTS["en"][0][0]] * len(SEEDS), model()
+    before = pipe(prompts, seed=SEEDS, steps=STEPS).images
+    after = pipe(prompts, seed=SEEDS, steps=STEPS, control=control).images
+    turned = pipe([turned_round(each) for each in prompts], seed=SEEDS, steps=STEPS).images
+    return None if change_sides(before, after, turned) else "other"
 
 
 EXERCISE = Exercise("def control(site, grid, q, k, v, attend):", check)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from docs.book.book import PROMPTS, STEPS, Measured, model, run, term
+import torch
+
+from docs.book.book import PROMPTS, SEED, STEPS, Measured, model, run, term
 from docs.book.drawing import FAINT, Svg, colored_map
 from sdcore import to_images
 
-SHOWN = (0, 3, 6, STEPS - 1)
+SHOWN = (0, 2, 4, STEPS - 1)
 
 
 def measure(language: str) -> Measured:
     prompt = PROMPTS[language][0][0]
-    painted, pipe = run(prompt), model()
+    painted, pipe = run(language), model()
 
     def word(name: str, **values: object) -> str:
         return term(f"figure.{name}", language, **values)
@@ -37,7 +39,7 @@ def measure(language: str) -> Measured:
     sheet.arrow(370, 80, 370, 136)
     sheet.line((510, 190), (510, 204), (330, 204), color=FAINT)
     sheet.arrow(330, 204, 330, 192)
-    noise = painted.latents[0]
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(SEED))
     sheet.cells(colored_map(noise[0]), 60, 130, 68)
     sheet.text(94, 210, word("noise"), "middle", 12)
     sheet.arrow(134, 164, 258, 164)

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import torch
 
-from docs.book.book import PROMPTS, Measured, model, run, runs, term
+from docs.book.book import Measured, model, run, runs, term
 from docs.book.drawing import FAINT, Svg, colored_map
 from sdcore import to_images
 
 
 def measure(language: str) -> Measured:
-    painted, pipe = run(PROMPTS[language][0][0]), model()
+    painted, pipe = run(language), model()
     pixels = _pixels(painted.picture)
     latents = pipe.autoencoder.encode(pixels)
     back = pipe.autoencoder.decode(latents)

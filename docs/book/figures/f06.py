@@ -14,8 +14,8 @@ LAYER = 1
 
 def measure(language: str) -> Measured:
     names, maps = weights_of(PROMPTS[language][0][0], language)
-    entropy = -(maps * maps.clamp(min=1e-12).log()).sum(-1)[:, 1:].mean(-1)  # (H,)
-    soft, sharp = int(entropy.argmax()), int(entropy.argmin())
+    share = _favourite(maps)
+    soft, sharp = int(share.argmin()), int(share.argmax())
     cell, left, top = 27, 74, 92
     across = left + cell * len(names) + 24
     sheet = Svg(2 * across, top + cell * len(names) + 12)
@@ -23,8 +23,7 @@ def measure(language: str) -> Measured:
         x = number * across + left
         sheet.text(x - left + 8, 16, term(f"figure.{name}", language, head=head + 1), bold=True)
         sheet.matrix(maps[head], x, top, cell, rows=names, columns=names, numbers=True, causal=True)
-    share = _largest(maps)
-    every = [_largest(weights_of(prompt, language)[1]) for prompt, _, _ in PROMPTS[language]]
+    every = [_favourite(weights_of(prompt, language)[1]) for prompt, _, _ in PROMPTS[language]]
     return Measured(
         sheet,
         {
@@ -33,13 +32,13 @@ def measure(language: str) -> Measured:
             "sharp_share": f"{100 * float(share[sharp]):.0f}",
             "soft_share": f"{100 * float(share[soft]):.0f}",
         },
-        {"6.both": all(float(each.max() - each.min()) > 0.03 for each in every)},
+        {"6.both": all(float(each.max() - each.min()) > 0.1 for each in every)},
     )
 
 
-def _largest(maps: Tensor) -> Tensor:
-    """The largest weight of a row (H,), mean over the rows that have a choice."""
-    return maps[:, 1:].amax(-1).mean(-1)
+def _favourite(maps: Tensor) -> Tensor:
+    """The largest weight of a row (H,), in the row in which it is smallest."""
+    return maps[:, 1:].amax(-1).amin(-1)
 
 
 def weights_of(prompt: str, language: str) -> tuple[list[str], Tensor]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from PIL.Image import Image
+from torch import Tensor, nn
 
-from docs.book.book import PROMPTS, Measured, model, term
+from docs.book.book import PROMPTS, SEED, STEPS, Measured, model, run, term
 from docs.book.drawing import Svg
 from sdcore import causal_mask
 
+PICTURE = 110
 CASES = {(True, True): "both", (True, False): "positions_only", (False, True): "mask_only"}
 CASES |= {(False, False): "neither"}
 
@@ -20,9 +24,10 @@ def measure(language: str) -> Measured:
     names = [term("figure.start", language), *words, term("figure.end", language)]
     cell, left, top = 17, 74, 96
     side = cell * len(names)
-    sheet = Svg(2 * (left + side + 40), 2 * (top + side + 24))
+    across = left + side + PICTURE + 40
+    sheet = Svg(2 * across, 2 * (top + side + 24))
     for number, (positions, mask) in enumerate(CASES):
-        x = left + number % 2 * (left + side + 40)
+        x = left + number % 2 * across
         y = top + number // 2 * (top + side + 24)
         title = " + ".join(
             term(f"figure.{'' if on else 'no_'}{name}", language)
@@ -35,6 +40,9 @@ def measure(language: str) -> Measured:
         cosine = f"{float(near[first, second]):.2f}"
         said = term("figure.two_same", language, word=words[first - 1], cosine=cosine)
         sheet.text(x + side / 2, y + side + 14, said, "middle", 13)
+        as_it_is = positions and mask
+        picture = run(language).picture if as_it_is else painted(prompt, positions, mask)
+        sheet.picture(picture, x + side + 12, y, PICTURE)
     found = [each for prompt, _, _ in PROMPTS[language] if (each := cosines(prompt))]
     return Measured(
         sheet,
@@ -46,6 +54,29 @@ def measure(language: str) -> Measured:
             "7.neither": all(each["neither"] > 0.9999 for each in found),
         },
     )
+
+
+class _Seeing(nn.Module):
+    """An encoder's layers with another mask than they are given."""
+
+    def __init__(self, layers: nn.Module, visible: Tensor) -> None:
+        super().__init__()
+        self.layers, self.visible = layers, visible
+
+    def forward(self, x: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        return self.layers(x, self.visible)
+
+
+def painted(prompt: str, positions: bool, mask: bool) -> Image:
+    """The picture of a prompt that was encoded so; a copy of the encoder is changed."""
+    pipe = copy.copy(model())
+    pipe.text_encoder = copy.deepcopy(pipe.text_encoder)
+    network = pipe.text_encoder.text_model
+    places = network.embeddings.position_embedding.weight
+    places.data.mul_(positions)
+    if not mask:
+        network.encoder = _Seeing(network.encoder, torch.ones(len(places), len(places)).bool())
+    return pipe(prompt, seed=SEED, steps=STEPS).images[0]
 
 
 def twice(prompt: str) -> tuple[list[str], int, int] | None:
@@ -72,10 +103,13 @@ def cosines(prompt: str) -> dict[str, float]:
     return result
 
 
-def encoded(prompt: str, positions: bool, mask: bool) -> list[Tensor]:
-    """The text encoder's states (T, D) of every layer, with what was asked for."""
+def encoded(prompt: str, positions: bool, mask: bool, length: int | None = None) -> list[Tensor]:
+    """The text encoder's states (T, D) of every layer, with what was asked for.
+
+    length: so many tokens alone are read; without it, the padding behind the prompt is as well.
+    """
     pipe = model()
-    network, ids = pipe.text_encoder.text_model, pipe.tokenizer(prompt).ids
+    network, ids = pipe.text_encoder.text_model, pipe.tokenizer(prompt).ids[:, :length]
     places = network.embeddings.position_embedding.weight[: ids.shape[1]]
     x = network.embeddings.token_embedding(ids) + positions * places
     everything = torch.ones(ids.shape[1], ids.shape[1]).bool()

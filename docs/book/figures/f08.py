@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import cache
+from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from docs.book.book import Measured, term
+from docs.book.book import Measured, left_by, term
 from docs.book.drawing import FAINT, Svg
-from sdcore import Transformer, TransformerConfig, beam_search
+from sdcore import Transformer, beam_search
 
-LETTERS, LENGTH, STEPS = "<>abcdef", 4, 250
+LETTERS, LENGTH = "<>abcdef", 4
 
 
-@cache
 def network() -> Transformer:
-    """As the page's code has it."""
-    torch.manual_seed(0)
-    model = Transformer(TransformerConfig(8, 8, width=32, layers=1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with torch.enable_grad():
-        for _ in range(STEPS):
-            source = torch.randint(2, 8, (32, LENGTH))
-            ends = torch.zeros(32, 1).long(), torch.ones(32, 1).long()
-            target = torch.cat([ends[0], source.flip(1), ends[1]], 1)
-            loss = F.cross_entropy(model(source, target[:, :-1]).mT, target[:, 1:])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return model
+    """That of the page's code."""
+    return left_by(8)["network"]
 
 
 def measure(language: str) -> Measured:
@@ -105,24 +91,33 @@ def _read(source: Tensor, target: Tensor) -> Tensor:
     return weights[:LENGTH]
 
 
+def next_chances(source: Tensor, text: str) -> Tensor:
+    """Logarithms (V,) of the chances of each next letter."""
+    ids = torch.tensor([[LETTERS.index(letter) for letter in text]]).long().view(1, -1)
+    return _chances(source, ids)[0, -1]
+
+
+def beams(source: Tensor, count: int) -> Iterator[list[tuple[float, str]]]:
+    """The (log-probability, text) that are kept at each length, best first."""
+    kept: list[tuple[float, str]] = [(0.0, "")]
+    yield kept
+    for _ in range(LENGTH + 1):
+        grown = [each for each in kept if each[1].endswith(">")]
+        for score, text in kept:
+            if not text.endswith(">"):
+                chances = next_chances(source, text).tolist()
+                grown += [(score + c, text + LETTERS[i]) for i, c in enumerate(chances) if i]
+        kept = sorted(grown, reverse=True)[:count]
+        yield kept
+
+
 def _tree(sheet: Svg, source: Tensor) -> None:
     """Three beginnings at each length, joined to those that they go on from."""
-    beams: list[tuple[float, str]] = [(0.0, "")]
-    placed = {"": (30.0, 150.0)}
     sheet.text(24, 150, "<", "middle", 16)
-    for length in range(LENGTH + 1):
-        grown: list[tuple[float, str]] = []
-        for score, text in beams:
-            if text.endswith(">"):
-                grown.append((score, text))
-                continue
-            ids = torch.tensor([[LETTERS.index(c) for c in text]]).long().view(1, -1)
-            for i, chance in enumerate(_chances(source, ids)[0, -1].tolist()):
-                if i:
-                    grown.append((score + chance, text + LETTERS[i]))
-        beams = sorted(grown, reverse=True)[:3]
+    placed = {"": (30.0, 150.0)}
+    for length, kept in enumerate([*beams(source, 3)][1:]):
         now = {}
-        for row, (score, text) in enumerate(beams):
+        for row, (score, text) in enumerate(kept):
             x, y = 130.0 + 100 * length, 70.0 + 80 * row
             before = text[:-1] if text[:-1] in placed else text
             from_x, from_y = placed[before]

@@ -13,7 +13,7 @@ START, END, FIRST = 0, 1, 2  # columns of heatmaps
 
 def measure(language: str) -> Measured:
     prompt, left, right = PROMPTS[language][0]
-    shown = run(prompt)
+    shown = run(language)
     places = {"A": most(shown, left), "B": most(shown, right), "C": EDGE}
     rows = {name: row_at(shown, place) for name, place in places.items()}
     sheet, side = Svg(860, 330), 240

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
-from docs.book.book import PROMPTS, SEED, SEEDS, Measured, model, term
+from docs.book.book import PROMPTS, SEED, STEPS, Measured, every_run, model, plain, term
 from docs.book.drawing import FAINT, Svg
 from sdcore import CrossAttention, UNet, UNetConfig
 
-STEPS, VISIBLE = 8, 3.0  # mean difference of a picture's values, of 255
+Cut = tuple[str, ...]  # names of blocks
+VISIBLE = 3.0  # mean difference of a picture's values, of 255
 
 
 def name_of(site) -> str:
@@ -33,41 +36,49 @@ def sites() -> dict[str, tuple[int, int]]:
     return found
 
 
-@cache
-def without(prompt: str, cut: tuple[str, ...], seeds: tuple[int, ...]) -> list:
-    """Pictures with the cross-attention of some blocks answering zeros."""
+def without(prompts: Sequence[str], seeds: Sequence[int], cuts: Sequence[Cut]) -> list[Image]:
+    """Pictures, in each of which the cross-attention of some blocks answers zeros."""
 
     def control(site, grid, q, k, v, attend):
         out = attend(q, k, v)
-        return torch.zeros_like(out) if site.kind == "cross" and name_of(site) in cut else out
+        if site.kind != "cross":
+            return out
+        kept = torch.tensor([name_of(site) not in cut for cut in cuts])
+        return out * kept[:, None, None, None]
 
-    seeds_list = list(seeds)
-    return model()([prompt] * len(seeds), seed=seeds_list, steps=STEPS, control=control).images
+    return model()(prompts, seed=seeds, steps=STEPS, control=control).images
 
 
-def change(prompt: str, cut: tuple[str, ...], seeds: tuple[int, ...] = (SEED,)) -> float:
-    """How far pictures move on average, of 255: the largest of the seeds."""
-    pairs = zip(without(prompt, (), seeds), without(prompt, cut, seeds), strict=True)
-    return max(float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean()) for a, b in pairs)
+def change(before: Image, after: Image) -> float:
+    """How far a picture moved on average, of 255."""
+    return float(np.abs(np.asarray(before, float) - np.asarray(after, float)).mean())
+
+
+@cache
+def cut_one_by_one(prompt: str) -> dict[Cut, Image]:
+    """The pictures of a prompt by what is cut: nothing, each block, and all blocks."""
+    names = tuple(sites())
+    cuts: list[Cut] = [(), *((name,) for name in names), names]
+    pictures = without([prompt] * len(cuts), [SEED] * len(cuts), cuts)
+    return dict(zip(cuts, pictures, strict=True))
+
+
+def changes(language: str, cut: Cut) -> list[float]:
+    """How far each of `every_run` moves without some blocks."""
+    after = without(*every_run(language), [cut] * len(every_run(language)[0]))
+    return [change(*pair) for pair in zip(plain(language).images, after, strict=True)]
 
 
 def measure(language: str) -> Measured:
     prompt = PROMPTS[language][0][0]
-    moved = {name: change(prompt, (name,)) for name in sites()}
+    pictures = cut_one_by_one(prompt)
+    moved = {name: change(pictures[()], pictures[name,]) for name in sites()}
     harmless = tuple(name for name, by in moved.items() if by < 1)
     worst = max(moved, key=lambda name: moved[name])
-    every = [each for each, _, _ in PROMPTS[language]]
-    holds = [
-        change(each, harmless, SEEDS) < VISIBLE and change(each, (worst,), SEEDS) > 4 * VISIBLE
-        for each in every
-    ]
     unet = model().unet
-    with torch.device("meta"):
-        large = UNet(UNetConfig(cross_attention_dim=768))
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    reading = sum(block.attentions is not None for block in blocks)
+    reading = [count > 0 for _, _, count in blocks(unet, 16)]
     return Measured(
-        _drawn(language, prompt, moved),
+        _drawn(language, pictures, moved),
         {
             "worst": f"`{worst}`",
             "worst_by": f"{moved[worst]:.0f}",
@@ -77,15 +88,22 @@ def measure(language: str) -> Measured:
             "grid": " x ".join(str(n) for n in sites()[worst]),
             "cross": str(_cross(unet)),
             "weights": f"{_weights(unet):.0f}",
-            "sd_cross": str(_cross(large)),
-            "sd_weights": f"{_weights(large):.0f}",
+            "sd_cross": str(_cross(large())),
+            "sd_weights": f"{_weights(large()):.0f}",
         },
         {
-            "12.most": reading > len(blocks) / 2,
-            "12.cut": all(holds) and worst.startswith("up"),
-            "12.sizes": _cross(unet) == len(moved) and _cross(large) == 16,
+            "12.most": sum(reading) > len(reading) / 2,
+            "12.cut": max(changes(language, harmless)) < VISIBLE
+            and _changes_much(changes(language, (worst,)))
+            and worst.startswith("up"),
+            "12.sizes": _cross(unet) == len(moved) and _cross(large()) == 16,
         },
     )
+
+
+def _changes_much(by: list[float]) -> bool:
+    """Whether each picture changes visibly, and most of them far more."""
+    return min(by) > VISIBLE and sorted(by)[len(by) // 2] > 4 * VISIBLE
 
 
 def _cross(unet: torch.nn.Module) -> int:
@@ -96,38 +114,68 @@ def _weights(unet: torch.nn.Module) -> float:
     return sum(parameter.numel() for parameter in unet.parameters()) / 1e6
 
 
-def _drawn(language: str, prompt: str, moved: dict[str, float]) -> Svg:
+@cache
+def large() -> UNet:
+    """Stable Diffusion 1.5's UNet, without its weights."""
+    with torch.device("meta"):
+        return UNet(UNetConfig(cross_attention_dim=768))
+
+
+def blocks(unet: UNet, side: int) -> list[tuple[str, int, int]]:
+    """The way through a UNet: (down, mid or up; its grid's side; how often it reads the text)."""
+    sides = [side >> level for level in range(len(unet.down_blocks))]
+    ways = [("down", each, block) for each, block in zip(sides, unet.down_blocks, strict=True)]
+    ways.append(("mid", sides[-1], unet.mid_block))
+    ways += [("up", each, block) for each, block in zip(sides[::-1], unet.up_blocks, strict=True)]
+    return [(place, each, len(block.attentions or ())) for place, each, block in ways]
+
+
+def map_of(sheet: Svg, x: float, unet: UNet, side: int, title: str, language: str) -> None:
+    """A UNet's blocks as a way down and up, 50 wide each; those that read the text in colour."""
+    sheet.text(x, 14, title, size=14, bold=True)
+    way, wide, high = blocks(unet, side), 50, 34
+    levels = len(way) // 2
+    places = []
+    for number, (place, grid, count) in enumerate(way):
+        level = levels - abs(number - levels)
+        at, y = x + 54 * number, 44 + 48 * level
+        sheet.box(at, y, wide, high, "#fde3c8" if count else "#eef0f2", round_by=5)
+        sheet.text(at + wide / 2, y + 11, f"{grid} x {grid}", "middle", 11, bold=True)
+        name = term(f"figure.{place}", language)
+        said = f"{name} · {count}" if count else name
+        sheet.text(at + wide / 2, y + 25, said, "middle", 10, FAINT)
+        if places:
+            was, was_y = places[-1]
+            if y > was_y:
+                sheet.arrow(was + wide / 2, was_y + high, at, y + high / 2)
+            else:
+                sheet.arrow(was + wide, was_y + high / 2, at + wide / 2, y + high)
+        places.append((at, y))
+    for level in range(levels):
+        (left, y), (right, _) = places[level], places[-1 - level]
+        sheet.line((left + wide, y + 8), (right, y + 8), color="#c3c8cd")
+        if level == 0:
+            sheet.text(
+                (left + wide + right) / 2, y, term("figure.kept", language), "middle", 11, FAINT
+            )
+
+
+def _drawn(language: str, pictures: dict[Cut, Image], moved: dict[str, float]) -> Svg:
     def word(name: str, **values: object) -> str:
         return term(f"figure.{name}", language, **values)
 
-    sheet, wide, high = Svg(900, 410), 92, 40
-    levels = len(model().unet.levels)
-    ways = [("down", n) for n in range(levels)] + [("mid", levels)]
-    ways += [("up", n) for n in reversed(range(levels))]
-    placed: dict[tuple[str, int], tuple[float, float]] = {}
-    for number, (place, level) in enumerate(ways):
-        x, y = 30 + 122 * number, 20 + 48 * level
-        inside = [name for name in sites() if name.startswith(f"{place}.{min(level, levels - 1)}")]
-        side = 16 >> min(level, levels - 1)
-        sheet.box(x, y, wide, high, "#fde3c8" if inside else "#eef0f2", round_by=5)
-        sheet.text(x + wide / 2, y + 13, f"{word(place)} {side} x {side}", "middle", 13, bold=True)
-        said = word("reads_text", n=len(inside)) if inside else word("no_text")
-        sheet.text(x + wide / 2, y + 29, said, "middle", 11, FAINT)
-        placed[place, level] = (x, y)
-        if number:
-            before = placed[ways[number - 1]]
-            sheet.arrow(before[0] + wide, before[1] + high / 2, x - 2, y + high / 2)
-    for level in range(levels):
-        (x, y), (to_x, _) = placed["down", level], placed["up", level]
-        sheet.line((x + wide, y + 8), (to_x, y + 8), color="#c3c8cd")
-        sheet.text((x + wide + to_x) / 2, y + 1, word("kept"), "middle", 11, FAINT)
-    cuts = [((), word("uncut"), None)] + [((n,), n, by) for n, by in moved.items()]
-    cuts.append((tuple(moved), word("all_cut"), change(prompt, tuple(moved))))
-    sheet.text(12, 236, word("cut_title"), size=14, bold=True)
-    for number, (cut, name, by) in enumerate(cuts):
+    sheet = Svg(900, 470)
+    map_of(
+        sheet, 12, model().unet, 16, word("map_here", n=f"{_weights(model().unet):.0f}"), language
+    )
+    map_of(sheet, 408, large(), 64, word("map_large", n=f"{_weights(large()):.0f}"), language)
+    sheet.text(12, 296, word("cut_title"), size=14, bold=True)
+    named = [word("uncut"), *moved, word("all_cut")]
+    for number, (name, (cut, picture)) in enumerate(zip(named, pictures.items(), strict=True)):
         x = 12 + 98 * number
-        sheet.picture(without(prompt, cut, (SEED,))[0], x, 272, 90)
-        sheet.text(x + 45, 260, name, "middle", 12)
-        if by is not None:
-            sheet.text(x + 45, 376, word("changed_by", by=f"{by:.1f}"), "middle", 11, FAINT)
+        sheet.picture(picture, x, 332, 90)
+        sheet.text(x + 45, 320, name, "middle", 12)
+        if cut:
+            by = change(pictures[()], picture)
+            sheet.text(x + 45, 436, word("changed_by", by=f"{by:.1f}"), "middle", 11, FAINT)
     return sheet

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
-from docs.book.book import PROMPTS, SEED, SEEDS, STEPS, Measured, fine, model, run, runs, term
+from docs.book.book import (
+    PROMPTS,
+    SEED,
+    SEEDS,
+    STEPS,
+    Measured,
+    every_run,
+    fine,
+    model,
+    plain,
+    run,
+    runs,
+    term,
+)
 from docs.book.drawing import FAINT, Svg, hot
 from sdcore import EditSettings, PromptEdit, read_tokens
 
+Images = list[Image]
 WINDOWS = 4
 EXCHANGED = {"en": ("fox", "penguin"), "zh": ("狐狸", "企鹅")}
 
@@ -36,19 +51,26 @@ def unread(positions):
     return control
 
 
-def changed_sides(prompt: str, control, seeds: Sequence[int]) -> bool:
-    """Whether with every seed the picture is nearer to that of the prompt turned round."""
-
-    def painted(words: str, steered=None):
-        prompts = [words] * len(seeds)
-        images = model()(prompts, seed=list(seeds), steps=8, control=steered).images
-        return [np.asarray(image, float) for image in images]
-
-    three = painted(prompt), painted(prompt, control), painted(turned_round(prompt))
+def change_sides(before: Images, after: Images, turned: Images) -> bool:
+    """Whether all are nearer to the pictures of the prompt turned round than to what they were."""
+    arrays = ([np.asarray(image, float) for image in each] for each in (after, turned, before))
     return all(
-        np.abs(after - other).mean() < np.abs(after - before).mean()
-        for before, after, other in zip(*three, strict=True)
+        np.abs(one - other).mean() < np.abs(one - old).mean()
+        for one, other, old in zip(*arrays, strict=True)
     )
+
+
+@cache
+def turned(language: str) -> Images:
+    """`every_run`, with its prompts turned round."""
+    prompts, seeds = every_run(language)
+    return model()([turned_round(each) for each in prompts], seed=seeds, steps=STEPS).images
+
+
+def steered(language: str, control) -> Images:
+    """`every_run` under a control."""
+    prompts, seeds = every_run(language)
+    return model()(prompts, seed=seeds, steps=STEPS, control=control).images
 
 
 def turned_round(prompt: str) -> str:
@@ -58,7 +80,8 @@ def turned_round(prompt: str) -> str:
 
 def measure(language: str) -> Measured:
     prompt, left, right = PROMPTS[language][0]
-    shown, every = run(prompt), runs(language)
+    shown, every = run(language), runs(language)
+    under_mirror = steered(language, mirrored)
     heat = shown.of(left, sites=fine)
     sides, early = [], []
     for one, other, each in every:
@@ -68,10 +91,9 @@ def measure(language: str) -> Measured:
             each.of(one, sites=fine, steps=part).flatten() for part in ((0, 0.25), (0.75, 1))
         ]
         early.append(float(torch.corrcoef(torch.stack(windows))[0, 1]) > 0.5)
-    plain = model()(prompt, seed=SEED, steps=STEPS).images[0]
-    watched = model()(prompt, seed=SEED, steps=STEPS, control=_looking(prompt)).images[0]
+    seen = torch.cat([each.latents[-1] for _, _, each in every])
     return Measured(
-        _drawn(language, prompt, left, right),
+        _drawn(language, prompt, left, right, under_mirror[SEEDS.index(SEED)]),
         {
             "left": left,
             "right": right,
@@ -79,21 +101,13 @@ def measure(language: str) -> Measured:
             "share": f"{100 * float(heat.mean()):.0f}",
         },
         {
-            "14.same": plain.tobytes() == watched.tobytes(),
+            "14.same": torch.equal(plain(language).latents, seen),
             "14.sides": all(sides),
             "14.early": all(early),
             "14.share": all(float(e.of(one, sites=fine).mean()) < 0.1 for one, _, e in every),
-            "14.mirror": all(
-                changed_sides(each, mirrored, SEEDS) for each, _, _ in PROMPTS[language]
-            ),
+            "14.mirror": change_sides(plain(language).images, under_mirror, turned(language)),
         },
     )
-
-
-def _looking(prompt: str):
-    from sdcore import WordHeatmaps
-
-    return WordHeatmaps(model().tokenizer(prompt))
 
 
 def _centre(heat) -> float:
@@ -102,8 +116,8 @@ def _centre(heat) -> float:
     return float((heat.sum(0) * across).sum() / heat.sum())
 
 
-def _drawn(language: str, prompt: str, left: str, right: str) -> Svg:
-    pipe, shown, side, at = model(), run(prompt), 120, 96
+def _drawn(language: str, prompt: str, left: str, right: str, mirror: Image) -> Svg:
+    pipe, shown, side, at = model(), run(language), 120, 96
     sheet = Svg(at + (WINDOWS + 1) * (side + 10) + 6, 470)
     for row, word in enumerate((left, right)):
         y = 30 + row * (side + 10)
@@ -130,7 +144,7 @@ def _drawn(language: str, prompt: str, left: str, right: str) -> Svg:
     pictures = {
         "as_it_is": before,
         "exchanged": exchanged,
-        "mirrored": pipe(prompt, seed=SEED, steps=STEPS, control=mirrored).images[0],
+        "mirrored": mirror,
         "unread": pipe(prompt, seed=SEED, steps=STEPS, control=unread(cat)).images[0],
     }
     for column, (name, picture) in enumerate(pictures.items()):

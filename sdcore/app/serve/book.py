@@ -18,7 +18,7 @@ from sdcore.errors import UsageError
 from sdcore.files.html_page import fill_template
 
 FOLDER = Path(__file__).parents[3] / "docs" / "book"
-_PLACES = ("*.md", "pictures/*.svg", "pictures/*.png")
+_PLACES = ("*.md", "pictures/*.svg", "pictures/*.png", "live/*.html")
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # An SVG's own style, and nothing else, where somebody opens it alone.
 _ALONE = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"}
@@ -35,13 +35,15 @@ def router() -> APIRouter:
 
     @routes.get("/{name:path}")
     def _(name: str) -> Response:
-        """A page as HTML, or a picture of one."""
+        """A page as HTML, a picture of one, or a page that moves."""
         path = _files().get(name)
         if path is None:
             hint = "See docs/book in the repository of sdcore."
             raise UsageError(f"The book has no {name!r:.80}.", "There is no such page here.", hint)
         if path.suffix == ".md":
             return Response(as_html(path.read_text("utf-8"), name), media_type="text/html")
+        if path.suffix == ".html":  # says itself what it may run
+            return Response(path.read_bytes(), media_type="text/html")
         return Response(path.read_bytes(), media_type=_TYPES[path.suffix], headers=_ALONE)
 
     return routes

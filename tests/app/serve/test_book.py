@@ -22,6 +22,10 @@ def test_every_link_of_the_page_leads_to_a_page_in_both_languages(ask) -> None:
             assert "<!--" not in answer.text and "{{" not in answer.text
             for picture in re.findall(r'<img src="([^"]+)"', answer.text):
                 assert ask.get(f"/book/{picture}").headers["content-type"] == "image/svg+xml"
+            for moving in re.findall(r'href="(live/[^"]+)"', answer.text):
+                opened = ask.get(f"/book/{moving}")
+                assert opened.headers["content-type"].startswith("text/html")
+                assert "script-src 'sha256-" in opened.text
 
 
 @pytest.mark.parametrize("name", ["book.py", "../jobs.md", "%2e%2e/jobs.md", "/etc/passwd", "x.md"])
