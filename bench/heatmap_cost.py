@@ -41,8 +41,8 @@ from sdcore.attention_choice import use_attention
 from sdcore.control.heatmaps import WordHeatmaps, marked_attention
 from sdcore.control.prompt_edit import EditSettings, PromptEdit
 from sdcore.diffusion.steps import Step
+from sdcore.sampling.calls import Conditioning, RunCall
 from sdcore.sampling.guidance import (
-    Conditioning,
     Guidance,
     Part,
     StepConditioning,
@@ -142,7 +142,7 @@ class Bench:
         use_attention(self.unet, options.attention)
         if options.channels_last:
             self.unet.to(memory_format=torch.channels_last)  # pyright: ignore
-        self.layout, self.dtype = layout, dtype
+        self.layout, self.dtype, self.call = layout, dtype, RunCall(self.unet)
 
     def conditioning(self, rows: int) -> tuple[Tensor, StepConditioning]:
         generator = torch.Generator().manual_seed(rows)
@@ -178,7 +178,7 @@ class Bench:
 
         def call() -> None:
             controls = StepControls((control(),))
-            guided_prediction(self.unet, latents, time_, conditioning, Guidance(7.5), controls)
+            guided_prediction(self.call, latents, time_, conditioning, Guidance(7.5), controls)
 
         return call
 

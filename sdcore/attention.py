@@ -9,7 +9,7 @@ A query that may attend nowhere gets zeros.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Protocol, cast
@@ -440,6 +440,18 @@ class SelfAttention(AttentionLayer):
         return self.to_out(self.attend(q, k, v, mask, grid, control))
 
 
+@dataclass(frozen=True)
+class KnownText:
+    """A text as the layers of one network know it, so that many steps need not read it again.
+
+    text:    (B, T, text_width).
+    by_site: keys and values (B, T, D) of every layer that reads the text.
+    """
+
+    text: Tensor
+    by_site: Mapping[Site, tuple[Tensor, Tensor]]
+
+
 class CrossAttention(AttentionLayer):
     """Tokens read the text: x (B, N, D), text (B, T, text_width) to (B, N, D)."""
 
@@ -455,10 +467,17 @@ class CrossAttention(AttentionLayer):
     def forward(
         self,
         x: Tensor,
-        text: Tensor,
+        text: Tensor | KnownText,
         mask: Tensor | None = None,
         grid: tuple[int, int] | None = None,
         control: Control | None = None,
     ) -> Tensor:
-        q, k, v = self.to_q(x), self.to_k(text), self.to_v(text)
+        q, (k, v) = self.to_q(x), self.read(text)
         return self.to_out(self.attend(q, k, v, mask, grid, control))
+
+    def read(self, text: Tensor | KnownText) -> tuple[Tensor, Tensor]:
+        """The keys and values (B, T, D) of a text, computed or known."""
+        if isinstance(text, KnownText):
+            assert self.site is not None
+            return text.by_site[self.site]
+        return self.to_k(text), self.to_v(text)

@@ -20,6 +20,7 @@ from sdcore.prompt.text import Steps
 from sdcore.prompt.tokens import read_tokens
 from sdcore.sampling.begin import begin_run
 from sdcore.sampling.conditioning import plan_prompts
+from sdcore.sampling.calls import RunCall
 from sdcore.sampling.guidance import Guidance, guided_prediction
 from sdcore.sampling.sizes import choose_sizes
 from sdcore.torch_state import with_own_torch_state
@@ -86,10 +87,10 @@ def heatmaps_of_image(
     clean = pipe.autoencoder.encode(pixels)
     noise = torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed))[None]
     heatmaps = WordHeatmaps(readings, windows=len(times))
-    ready = begin_run(heatmaps, pipe.unet, clean, plan)
+    ready, call = begin_run(heatmaps, pipe.unet, clean, plan), RunCall(pipe.unet)
     for index, time in enumerate(sorted(times, reverse=True)):
         step = Step(index, len(times), float(time))
         noisy = add_noise(clean, noise.to(clean), time, alphas).to(pipe.dtype)
         at = torch.tensor(float(time), device=pipe.device)
-        guided_prediction(pipe.unet, noisy, at, plan.at(step), Guidance(1.0), ready.at(step))
+        guided_prediction(call, noisy, at, plan.at(step), Guidance(1.0), ready.at(step))
     return heatmaps

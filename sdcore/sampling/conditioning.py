@@ -37,7 +37,8 @@ from sdcore.prompt.near_marks import unknown_embeddings
 from sdcore.prompt.other_dialects import describe_other_dialects
 from sdcore.prompt.text import Parsed, Steps
 from sdcore.prompt.tokens import as_tokens, equally_long
-from sdcore.sampling.guidance import Conditioning, Part, StepConditioning
+from sdcore.sampling.calls import Conditioning
+from sdcore.sampling.guidance import Part, StepConditioning
 from sdcore.sampling.sizes import check_size_conditioning
 from sdcore.size import SizeConditioning
 from sdcore.text.tokenizer import describe_cut

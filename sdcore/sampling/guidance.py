@@ -13,7 +13,7 @@ T text tokens, D text width, H heads, N image tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,25 +22,7 @@ from torch import Tensor
 
 from sdcore.attention import Attend, Control, Site, call_control
 from sdcore.diffusion.guidance import Guidance
-from sdcore.unet.unet import AddedConditions
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the UNet is told about each image: text (B, T, D), and SDXL's added conditions."""
-
-    text: Tensor
-    added: AddedConditions | None = None
-
-    def pick(self, rows: Sequence[int]) -> Conditioning:
-        """These rows, in this order, some perhaps more than once."""
-        return self._map(lambda values: values[list(rows)])
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
-        added = self.added
-        if added is not None:
-            added = AddedConditions(change(added.pooled_text), change(added.time_ids))
-        return Conditioning(change(self.text), added)
+from sdcore.sampling.calls import Conditioning, RunCall
 
 
 @dataclass(frozen=True)
@@ -94,7 +76,7 @@ class Prediction(NamedTuple):
 
 
 def guided_prediction(
-    unet: Callable[..., Tensor],
+    call: RunCall,
     latents: Tensor,
     time: Tensor,
     conditioning: StepConditioning,
@@ -104,7 +86,7 @@ def guided_prediction(
     """The UNet's prediction for B images, guided, and the one without the prompt.
 
     Args:
-        unet: called as `unet(latents, time, text, control, added=...)`.
+        call: the UNet of the run.
         controls: each sees the B rows of its own part, in the order of the images.
     """
     parts = conditioning.parts
@@ -113,11 +95,11 @@ def guided_prediction(
     ]
     told = guidance.scale if guidance.told else None
     if _is_one_prompt(parts) and not guidance.active:
-        return Prediction(_predict(unet, latents, time, groups, told)[0], None)
+        return Prediction(_predict(call, latents, time, groups, told)[0], None)
 
     assert conditioning.unconditional is not None, "guidance needs the unconditional rows"
     unconditional = _Rows(conditioning.unconditional, controls.negative)
-    negative, *positives = _predict(unet, latents, time, [unconditional, *groups], told)
+    negative, *positives = _predict(call, latents, time, [unconditional, *groups], told)
     scale = guidance.scale if guidance.active else 1.0
     direction = torch.zeros_like(negative)
     for part, positive in zip(parts, positives, strict=True):
@@ -143,7 +125,7 @@ def _is_one_prompt(parts: Sequence[Part]) -> bool:
 
 
 def _predict(
-    unet: Callable[..., Tensor],
+    call: RunCall,
     latents: Tensor,
     time: Tensor,
     groups: Sequence[_Rows],
@@ -153,24 +135,11 @@ def _predict(
     answers: dict[int, Tensor] = {}
     for length in dict.fromkeys(rows.conditioning.text.shape[1] for rows in groups):
         mine = [i for i, rows in enumerate(groups) if rows.conditioning.text.shape[1] == length]
-        both = _stack([groups[i].conditioning for i in mine])
+        texts = [groups[i].conditioning for i in mine]
         control = _control_of_rows([groups[i].control for i in mine])
-        rows = torch.cat([latents] * len(mine))  #                  (R, C, h, w)
-        scale = {} if told is None else {"guidance_scale": told}
-        answer = unet(rows, time, both.text, control, added=both.added, **scale)
+        answer = call(latents, time, texts, control, told)  #       (R, C, h, w)
         answers.update(zip(mine, answer.chunk(len(mine)), strict=True))
     return [answers[i] for i in range(len(groups))]
-
-
-def _stack(conditionings: Sequence[Conditioning]) -> Conditioning:
-    text = torch.cat([each.text for each in conditionings])  #      (R, T, D)
-    added = [each.added for each in conditionings if each.added is not None]
-    if not added:
-        return Conditioning(text)
-    assert len(added) == len(conditionings)
-    pooled = torch.cat([each.pooled_text for each in added])
-    time_ids = torch.cat([each.time_ids for each in added])
-    return Conditioning(text, AddedConditions(pooled, time_ids))
 
 
 def _control_of_rows(controls: Sequence[Control | None]) -> Control | None:

@@ -19,6 +19,7 @@ from sdcore.attention import describe
 from sdcore.diffusion.steps import Step, guess_clean, iterate_steps, passed_share, take_step
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.sampling.begin import begin_run
+from sdcore.sampling.calls import RunCall
 from sdcore.sampling.guidance import (
     Guidance,
     Part,
@@ -112,7 +113,7 @@ def denoise(
     """
     scheduler, dtype = sampler.scheduler, next(unet.parameters()).dtype
     latents = start.latents
-    ready = begin_run(control, unet, latents, plan)
+    ready, call = begin_run(control, unet, latents, plan), RunCall(unet)
 
     def predict(
         latents: Tensor,
@@ -125,7 +126,7 @@ def denoise(
         if start.mask_channels is not None:
             seen = torch.cat([seen, start.mask_channels], dim=1)  #            (B, 2C + 1, h, w)
         seen = seen.to(dtype)
-        found = guided_prediction(unet, seen, time, conditioning, guidance, controls)
+        found = guided_prediction(call, seen, time, conditioning, guidance, controls)
         alone = found.unconditional
         return Prediction(found.guided.float(), None if alone is None else alone.float())
 

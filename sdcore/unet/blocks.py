@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from sdcore.attention import Control, Site
+from sdcore.attention import Control, KnownText, Site
 from sdcore.convolution import Convolution
 from sdcore.unet.config import MID_TYPES, Level, UNetConfig
 from sdcore.unet.spatial_transformer import SpatialTransformer
@@ -30,7 +30,7 @@ class Conditions(NamedTuple):
     """What every block receives besides the picture, unchanged."""
 
     time: Tensor  # (B, E)
-    text: Tensor  # (B, T, D)
+    text: Tensor | KnownText  # (B, T, D)
     text_mask: Tensor | None  # (B, 1, 1, T)
     control: Control | None
     recompute: bool = False  # for the backward pass, instead of keeping what layers computed

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sdcore.attention import (
     Control,
     CrossAttention,
+    KnownText,
     SelfAttention,
     Site,
 )
@@ -66,7 +67,7 @@ class SpatialBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        text: Tensor,
+        text: Tensor | KnownText,
         text_mask: Tensor | None = None,
         grid: tuple[int, int] | None = None,
         control: Control | None = None,
@@ -115,7 +116,7 @@ class SpatialTransformer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        text: Tensor,
+        text: Tensor | KnownText,
         text_mask: Tensor | None = None,
         control: Control | None = None,
     ) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcore.attention import Control, padding_mask
+from sdcore.attention import Control, CrossAttention, KnownText, Site, padding_mask
 from sdcore.convolution import Convolution
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
@@ -101,7 +101,7 @@ class UNet(Component):
         self,
         latents: Tensor,
         time: Tensor | float,
-        text: Tensor,
+        text: Tensor | KnownText,
         control: Control | None = None,
         *,
         added: AddedConditions | None = None,
@@ -113,7 +113,7 @@ class UNet(Component):
         Args:
             latents: (B, in_channels, h, w); any h and w.
             time: the training time step, 0 (no noise) to 999: a number or (B,).
-            text: (B, T, cross_attention_dim).
+            text: (B, T, cross_attention_dim), or what `read` made of it.
             control: called at every attention layer, see `sdcore.attention.Control`.
             added: the further conditions of SDXL; required there, refused elsewhere.
             text_mask: (B, T), False where a token is not to be read; None reads all.
@@ -146,6 +146,18 @@ class UNet(Component):
             x = block(x, mine, size, conditions)
 
         return self.conv_out(ACTIVATIONS[self.config.act_fn](self.conv_norm_out(x)))
+
+    def read(self, text: Tensor) -> KnownText:
+        """A text (B, T, cross_attention_dim) as the layers know it, for many steps with one text.
+
+        The numbers are the same; the gradient is that of this call.
+        """
+        layers = (module for module in self.modules() if isinstance(module, CrossAttention))
+        by_site: dict[Site, tuple[Tensor, Tensor]] = {}
+        for layer in layers:
+            assert layer.site is not None
+            by_site[layer.site] = layer.read(text)
+        return KnownText(text, by_site)
 
     def embed_time(
         self,
@@ -193,11 +205,11 @@ class UNet(Component):
         self,
         latents: Tensor,
         time: Tensor | float,
-        text: Tensor,
+        text: Tensor | KnownText,
         text_mask: Tensor | None,
         added: AddedConditions | None,
     ) -> None:
-        c = self.config
+        c, text = self.config, text.text if isinstance(text, KnownText) else text
         if latents.ndim != 4 or latents.shape[1] != c.in_channels:
             raise _shape_error("latents", latents, f"(B, in_channels={c.in_channels}, h, w)")
         batch, text_width = latents.shape[0], self.levels[-1].text_width

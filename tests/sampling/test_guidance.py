@@ -7,8 +7,8 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
 from sdcore.errors import UsageError
+from sdcore.sampling.calls import Conditioning, RunCall
 from sdcore.sampling.guidance import (
-    Conditioning,
     Guidance,
     Part,
     StepConditioning,
@@ -25,6 +25,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []
+
+    def read(self, text):
+        return text
 
     def __call__(self, latents, time, text, control, *, added):
         self.calls.append((latents, time, text, control, added))
@@ -52,7 +55,9 @@ def test_scale_one_runs_the_conditional_rows_alone(rows) -> None:
     latents, positive, negative = rows
     for unconditional in (None, negative):
         unet = Recorder()
-        out, _ = guided_prediction(unet, latents, TIME, one(positive, unconditional), Guidance(1.0))
+        out, _ = guided_prediction(
+            RunCall(unet), latents, TIME, one(positive, unconditional), Guidance(1.0)
+        )
         assert len(unet.calls) == 1 and unet.calls[0][0].shape[0] == 2
         assert torch.equal(out, unet.alone(latents, positive))
 
@@ -61,7 +66,9 @@ def test_scale_one_runs_the_conditional_rows_alone(rows) -> None:
 def test_guided_prediction_is_the_formula(rows, scale) -> None:
     latents, positive, negative = rows
     unet = Recorder()
-    out, _ = guided_prediction(unet, latents, TIME, one(positive, negative), Guidance(scale))
+    out, _ = guided_prediction(
+        RunCall(unet), latents, TIME, one(positive, negative), Guidance(scale)
+    )
     with_prompt, without = unet.alone(latents, positive), unet.alone(latents, negative)
     torch.testing.assert_close(out, without + scale * (with_prompt - without))
     assert not torch.allclose(out, without + scale * (without - with_prompt))
@@ -71,8 +78,8 @@ def test_rescale_equals_diffusers(rows) -> None:
     latents, positive, negative = rows
     unet = Recorder()
     given = one(positive, negative)
-    plain, _ = guided_prediction(unet, latents, TIME, given, Guidance(6.0))
-    out, _ = guided_prediction(unet, latents, TIME, given, Guidance(6.0, rescale=0.7))
+    plain, _ = guided_prediction(RunCall(unet), latents, TIME, given, Guidance(6.0))
+    out, _ = guided_prediction(RunCall(unet), latents, TIME, given, Guidance(6.0, rescale=0.7))
     with_prompt = unet.alone(latents, positive)
     torch.testing.assert_close(out, rescale_noise_cfg(plain, with_prompt, 0.7))
     assert not torch.allclose(out, plain)
@@ -83,7 +90,7 @@ def test_added_conditions_are_stacked_in_the_same_order(rows) -> None:
     added = [AddedConditions(torch.full((2, 3), value), torch.zeros(2, 6)) for value in (1.0, -1.0)]
     unet = Recorder()
     given = one(Conditioning(positive.text, added[0]), Conditioning(negative.text, added[1]))
-    guided_prediction(unet, latents, TIME, given, Guidance(2.0))
+    guided_prediction(RunCall(unet), latents, TIME, given, Guidance(2.0))
     _, _, text, _, given = unet.calls[0]
     assert torch.equal(text, torch.cat([negative.text, positive.text]))
     assert given.pooled_text[:, 0].tolist() == [-1.0, -1.0, 1.0, 1.0]
@@ -101,7 +108,7 @@ def test_parts_add_up_by_weight(rows, scale) -> None:
     latents, positive, negative = rows
     parts, unet = make_parts(positive), Recorder()
     given = StepConditioning(parts, negative)
-    out, _ = guided_prediction(unet, latents, TIME, given, Guidance(scale))
+    out, _ = guided_prediction(RunCall(unet), latents, TIME, given, Guidance(scale))
     assert len(unet.calls) == 1 and unet.calls[0][0].shape[0] == 6
     without, first, second = (
         unet.alone(latents, c) for c in (negative, positive, parts[1].conditioning)
@@ -116,7 +123,7 @@ def test_texts_of_different_length_are_each_read_whole(rows) -> None:
     long = Conditioning(torch.randn(2, 14, 6))
     unet = Recorder()
     given = StepConditioning((Part(long), Part(positive, 0.3)), positive)
-    out, _ = guided_prediction(unet, latents, TIME, given, Guidance(3.0))
+    out, _ = guided_prediction(RunCall(unet), latents, TIME, given, Guidance(3.0))
     assert [call[2].shape for call in unet.calls] == [(4, 7, 6), (2, 14, 6)]
     without, with_long = unet.alone(latents, positive), unet.alone(latents, long)
     torch.testing.assert_close(out, without + 3.0 * (with_long - without))
@@ -148,7 +155,9 @@ def test_a_control_sees_the_conditional_rows_only(rows) -> None:
     latents, positive, negative = rows
     unet, control = Recorder(), Shift(100.0)
     controls = StepControls((control,))
-    guided_prediction(unet, latents, TIME, one(positive, negative), Guidance(2.0), controls)
+    guided_prediction(
+        RunCall(unet), latents, TIME, one(positive, negative), Guidance(2.0), controls
+    )
     q, change = through(unet)
     assert len(control.seen) == 1
     assert torch.equal(control.seen[0][2], q[2:]) and control.seen[0][:2] == ("site", (2, 3))
@@ -159,7 +168,9 @@ def test_a_control_sees_one_part_after_the_other(rows) -> None:
     latents, positive, negative = rows
     given = StepConditioning(make_parts(positive), negative)
     unet, control = Recorder(), Shift(100.0)
-    guided_prediction(unet, latents, TIME, given, Guidance(2.0), StepControls((control, control)))
+    guided_prediction(
+        RunCall(unet), latents, TIME, given, Guidance(2.0), StepControls((control, control))
+    )
     q, _ = through(unet)
     assert [len(seen) for *_, seen in control.seen] == [2, 2]
     assert torch.equal(torch.cat([seen for *_, seen in control.seen]), q[2:])
@@ -170,7 +181,7 @@ def test_each_part_and_the_unconditional_rows_may_have_their_own_control(rows) -
     given = StepConditioning(make_parts(positive), negative)
     controls = StepControls((Shift(1.0), Shift(2.0)), Shift(-5.0))
     unet = Recorder()
-    guided_prediction(unet, latents, TIME, given, Guidance(2.0), controls)
+    guided_prediction(RunCall(unet), latents, TIME, given, Guidance(2.0), controls)
     _, change = through(unet)
     expected = torch.tensor([-5.0, -5.0, 1.0, 1.0, 2.0, 2.0])
     torch.testing.assert_close(change.mean(dim=(1, 2, 3)), expected, atol=1e-5, rtol=0)
@@ -180,7 +191,7 @@ def test_without_guidance_the_control_is_handed_on_as_it_is(rows) -> None:
     latents, positive, _ = rows
     unet, control = Recorder(), Shift(1.0)
     controls = StepControls((control,))
-    guided_prediction(unet, latents, TIME, one(positive, None), Guidance(0.0), controls)
+    guided_prediction(RunCall(unet), latents, TIME, one(positive, None), Guidance(0.0), controls)
     assert unet.calls[0][3] is control
 
 
