@@ -314,11 +314,26 @@ pipe({prompt!r}, num_inference_steps=25).images[0].save("picture.png")
         return _turns(engines, arguments.rounds)
 
 
+def _of_controls(name: str) -> Callable[[argparse.Namespace], dict[str, Any]]:
+    """Whole pictures of the embedded model with a control on, see `bench.controls_speed`."""
+
+    def part(arguments: argparse.Namespace) -> dict[str, Any]:
+        _set_threads(arguments)
+        from bench import controls_speed
+
+        return _turns(getattr(controls_speed, name)(), arguments.rounds)
+
+    return part
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "embedded_step": embedded_step,
     "embedded": embedded,
     "embedded_8": embedded_8,
     "cold": cold,
+    "controls": _of_controls("controls"),
+    "controls_edit": _of_controls("edit"),
+    "controls_kept_maps": _of_controls("kept_maps"),
     "decode": decode,
     "unet": unet_step,
 }

@@ -411,12 +411,17 @@ class AttentionLayer(nn.Module):
             assert grid is not None, "a control needs the token grid"
             layer = _LayerAttend(backend, mask)
             out = call_control(control, self.site, grid, q, k, v, layer)
-        return out.transpose(1, 2).flatten(2)  #                 (B, N, D)
+        return join_heads(out)  #                                (B, N, D)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, H, N, d)."""
         batch, tokens, width = x.shape
         return x.reshape(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, H, N, d) to (B, N, D)."""
+    return x.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(AttentionLayer):
@@ -452,6 +457,21 @@ class KnownText:
     by_site: Mapping[Site, tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class FrozenText:
+    """What layers read of a text at an earlier step, in place of a text (Zhang et al. 2024, T-GATE,
+    arXiv 2404.02747).
+
+    by_site: what every layer that reads the text gave then, (B, N, D).
+    """
+
+    by_site: Mapping[Site, Tensor]
+
+
+Text = Tensor | KnownText | FrozenText
+"""What layers read: the states of a text encoder (B, T, text_width), or what is known of them."""
+
+
 class CrossAttention(AttentionLayer):
     """Tokens read the text: x (B, N, D), text (B, T, text_width) to (B, N, D)."""
 
@@ -467,17 +487,23 @@ class CrossAttention(AttentionLayer):
     def forward(
         self,
         x: Tensor,
-        text: Tensor | KnownText,
+        text: Text,
         mask: Tensor | None = None,
         grid: tuple[int, int] | None = None,
         control: Control | None = None,
     ) -> Tensor:
+        if isinstance(text, FrozenText):
+            return text.by_site[self._named_site]
         q, (k, v) = self.to_q(x), self.read(text)
         return self.to_out(self.attend(q, k, v, mask, grid, control))
 
     def read(self, text: Tensor | KnownText) -> tuple[Tensor, Tensor]:
         """The keys and values (B, T, D) of a text, computed or known."""
         if isinstance(text, KnownText):
-            assert self.site is not None
-            return text.by_site[self.site]
+            return text.by_site[self._named_site]
         return self.to_k(text), self.to_v(text)
+
+    @property
+    def _named_site(self) -> Site:
+        assert self.site is not None, "what is known of a text is known by the sites of a UNet"
+        return self.site

@@ -64,6 +64,10 @@ def add_painting_flags(parser: argparse.ArgumentParser, batch_size: int = BATCH_
     )
     text = "text encoder layers left out at the end (default: 0)"
     add("--clip-skip", type=int, metavar="N", help=text)
+    text = "run the deep layers at every N-th step only: faster, with a loss (default: 1)"
+    add("--deepcache", type=int, metavar="N", help=text)
+    text = "read the text at the first N steps only: faster, with a loss (default: all)"
+    add("--tgate", type=int, metavar="N", help=text)
     add("--images", type=int, metavar="N", help="pictures of each prompt (default: 1)")
     add("--batch-size", type=int, metavar="N", help=f"painted at once (default: {batch_size})")
     text = "allow more of letters, tokens, steps, images, pixels, adapters or memory (default: no)"

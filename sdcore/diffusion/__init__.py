@@ -10,5 +10,5 @@ given_levels.py   diffusers' classes over the levels of a schedule
 solvers.py        methods that diffusers lacks;  ddim.py   DDIM over any times, and with CFG++
 steps.py          which times a run visits, and how one step is taken
 presets.py        how models of few steps are run
-guidance.py       the settings of guidance
+guidance.py       the settings of guidance;  shortcuts.py  of runs with fewer operations
 """

@@ -20,6 +20,7 @@ from sdcore.checks import as_int, check_choice, check_int, shown
 from sdcore.convolution import check_convolution
 from sdcore.diffusion.guidance import Guidance
 from sdcore.diffusion.sampler_names import canonical_name
+from sdcore.diffusion.shortcuts import Shortcuts
 from sdcore.diffusion.steps import check_share
 from sdcore.errors import UsageError
 from sdcore.image.canvas import TOUCHED
@@ -66,6 +67,7 @@ class Job:
         steps_before: `steps_run` of an earlier pass at another size; prompts that change with the
             steps go on where it ended, as in the web UI.
         regions: parts of the picture with a prompt of their own, in a dialect that knows BREAK.
+        deepcache, tgate: fewer operations, with a loss, see `sdcore.diffusion.shortcuts`.
         budget: how much it may ask for. It changes no picture, is no part of a record, and two jobs
             that differ in it alone are equal.
 
@@ -96,6 +98,8 @@ class Job:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     regions: tuple[RegionSettings, ...] = ()
     convolution: str = "auto"
+    deepcache: int = 1
+    tgate: int | None = None
     budget: Budget = field(default=GENEROUS, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +113,8 @@ class Job:
         if self.steps is not None:
             self._as_int("steps", 1, "It is how often the latents are looked at.")
         object.__setattr__(self, "guidance_interval", self.guidance.interval)
+        for name, value in vars(self.shortcuts).items():
+            object.__setattr__(self, name, value)
         if self.scheduler is not None:
             object.__setattr__(self, "scheduler", canonical_name(self.scheduler))
         if not isinstance(self.source, Source):
@@ -190,6 +196,11 @@ class Job:
             Guidance.rescale if rescale is None else rescale,
             self.guidance_interval,
         )
+
+    @property
+    def shortcuts(self) -> Shortcuts:
+        """What the run spares."""
+        return Shortcuts(self.deepcache, self.tgate)
 
     def _as_int(self, name: str, least: int, why: str) -> None:
         """Make a field an int. UsageError where it is no whole number from `least` up."""

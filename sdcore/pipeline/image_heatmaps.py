@@ -19,8 +19,8 @@ from sdcore.image.canvas import make_canvases
 from sdcore.prompt.text import Steps
 from sdcore.prompt.tokens import read_tokens
 from sdcore.sampling.begin import begin_run
-from sdcore.sampling.conditioning import plan_prompts
 from sdcore.sampling.calls import RunCall
+from sdcore.sampling.conditioning import plan_prompts
 from sdcore.sampling.guidance import Guidance, guided_prediction
 from sdcore.sampling.sizes import choose_sizes
 from sdcore.torch_state import with_own_torch_state

@@ -77,6 +77,8 @@ _OF_A_JOB = (
     "convolution",
     "hires",
     "regions",
+    "deepcache",
+    "tgate",
     "budget",
 )
 
@@ -304,7 +306,8 @@ class TextToImage(Model):
         )
         latents = start.latents
         steered = with_regions(control, jobs)
-        for step, latents in denoise(self.unet, sampler, start, plan, guidance, steered):
+        run = denoise(self.unet, sampler, start, plan, guidance, steered, job.shortcuts)
+        for step, latents in run:
             yield Moment(step, latents, rerun)
         images: list[Image] = []
         if job.denoising_end is None:

@@ -13,7 +13,7 @@ T text tokens, D text width, H heads, N image tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sdcore.attention import Attend, Control, Site, call_control
 from sdcore.diffusion.guidance import Guidance
-from sdcore.sampling.calls import Conditioning, RunCall
+from sdcore.sampling.calls import Conditioning
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Prediction(NamedTuple):
 
 
 def guided_prediction(
-    call: RunCall,
+    call: Callable[..., Tensor],
     latents: Tensor,
     time: Tensor,
     conditioning: StepConditioning,
@@ -86,7 +86,7 @@ def guided_prediction(
     """The UNet's prediction for B images, guided, and the one without the prompt.
 
     Args:
-        call: the UNet of the run.
+        call: the UNet of the run, a `RunCall`.
         controls: each sees the B rows of its own part, in the order of the images.
     """
     parts = conditioning.parts
@@ -94,7 +94,7 @@ def guided_prediction(
         _Rows(part.conditioning, controls.of_part(number)) for number, part in enumerate(parts)
     ]
     told = guidance.scale if guidance.told else None
-    if _is_one_prompt(parts) and not guidance.active:
+    if is_one_prompt(parts) and not guidance.active:
         return Prediction(_predict(call, latents, time, groups, told)[0], None)
 
     assert conditioning.unconditional is not None, "guidance needs the unconditional rows"
@@ -107,7 +107,7 @@ def guided_prediction(
         direction = direction + weight * (positive - negative)
     prediction = negative + scale * direction
     if guidance.rescale > 0 and guidance.active:
-        positive = positives[0] if _is_one_prompt(parts) else negative + direction
+        positive = positives[0] if is_one_prompt(parts) else negative + direction
         prediction = _rescale(prediction, positive, guidance.rescale)
     return Prediction(prediction, negative)
 
@@ -120,12 +120,13 @@ class _Rows:
     control: Control | None
 
 
-def _is_one_prompt(parts: Sequence[Part]) -> bool:
+def is_one_prompt(parts: Sequence[Part]) -> bool:
+    """Whether there is one prompt for each image, which counts as it is."""
     return len(parts) == 1 and not isinstance(parts[0].weight, Tensor) and parts[0].weight == 1
 
 
 def _predict(
-    call: RunCall,
+    call: Callable[..., Tensor],
     latents: Tensor,
     time: Tensor,
     groups: Sequence[_Rows],

@@ -19,7 +19,8 @@ from sdcore.attention import describe
 from sdcore.diffusion.steps import Step, guess_clean, iterate_steps, passed_share, take_step
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.sampling.begin import begin_run
-from sdcore.sampling.calls import RunCall
+from sdcore.sampling.calls import NO_SHORTCUTS, RunCall
+from sdcore.sampling.fitting import check_shortcuts
 from sdcore.sampling.guidance import (
     Guidance,
     Part,
@@ -32,6 +33,7 @@ from sdcore.sampling.guidance import (
 if TYPE_CHECKING:
     from sdcore.attention import Control
     from sdcore.control.run_control import ControlLike
+    from sdcore.diffusion.shortcuts import Shortcuts
     from sdcore.sampling.conditioning import PromptPlan
     from sdcore.unet.unet import UNet
 
@@ -103,6 +105,7 @@ def denoise(
     plan: PromptPlan,
     guidance: Guidance,
     control: ControlLike | None = None,
+    shortcuts: Shortcuts = NO_SHORTCUTS,
 ) -> Iterator[tuple[Step, Tensor]]:
     """The sampling loop: each step, and the latents (B, C, h, w) after it, in float32.
 
@@ -110,10 +113,12 @@ def denoise(
 
     Raises:
         NonFiniteError: NaN or infinity appeared; the message says whose it is, and at which step.
+        UsageError: a shortcut that this run cannot take.
     """
+    check_shortcuts(shortcuts, plan, guidance, control)
     scheduler, dtype = sampler.scheduler, next(unet.parameters()).dtype
     latents = start.latents
-    ready, call = begin_run(control, unet, latents, plan), RunCall(unet)
+    ready, call = begin_run(control, unet, latents, plan), RunCall(unet, shortcuts)
 
     def predict(
         latents: Tensor,
@@ -121,19 +126,21 @@ def denoise(
         conditioning: StepConditioning,
         guidance: Guidance,
         controls: StepControls,
+        step: Step | None = None,
     ) -> Prediction:
         seen = scheduler.scale_model_input(latents, time)
         if start.mask_channels is not None:
             seen = torch.cat([seen, start.mask_channels], dim=1)  #            (B, 2C + 1, h, w)
         seen = seen.to(dtype)
-        found = guided_prediction(call, seen, time, conditioning, guidance, controls)
+        here = partial(call, step=step)
+        found = guided_prediction(here, seen, time, conditioning, guidance, controls)
         alone = found.unconditional
         return Prediction(found.guided.float(), None if alone is None else alone.float())
 
     def predict_alone(
         latents: Tensor, control: Control | None, time: Tensor, conditioning: StepConditioning
     ) -> Tensor:
-        """The first prompt's rows alone, for a control that looks ahead."""
+        """The first prompt's rows alone, without a shortcut, for a control that looks ahead."""
         first = StepConditioning((Part(conditioning.parts[0].conditioning),), None)
         return predict(latents, time, first, Guidance(1.0), StepControls((control,))).guided
 
@@ -142,8 +149,8 @@ def denoise(
         look_ahead = partial(predict_alone, time=time, conditioning=conditioning)
         changed = ready.control.before_step(step, latents, look_ahead)
         latents = _checked(changed, latents, step, "before_step")
-        here = guidance.at(passed_share(scheduler, step.time))
-        prediction, alone = predict(latents, time, conditioning, here, ready.at(step))
+        here = call.guidance(step, guidance.at(passed_share(scheduler, step.time)))
+        prediction, alone = predict(latents, time, conditioning, here, ready.at(step), step)
         guess = partial(guess_clean, scheduler, prediction, time, latents)
         ready.control.on_guess(step, guess)
         latents = take_step(scheduler, prediction, time, latents, sampler.generators, alone)

@@ -1,6 +1,7 @@
 """The parts of the UNet: residual blocks, resampling, and one block per level on each way.
 
-Shapes: B batch, C channels, h w grid, T text tokens, D text width, E time width.
+Shapes: B images, R rows (B, or several texts for each image), C channels, h w grid, T text tokens,
+D text width, E time width.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
-from sdcore.attention import Control, KnownText, Site
+from sdcore.attention import Control, Site, Text
 from sdcore.convolution import Convolution
 from sdcore.unet.config import MID_TYPES, Level, UNetConfig
 from sdcore.unet.spatial_transformer import SpatialTransformer
@@ -27,26 +28,36 @@ def time_width(config: UNetConfig) -> int:
 
 
 class Conditions(NamedTuple):
-    """What every block receives besides the picture, unchanged."""
+    """What every block receives besides the picture, unchanged.
 
-    time: Tensor  # (B, E)
-    text: Tensor | KnownText  # (B, T, D)
-    text_mask: Tensor | None  # (B, 1, 1, T)
+    There may be several texts for each image: R rows, text by text. Until a layer reads the text,
+    the rows of an image are the same, and are computed once: x then has B rows.
+    """
+
+    time: Tensor  # (R, E)
+    text: Text  # (R, T, D)
+    text_mask: Tensor | None  # (R, 1, 1, T)
     control: Control | None
     recompute: bool = False  # for the backward pass, instead of keeping what layers computed
 
     def residual(self, block: nn.Module, x: Tensor) -> Tensor:
-        """What a residual block makes of x (B, C, h, w)."""
-        return self._run(block, x, self.time)
+        """What a residual block makes of x, (B, C, h, w) or (R, C, h, w)."""
+        return self._run(block, x, self.time[: len(x)])
 
     def attend(self, transformer: nn.Module, x: Tensor) -> Tensor:
-        """What a spatial Transformer makes of x (B, C, h, w)."""
+        """What a spatial Transformer makes of x, (B, C, h, w) or (R, C, h, w): of R rows."""
+        x = to_rows(x, len(self.time))
         return self._run(transformer, x, self.text, self.text_mask, self.control)
 
     def _run(self, layer: nn.Module, *inputs: object) -> Tensor:
         if self.recompute:  # Chen et al. 2016, arXiv:1604.06174
             return cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False))
         return layer(*inputs)
+
+
+def to_rows(x: Tensor, rows: int) -> Tensor:
+    """B rows (B, ...) once for each text of their image: (R, ...), text by text."""
+    return x if len(x) == rows else x.repeat(rows // len(x), *[1] * (x.ndim - 1))
 
 
 class TimeEmbedding(nn.Module):
@@ -114,7 +125,7 @@ class Upsample(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """One level on the way down; returns x and every map that the way up will read."""
+    """One level on the way down: layers of which each makes a map that the way up will read."""
 
     def __init__(self, channels: int, level: Level, config: UNetConfig) -> None:
         super().__init__()
@@ -126,17 +137,17 @@ class DownBlock(nn.Module):
         if not level.coarsest:
             self.downsamplers = nn.ModuleList([Downsample(level.channels)])
 
-    def forward(self, x: Tensor, conditions: Conditions) -> tuple[Tensor, list[Tensor]]:
-        kept: list[Tensor] = []
-        for i, resnet in enumerate(self.resnets):
-            x = conditions.residual(resnet, x)
-            if self.attentions is not None:
-                x = conditions.attend(self.attentions[i], x)
-            kept.append(x)
-        if self.downsamplers is not None:
-            x = self.downsamplers[0](x)
-            kept.append(x)
-        return x, kept
+    def __len__(self) -> int:
+        """How many layers it has: a residual block each, perhaps with attention; then halving."""
+        return len(self.resnets) + (self.downsamplers is not None)
+
+    def forward(self, x: Tensor, layer: int, conditions: Conditions) -> Tensor:
+        """The map that a layer makes of the one before it."""
+        if layer == len(self.resnets):
+            assert self.downsamplers is not None
+            return self.downsamplers[0](x)
+        x = conditions.residual(self.resnets[layer], x)
+        return x if self.attentions is None else conditions.attend(self.attentions[layer], x)
 
 
 class MidBlock(nn.Module):
@@ -161,7 +172,7 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One level on the way up; each residual block also reads one map of the way down."""
+    """One level on the way up: layers of which each also reads a map of the way down."""
 
     def __init__(
         self, channels: int, kept_channels: list[int], level: Level, config: UNetConfig
@@ -178,14 +189,28 @@ class UpBlock(nn.Module):
         if level.number > 0:
             self.upsamplers = nn.ModuleList([Upsample(level.channels)])
 
+    def __len__(self) -> int:
+        """How many layers it has: a residual block each, perhaps with attention."""
+        return len(self.resnets)
+
     def forward(
-        self, x: Tensor, kept: list[Tensor], size: tuple[int, int] | None, conditions: Conditions
+        self,
+        x: Tensor,
+        layer: int,
+        kept: Tensor,
+        size: tuple[int, int] | None,
+        conditions: Conditions,
     ) -> Tensor:
-        for i, resnet in enumerate(self.resnets):
-            x = conditions.residual(resnet, torch.cat([x, kept[i]], dim=1))
-            if self.attentions is not None:
-                x = conditions.attend(self.attentions[i], x)
-        if self.upsamplers is not None:
+        """What a layer makes of the one before it and of a map of the way down.
+
+        Args:
+            size: (h, w) of the level above, to which the last layer doubles its grid.
+        """
+        x = torch.cat([x, to_rows(kept, len(x))], dim=1)
+        x = conditions.residual(self.resnets[layer], x)
+        if self.attentions is not None:
+            x = conditions.attend(self.attentions[layer], x)
+        if self.upsamplers is not None and layer + 1 == len(self):
             x = self.upsamplers[0](x, size)
         return x
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from sdcore.attention import (
     Control,
     CrossAttention,
-    KnownText,
     SelfAttention,
     Site,
+    Text,
 )
 
 
@@ -67,7 +67,7 @@ class SpatialBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        text: Tensor | KnownText,
+        text: Text,
         text_mask: Tensor | None = None,
         grid: tuple[int, int] | None = None,
         control: Control | None = None,
@@ -116,7 +116,7 @@ class SpatialTransformer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        text: Tensor | KnownText,
+        text: Text,
         text_mask: Tensor | None = None,
         control: Control | None = None,
     ) -> Tensor:

@@ -4,21 +4,32 @@ It halves the latent grid level by level, keeping what it saw on the way down, w
 coarsest grid, and doubles the grid again, reading at each level what was kept. At every level
 that attends, a spatial Transformer lets each position of the grid read the text.
 
-Shapes: B batch, C channels, h w grid, T text tokens, D text width, E time width, Dp pooled width.
+Shapes: B images, R rows (B, or several texts for each image), C channels, h w grid, T text tokens,
+D text width, E time width, Dp pooled width, H heads, N image tokens, d head width.
 Parameter names are those of diffusers' UNet2DConditionModel. Ronneberger et al. 2015
 (arXiv:1505.04597), Ho et al. 2020 (arXiv:2006.11239), Rombach et al. 2022 (arXiv:2112.10752).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcore.attention import Control, CrossAttention, KnownText, Site, padding_mask
+from sdcore.attention import (
+    Control,
+    CrossAttention,
+    FrozenText,
+    KnownText,
+    Site,
+    Text,
+    join_heads,
+    padding_mask,
+)
 from sdcore.convolution import Convolution
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
@@ -31,6 +42,7 @@ from sdcore.unet.blocks import (
     TimeEmbedding,
     UpBlock,
     time_width,
+    to_rows,
 )
 from sdcore.unet.config import UNetConfig
 
@@ -45,6 +57,24 @@ class AddedConditions:
 
     pooled_text: Tensor
     time_ids: Tensor
+
+
+@dataclass
+class DeepFeatures:
+    """What the deep layers gave at one step, for the steps after it (Ma et al. 2023, DeepCache,
+    arXiv 2312.00858).
+
+    The UNet is a U: the i-th layer of the way down makes a map that the i-th layer of the way up
+    reads, counted from the outside. The outer ones run at every step, those within at some.
+
+    Attributes:
+        outer: how many layers of each way run at every step, 1 or more.
+        x: (R, C, h, w), what the outer layers of the way up begin with; None until a step has run
+            whole, which sets it.
+    """
+
+    outer: int
+    x: Tensor | None = None
 
 
 class UNet(Component):
@@ -101,50 +131,65 @@ class UNet(Component):
         self,
         latents: Tensor,
         time: Tensor | float,
-        text: Tensor | KnownText,
+        text: Text,
         control: Control | None = None,
         *,
         added: AddedConditions | None = None,
         text_mask: Tensor | None = None,
         guidance_scale: float | None = None,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
-        """One prediction.
+        """One prediction for each image; or several, where there are several texts for each.
+
+        What comes before the first layer that attends is then computed once for each image.
 
         Args:
             latents: (B, in_channels, h, w); any h and w.
             time: the training time step, 0 (no noise) to 999: a number or (B,).
-            text: (B, T, cross_attention_dim), or what `read` made of it.
+            text: (R, T, cross_attention_dim), R = B or a multiple of it: text by text, as many rows
+                of each as there are images; or what `read` or `freeze` made of it.
             control: called at every attention layer, see `sdcore.attention.Control`.
             added: the further conditions of SDXL; required there, refused elsewhere.
-            text_mask: (B, T), False where a token is not to be read; None reads all.
+            text_mask: (R, T), False where a token is not to be read; None reads all.
             guidance_scale: for models that are told it (`time_cond_proj_dim`); refused elsewhere.
+            deep: use what its deep layers gave, if they ran; else run whole and keep it there.
 
         Returns:
-            (B, out_channels, h, w): epsilon, v or x0, as the model was trained to predict.
+            (R, out_channels, h, w): epsilon, v or x0, as the model was trained to predict.
         """
-        self._check(latents, time, text, text_mask, added)
+        rows = self._check(latents, time, text, text_mask, added)
+        if added is not None:  # which differ by row, and the time embedding with them
+            latents = to_rows(latents, rows)
         conditions = Conditions(
-            time=self.embed_time(time, latents, added, guidance_scale),
+            time=to_rows(self.embed_time(time, latents, added, guidance_scale), rows),
             text=text,
             text_mask=None if text_mask is None else padding_mask(text_mask),
             control=control,
             recompute=self.gradient_checkpointing and torch.is_grad_enabled(),
         )
+        down, up = _layers(self.down_blocks), _layers(self.up_blocks)
+        if deep is not None and deep.x is not None:
+            down = down[: deep.outer - 1]
 
         x = self.conv_in(latents)
-        kept = [x]
-        for block in self.down_blocks:
-            x, more = block(x, conditions)
-            kept += more
+        kept = [x]  # the maps that the way up will read
+        for block, layer in down:
+            x = block(x, layer, conditions)
+            kept.append(x)
 
-        if self.mid_block is not None:
+        if deep is not None and deep.x is not None:
+            x = deep.x
+        elif self.mid_block is not None:
             x = self.mid_block(x, conditions)
 
-        for level, block in zip(reversed(self.levels), self.up_blocks, strict=True):
-            mine = [kept.pop() for _ in range(level.layers + 1)]
+        for block, layer in up[-len(kept) :]:
+            if deep is not None and len(kept) == deep.outer:
+                deep.x = x
+            mine = kept.pop()
             size = (kept[-1].shape[2], kept[-1].shape[3]) if kept else None
-            x = block(x, mine, size, conditions)
+            x = block(x, layer, mine, size, conditions)
 
+        x = to_rows(x, rows)  # of a UNet that reads no text
         return self.conv_out(ACTIVATIONS[self.config.act_fn](self.conv_norm_out(x)))
 
     def read(self, text: Tensor) -> KnownText:
@@ -159,6 +204,15 @@ class UNet(Component):
             by_site[layer.site] = layer.read(text)
         return KnownText(text, by_site)
 
+    def freeze(self, attended: Mapping[Site, Tensor]) -> FrozenText:
+        """What attention gave at every layer that reads the text (B, H, N, d), for later steps."""
+        layers = (module for module in self.modules() if isinstance(module, CrossAttention))
+        by_site: dict[Site, Tensor] = {}
+        for layer in layers:
+            assert layer.site is not None
+            by_site[layer.site] = layer.to_out(join_heads(attended[layer.site]))
+        return FrozenText(by_site)
+
     def embed_time(
         self,
         time: Tensor | float,
@@ -168,7 +222,8 @@ class UNet(Component):
     ) -> Tensor:
         """The time, and for SDXL the added conditions, as one vector per image: (B, E)."""
         c, batch = self.config, latents.shape[0]
-        time = torch.as_tensor(time, dtype=torch.float32, device=latents.device).expand(batch)
+        time = torch.as_tensor(time, dtype=torch.float32, device=latents.device).reshape(-1)
+        time = to_rows(time, batch)
         waves = self._waves(time, c.block_out_channels[0]).to(latents)
         told = None if guidance_scale is None else self._guidance_waves(guidance_scale, latents)
         embedding = self.time_embedding(waves, told)
@@ -205,18 +260,23 @@ class UNet(Component):
         self,
         latents: Tensor,
         time: Tensor | float,
-        text: Tensor | KnownText,
+        text: Text,
         text_mask: Tensor | None,
         added: AddedConditions | None,
-    ) -> None:
-        c, text = self.config, text.text if isinstance(text, KnownText) else text
+    ) -> int:
+        """R, the number of rows. UsageError where shapes do not fit one another or the UNet."""
+        c, batch = self.config, len(latents)
         if latents.ndim != 4 or latents.shape[1] != c.in_channels:
             raise _shape_error("latents", latents, f"(B, in_channels={c.in_channels}, h, w)")
-        batch, text_width = latents.shape[0], self.levels[-1].text_width
-        if text.ndim != 3 or text.shape[0] != batch or text.shape[2] != text_width:
-            raise _shape_error("text", text, f"(B={batch}, T, D={text_width})")
-        if text_mask is not None and text_mask.shape != text.shape[:2]:
-            raise _shape_error("text_mask", text_mask, f"(B, T) = {tuple(text.shape[:2])}")
+        rows = batch
+        if not isinstance(text, FrozenText):
+            text = text.text if isinstance(text, KnownText) else text
+            rows, text_width = len(text), self.levels[-1].text_width
+            fits = rows == batch or (rows and batch and rows % batch == 0)
+            if text.ndim != 3 or text.shape[2] != text_width or not fits:
+                raise _shape_error("text", text, f"(B={batch}, T, D={text_width}), or several each")
+            if text_mask is not None and text_mask.shape != text.shape[:2]:
+                raise _shape_error("text_mask", text_mask, f"(B, T) = {tuple(text.shape[:2])}")
         if isinstance(time, Tensor) and time.shape not in ((), (1,), (batch,)):
             raise _shape_error("time", time, f"() or (B={batch},)")
         if (added is not None) != (c.addition_embed_type is not None):
@@ -227,9 +287,16 @@ class UNet(Component):
             assert c.addition_time_embed_dim and c.projection_class_embeddings_input_dim
             pooled, numbers = added.pooled_text, added.time_ids
             waves = c.projection_class_embeddings_input_dim - pooled.shape[-1]
-            if numbers.shape != (batch, waves // c.addition_time_embed_dim):
-                expected = f"(B={batch}, {waves // c.addition_time_embed_dim})"
+            if numbers.shape != (rows, waves // c.addition_time_embed_dim):
+                expected = f"(B={rows}, {waves // c.addition_time_embed_dim})"
                 raise _shape_error("time_ids", numbers, f"{expected} with this pooled_text")
+        return rows
+
+
+def _layers(blocks: nn.ModuleList) -> list[tuple[nn.Module, int]]:
+    """The layers of one way, each as its block and its place there, in their order."""
+    own = cast("Iterable[DownBlock | UpBlock]", blocks)
+    return [(block, layer) for block in own for layer in range(len(block))]
 
 
 def _same_conv(channels: int, out_channels: int, kernel: int) -> nn.Conv2d:

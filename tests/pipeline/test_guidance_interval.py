@@ -23,7 +23,7 @@ def sd(sd_folder) -> TextToImage:
 def rows_of_each_step(pipe: TextToImage, **how) -> list[int]:
     """How many rows the UNet is called with at each step: two where guidance is used."""
     counts: list[int] = []
-    hook = pipe.unet.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    hook = pipe.unet.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[2].text)))
     try:
         paint(pipe, "a cat", **how)
     finally:

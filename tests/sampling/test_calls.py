@@ -1,4 +1,4 @@
-"""The UNet as a run calls it: each text is read once, with the numbers of reading it at each step."""
+"""The UNet as a run calls it: each text is read once, with the numbers of reading it each time."""
 
 from __future__ import annotations
 

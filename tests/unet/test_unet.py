@@ -38,6 +38,14 @@ ONE_LEVEL = {  # of SDXL
 }
 
 
+NO_TEXT = {
+    **TINY,
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "mid_block_type": None,
+}
+
+
 def tiny(**settings):
     torch.manual_seed(0)
     return UNet(UNetConfig.from_dict({**TINY, **settings})).eval()
@@ -64,6 +72,26 @@ def test_time_may_be_a_number_or_one_per_image():
     mixed = unet(latents, torch.tensor([7, 900]), text)
     torch.testing.assert_close(mixed[0], expected[0])
     assert not torch.allclose(mixed[1], expected[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [TINY, SDXL, NO_TEXT], ids=["sd", "sdxl", "no attention"])
+def test_several_texts_for_each_image_are_several_rows(settings):
+    """What all rows of an image share is computed once; the answer is that of all rows."""
+    unet = tiny(**settings)
+    latents, _, text = inputs(batch=6)
+    latents, time = latents[:2], torch.tensor([300, 20])
+    real, added = torch.arange(5) < torch.tensor([5, 4, 3, 5, 5, 1])[:, None], None
+    if settings is SDXL:
+        added = AddedConditions(torch.randn(6, 5), torch.arange(36.0).view(6, 6))
+    found = unet(latents, time, text, added=added, text_mask=real)
+    rows = latents.repeat(3, 1, 1, 1), time.repeat(3), text
+    torch.testing.assert_close(found, unet(*rows, added=added, text_mask=real))
+
+
+def test_a_known_text_gives_the_same_bits():
+    unet = tiny()
+    latents, time, text = inputs()
+    assert torch.equal(unet(latents, time, unet.read(text)), unet(latents, time, text))
 
 
 def test_the_text_mask_hides_tokens(device):

@@ -30,7 +30,9 @@ def measure(language: str) -> Measured:
     prompt = PROMPTS[language][0][0]
     unet, latents = model().unet, run(language).latents[MIDDLE]
     given = Conditions(unet.embed_time(TIME, latents, None), text_of(prompt), None, None)
-    x, _ = unet.down_blocks[0](unet.conv_in(latents), given)
+    x = unet.conv_in(latents)
+    for layer in range(len(unet.down_blocks[0])):
+        x = unet.down_blocks[0](x, layer, given)
     before = unet.down_blocks[1].resnets[0](x, given.time)[0]  # (C, h, w)
     height, width = before.shape[1:]
     token = PLACE[0] * width + PLACE[1]
