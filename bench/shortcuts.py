@@ -77,7 +77,6 @@ def run(arguments: argparse.Namespace) -> None:
     results: dict[str, dict[str, Any]] = {name: {} for name in ways}
     ratios(pipe, [prompt.text for prompt in prompts], ways, arguments, results)
     control(pipe, settings, prompts, ways, arguments, results)
-    print(table(results))
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -147,6 +146,7 @@ def control(
         if name != PLAIN:
             results[name]["psnr"] = statistics.mean(psnr(*pair) for pair in pairs)
             results[name]["ssim"] = statistics.mean(ssim(*pair) for pair in pairs)
+        print(row(name, results), flush=True)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -179,22 +179,24 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
     return float((found / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a row for each way."""
-    first = results[PLAIN]
-    measures = list(first["control"])
-    head = ["run", "times as fast", "PSNR", "SSIM", "right, percent", "points", "lost / gained"]
-    lines = [" | ".join(["", *head, *measures, ""]).strip()]
-    lines.append("|---" * (len(head) + len(measures)) + "|")
-    for name, found in results.items():
-        (hits, count), (plain_hits, _) = found["right"], first["right"]
-        cells = [name, f"{found['times as fast']:.2f}"]
-        cells += [f"{found['psnr']:.1f}", f"{found['ssim']:.3f}"] if "psnr" in found else ["", ""]
-        cells += [percent((hits, count)), f"{100 * (hits - plain_hits) / count:+.1f}"]
-        cells.append(f"{found['lost']} / {found['gained']}")
-        cells += [f"{100 * h / max(n, 1):.1f}" for h, n in found["control"].values()]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def row(name: str, results: dict[str, dict[str, Any]]) -> str:
+    """A line of a Markdown table; before the plain run's, its head."""
+    found, plain = results[name], results[PLAIN]
+    (hits, count), (plain_hits, _) = found["right"], plain["right"]
+    cells = {
+        "run": name,
+        "times as fast": f"{found['times as fast']:.2f}",
+        "PSNR": f"{found['psnr']:.1f}" if "psnr" in found else "",
+        "SSIM": f"{found['ssim']:.3f}" if "ssim" in found else "",
+        "right, percent": percent((hits, count)),
+        "points": f"{100 * (hits - plain_hits) / count:+.1f}",
+        "lost / gained": f"{found['lost']} / {found['gained']}",
+    }
+    cells |= {what: f"{100 * h / max(n, 1):.1f}" for what, (h, n) in found["control"].items()}
+    line = f"| {' | '.join(cells.values())} |"
+    if name != PLAIN:
+        return line
+    return f"| {' | '.join(cells)} |\n{'|---' * len(cells)}|\n{line}"
 
 
 if __name__ == "__main__":
