@@ -163,11 +163,11 @@ def measure_speed(settings: SequenceSettings, widths: dict[str, int], rounds: in
             )
             source, answer = (ids.clamp(max=words - 1) for ids in (source, answer))
             for name, model in models.items():
-                # No end mark is ever chosen: all write equally many words.
+                # Without an end mark all write equally many words.
                 work: dict[str, Callable[[], object]] = {
                     "step": lambda m=model, s=source, a=answer: training_step(m, s, a),
                     "write": lambda m=model, s=source[:1], n=length: greedy(
-                        m, s, first=FIRST, last=-1, most=n
+                        m, s, first=FIRST, last=None, most=n
                     ),
                 }
                 for kind, run in work.items():

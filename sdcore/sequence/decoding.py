@@ -35,14 +35,15 @@ def greedy(
     real: Tensor | None = None,
     *,
     first: int,
-    last: int,
+    last: int | None,
     most: int,
 ) -> Tensor:
     """Write the most probable next word, again and again: sources (B, T) to ids (B, n), n <= most.
 
     Args:
         real: (B, T), False at padding of the source.
-        first, last: ids that begin and end a text; after its end a row holds `last` alone.
+        first, last: ids that begin and end a text; after its end a row holds `last` alone. With
+            None no word ends it, and every row has `most`.
         most: words after which a text is broken off.
     """
     _check(first, last, most, 1)
@@ -52,10 +53,12 @@ def greedy(
     words: list[Tensor] = []
     for _ in range(most):
         logits, state = model.step(word, state)  #                   (B, 1, V)
-        _check_end(last, logits)
-        word = logits.argmax(dim=-1).masked_fill(ended, last)
+        word = logits.argmax(dim=-1)
+        if last is not None:
+            _check_end(last, logits)
+            word = word.masked_fill(ended, last)
+            ended = ended | (word == last)
         words.append(word)
-        ended = ended | (word == last)
         if ended.all():
             break
     return torch.cat(words, dim=1)
@@ -127,11 +130,12 @@ def beam_search(
     return Beams(words.gather(1, order[..., None].expand_as(words)), scores)
 
 
-def _check(first: int, last: int, most: int, beams: int) -> None:
+def _check(first: int, last: int | None, most: int, beams: int) -> None:
     check_int("most", most, 1, hint="Use 1 or more.")
     check_int("beams", beams, 1, MOST_BEAMS, hint="4 are usual.")
     for name, mark in (("first", first), ("last", last)):
-        check_int(name, mark, 0, hint="Use the id of the mark in the vocabulary.")
+        if mark is not None:
+            check_int(name, mark, 0, hint="Use the id of the mark in the vocabulary.")
 
 
 def _check_end(last: int, logits: Tensor) -> None:

@@ -16,6 +16,7 @@ from diffusers import (
 )
 
 from sdcore import CLIPTextEncoder, UNet, trace
+from sdcore.attention import AttentionLayer
 from sdcore.checkpoint.interop import as_diffusers_unet, as_transformers_text_encoder
 from sdcore.errors import UsageError
 
@@ -122,6 +123,5 @@ def test_what_is_done_in_another_way_is_said(sd_folder: Path) -> None:
         pass
     pipe.enable_attention_slicing()
     assert np.abs(paint(pipe) - expected).max() <= 1
-    assert {layer.backend for layer in pipe.unet.unet.modules() if hasattr(layer, "backend")} == {
-        "chunked"
-    }
+    layers = [m for m in pipe.unet.unet.modules() if isinstance(m, AttentionLayer)]
+    assert {layer.backend for layer in layers} == {"chunked"}

@@ -95,6 +95,16 @@ def test_one_beam_is_greedy(model):
     assert torch.equal(found.words[:, 0], written)
 
 
+def test_without_an_end_mark_every_row_has_all_its_words(model):
+    ended = greedy(model, SOURCE, REAL, first=FIRST, last=LAST, most=6)
+    whole = greedy(model, SOURCE, REAL, first=FIRST, last=None, most=6)
+    assert whole.shape == (len(SOURCE), 6)
+    for row, same in zip(whole, ended, strict=True):
+        until = (same == LAST).nonzero()
+        length = int(until[0]) + 1 if len(until) else len(same)
+        assert torch.equal(row[:length], same[:length])
+
+
 def test_greedy_takes_the_best_next_word_of_all_words_read_at_once(model):
     """The kept state gives what reading the whole text again for every word gives."""
     written = greedy(model, SOURCE, REAL, first=FIRST, last=LAST, most=6)
