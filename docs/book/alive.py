@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from docs.book.book import (
     HERE,
@@ -260,10 +260,10 @@ def _blocks(network) -> list:
 
 def _features(language: str) -> list[str]:
     """What leaves each block in the middle of the run, as a picture of its map."""
-    seen: list[Tensor] = []
+    seen: dict[nn.Module, Tensor] = {}  # of a block's layers the last one
 
-    def keep(_, __, out) -> None:
-        seen.append((out[0] if isinstance(out, tuple) else out)[0])
+    def keep(block: nn.Module, _, out: Tensor) -> None:
+        seen[block] = out[0]
 
     hooks = [block.register_forward_hook(keep) for block in _blocks(model().unet)]
     prompt = PROMPTS[language][0][0]
@@ -271,7 +271,8 @@ def _features(language: str) -> list[str]:
     model().unet(run(language).latents[STEPS // 2], 400, text)
     for hook in hooks:
         hook.remove()
-    return [data_url(image_of(colored_map(each)), lossless=True) for each in seen]
+    maps = (seen[block] for block in _blocks(model().unet))
+    return [data_url(image_of(colored_map(each)), lossless=True) for each in maps]
 
 
 def cost(language: str) -> Alive:
