@@ -87,8 +87,9 @@ def make_unet(width: int) -> UNet:
 
     torch.manual_seed(0)
     channels = [width, 2 * width, 4 * width, 4 * width]
-    settings = {**SD15, "block_out_channels": channels, "attention_head_dim": max(width // 40, 1)}
-    return UNet(UNet.Config.from_dict({**settings, "sample_size": 64})).eval()
+    settings = {**SD15, "block_out_channels": channels, "sample_size": 64}
+    settings |= {"attention_head_dim": max(width // 40, 1), "norm_num_groups": width // 10}
+    return UNet(UNet.Config.from_dict(settings)).eval()
 
 
 def with_loras(unet: UNet, count: int) -> UNet:

@@ -28,6 +28,6 @@ def test_a_plot_has_a_line_for_each_name(tmp_path) -> None:
 
 def test_loras_add_their_operations() -> None:
     with torch.no_grad():
-        unet = make_unet(32)
+        unet = make_unet(80)
         costs = [measure(with_loras(unet, count), side=64)[1] for count in (0, 1, 2)]
     assert costs[0] < costs[1] and costs[2] - costs[1] == pytest.approx(costs[1] - costs[0])
