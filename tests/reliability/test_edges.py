@@ -110,9 +110,7 @@ def test_writers_take_no_sources_no_words_and_empty_sources(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize(
-    "changes", [{"first": -1}, {"first": 9}, {"last": 9}, {"last": None}, {"most": 0}]
-)
+@pytest.mark.parametrize("changes", [{"first": -1}, {"first": 9}, {"last": 9}, {"most": 0}])
 def test_marks_outside_the_vocabulary_are_refused(kind: str, changes: dict[str, int]) -> None:
     model, marks = WRITERS[kind](), {"first": 0, "last": 1, "most": 3, **changes}
     for write in (greedy, beam_search):
@@ -120,6 +118,16 @@ def test_marks_outside_the_vocabulary_are_refused(kind: str, changes: dict[str, 
             write(model, IDS % 9, **marks)
     with pytest.raises(UsageError, match="beams"):
         beam_search(model, IDS % 9, first=0, last=1, most=3, beams=10**9)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_text_without_an_end_mark_is_written_to_its_length_and_has_no_beams(kind: str) -> None:
+    torch.manual_seed(0)
+    model = WRITERS[kind]().eval()
+    words = greedy(model, IDS % 9, first=0, last=None, most=3)
+    assert words.shape == (len(IDS), 3)
+    with pytest.raises(UsageError, match="last"):
+        beam_search(model, IDS % 9, first=0, last=None, most=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", WRITERS)
