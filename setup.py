@@ -1,14 +1,17 @@
-"""The native kernels of sdcore/kernels, built where there is a compiler that can.
+"""The native kernels of sdcore/kernels, built where there is a compiler that can, and the book.
 
 Everything else about the package stands in pyproject.toml. A build that fails leaves a package
 without kernels, which computes the same in plain torch.
 """
 
 import platform
+import shutil
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
 
 FOLDER = "sdcore/kernels"
 SOURCES = [f"{FOLDER}/{name}.cpp" for name in ("attention", "convolution", "processor")]
@@ -40,6 +43,21 @@ def kernels() -> list[Extension]:
     ]
 
 
+class Build(build_py):
+    """With the pages of docs/book, a megabyte, to which the page of `sdcore serve` links."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # they are read where they are
+            return
+        book = Path("docs/book")
+        for pattern in ("*.md", "pictures/*.svg", "live/*.html"):
+            for path in book.glob(pattern):
+                copy = Path(self.build_lib, "sdcore/app/serve/book_pages", path.relative_to(book))
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+
+
 class Wheel(bdist_wheel):
     """A wheel for one kind of system and every Python: the libraries know nothing of Python."""
 
@@ -47,4 +65,4 @@ class Wheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(ext_modules=kernels(), cmdclass={"bdist_wheel": Wheel})
+setup(ext_modules=kernels(), cmdclass={"bdist_wheel": Wheel, "build_py": Build})

@@ -3,10 +3,12 @@
     python -m bench.serve                         16 clients, 100 requests each
     python -m bench.serve --clients 4 --requests 5 --rounds 5
 
-`overhead`: the time of a request of OpenAI's kind to a server with the embedded model, less that of
-the same job in this process, in turn; median and range. `load`: clients that ask at once, in all
-three interfaces, for a few jobs; `wrong` counts pictures whose pixels are not those of the job in
-this process. The server's resident memory is read before, in the middle and after.
+`draft` and `picture of a changed word`: the time from a request that changes a word and keeps the
+rest, as the page sends it, to its draft, and to its picture of 25 steps. `overhead`: the time of a
+request of OpenAI's kind to a server with the embedded model, less that of the same job in this
+process, in turn; median and range. `load`: clients that ask at once, in all three interfaces, for a
+few jobs; `wrong` counts pictures whose pixels are not those of the job in this process. The
+server's resident memory is read before, in the middle and after.
 """
 
 from __future__ import annotations
@@ -97,6 +99,23 @@ def overhead(pipe: TextToImage, client: httpx.Client, rounds: int) -> list[float
     return found
 
 
+def changed(client: httpx.Client, rounds: int) -> list[tuple[float, float]]:
+    """Seconds until the draft, and until the picture, of a prompt in which a word is changed."""
+    prompts = [f"a {thing} to the left of a cat in flat style" for thing in ("fox", "dog", "pig")]
+    found: list[tuple[float, float]] = []
+    for turn in range(rounds + 1):
+        job = {"prompt": prompts[0], "seed": 3}
+        body = {"job": job, "edit": {"to": prompts[1 + turn % 2]}, "heatmaps": True, "draft": True}
+        came: dict[str, float] = {}
+        begun = time.perf_counter()
+        with client.stream("POST", "/api/paint", json=body) as answer:
+            for line in answer.iter_lines():
+                came.setdefault(line, time.perf_counter() - begun)
+        if turn:  # the first one warms up
+            found.append((came["event: draft"], came["event: picture"]))
+    return found
+
+
 def load(
     pipe: TextToImage, client: httpx.Client, process: int, clients: int, requests: int
 ) -> dict[str, float]:
@@ -145,6 +164,10 @@ def main(arguments: list[str] | None = None) -> None:
         server() as (url, process),
         httpx.Client(base_url=url, timeout=3600, trust_env=False, limits=limits) as client,
     ):
+        times = zip(*changed(client, options.rounds), strict=True)
+        for name, seconds in zip(("draft", "picture"), times, strict=True):
+            spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+            print(f"{name} of a changed word: {median(seconds):.2f} s, {spread}")
         more = overhead(pipe, client, options.rounds)
         print(f"overhead: {median(more):.1f} ms, {min(more):.1f} to {max(more):.1f}")
         for name, value in load(pipe, client, process, options.clients, options.requests).items():

@@ -13,6 +13,7 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PAGES = "sdcore/app/serve/book_pages/"
 BUILD = "import sys, setuptools.build_meta as b; print(getattr(b, sys.argv[1])(sys.argv[2]))"
 
 
@@ -25,9 +26,19 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             new = tree / path.relative_to(ROOT)
             new.parent.mkdir(parents=True, exist_ok=True)
             new.touch() if path.suffix == ".safetensors" else shutil.copyfile(path, new)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
+    shutil.copytree(ROOT / "docs" / "book", tree / "docs" / "book")
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
         shutil.copyfile(ROOT / name, tree / name)
     return tree
+
+
+def book() -> set[str]:
+    """What the server's page may lead to."""
+    folder = ROOT / "docs" / "book"
+    found = (
+        path for pattern in ("*.md", "pictures/*.svg", "live/*") for path in folder.glob(pattern)
+    )
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def build(tree: Path, kind: str, compiler: str | None = None) -> ZipFile:
@@ -51,6 +62,9 @@ def test_a_wheel_holds_every_file_and_the_command(tree: Path) -> None:
     files = {p.relative_to(tree).as_posix() for p in tree.rglob("sdcore/**/*") if p.is_file()}
     with build(tree, "build_wheel") as wheel:
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        pages = {name for name in packed if name.startswith(PAGES)}
+        packed -= pages
+        assert pages == {f"{PAGES}{page}" for page in book()}
         assert packed == files >= {"sdcore/py.typed", "sdcore/app/explain_page.html"}
         (entries,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
         assert "sdcore = sdcore.app.cli:main" in wheel.read(entries).decode()

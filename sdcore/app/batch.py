@@ -91,7 +91,8 @@ class Batch:
             raise UsageError(f"--output {self._folder} is one file.", why, "Name a folder.")
 
     @cached_property
-    def _session(self) -> Session:
+    def session(self) -> Session:
+        """The model and its adapters."""
         from sdcore.app.session import Session
 
         return Session(self._model, self._adapters)
@@ -112,15 +113,14 @@ class Batch:
         from sdcore.app.session import batches
 
         report = Report(self._folder, shard, count)
-        session = self._session
-        items = self._reading.items(self._lines(shard), session, report)
+        items = self._reading.items(self._lines(shard), self.session, report)
         for group in batches(items, self._batch_size, job=lambda item: item.job):
             missing = [item for item in group if not item.path.exists()]
             for item in group:
                 if item not in missing:
                     report.was_there(item)
             if missing:  # the last digits of a picture depend on its group, which is painted whole
-                paint(session, group, missing, report)
+                paint(self.session, group, missing, report)
         report.close()
 
     def _lines(self, shard: tuple[int, int]) -> Iterator[Line]:

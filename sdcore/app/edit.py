@@ -86,7 +86,11 @@ def edit(options: argparse.Namespace) -> None:
     pipe, source = session.pipe, groups[0][0].source
     size = complete_size(*sides, source, pipe.native_size, pipe.autoencoder.factor)
     groups = [[replace(job, size=size) for job in group] for group in groups]
-    rows = [save_row(result, options) for result in results(paint(session, groups, settings))]
+    several = len(groups) > 1
+    rows = [
+        save_row(result, options, several=several)
+        for result in results(paint(session, groups, settings))
+    ]
     command.say(save_pairs(rows, options, [job.prompt for job in groups[0]]))
 
 
@@ -165,13 +169,20 @@ def paint(
         yield from session.paint(jobs, batch_size=len(jobs), control=MadeAtBegin(make))
 
 
-def save_row(result: TextToImageResult, options: argparse.Namespace) -> tuple[str, list[Image]]:
-    """Write the pictures, each with its settings and a name that says which it is."""
+def save_row(
+    result: TextToImageResult, options: argparse.Namespace, *, several: bool
+) -> tuple[str, list[Image]]:
+    """Write the pictures, each with its settings and a name that says which it is.
+
+    Args:
+        several: there are other seeds, so names have theirs.
+    """
     from sdcore.metadata.png import save_png
 
     folder, stem = _folder_and_stem(options)
     for number, (image, settings) in enumerate(zip(result.images, result.settings, strict=True)):
-        kind = "source" if number == 0 else "edit"
+        kind = "source" if number == 0 else "edit" if len(result.images) == 2 else f"edit{number}"
+        kind = f"seed{settings.job.seed}-{kind}" if several else kind
         command.tell(f"seed {settings.job.seed}")
         command.say(save_png(image, folder / f"{stem}-{kind}.png", settings))
     return f"seed {result.seeds[0]}", result.images

@@ -37,8 +37,10 @@ def fill_page(explained: Explained) -> str:
         "height": str(explained.picture.height),
         "prompt": _running_text(explained, "prompt", explained.prompt),
         "negative": _negative(explained),
+        "special": "".join(_special(explained)),
         "notes": "".join(f"<li>{note}</li>" for note in _notes(explained)),
-        "rows": "".join(_row(explained, column) for column in range(len(explained.words))),
+        "rows": _rows(explained, special=False),
+        "special_rows": _rows(explained, special=True),
         "figures": "".join(_figure(explained, column) for column in explained.shown),
         "film": "".join(_film(explained)),
         "facts": "".join(
@@ -70,7 +72,7 @@ def page_data(explained: Explained) -> dict[str, Any]:
                 shares.append(float(f"{one.mean():.5g}"))
     packed = zlib.compress(np.concatenate(levels).astype(np.uint8).tobytes(), 9)
     return {
-        "words": [{"name": word.name, "of": word.of} for word in explained.words],
+        "words": [{"name": w.name, "of": w.of, "noun": w.noun} for w in explained.words],
         "windows": [{"name": w.name, "steps": w.steps} for w in explained.windows],
         "blocks": [
             {"place": b.place, "level": b.level, "grid": b.grid, "layers": b.layers}
@@ -108,21 +110,28 @@ def fill_index(pages: Sequence[tuple[str, Explained]]) -> str:
 
 
 def _running_text(explained: Explained, of: str, text: str) -> str:
-    """A text with a button for each of its words, and one each for start and end."""
+    """A text with a button for each of its words."""
     parts: list[str] = []
     done = 0
-    columns = [column for column, word in enumerate(explained.words) if word.of == of]
-    start, end, *words = columns
-    for column in words:
-        word = explained.words[column]
-        assert word.start is not None and word.end is not None
+    for column, word in enumerate(explained.words):
+        if word.of != of or word.start is None:
+            continue
+        assert word.end is not None
         if word.start > done:
             parts.append(f"<span>{escape(text[done : word.start])}</span>")
         parts.append(_button(explained, column))
         done = max(done, word.end)
     if text[done:]:
         parts.append(f"<span>{escape(text[done:])}</span>")
-    return f"{_button(explained, start)} {''.join(parts)} {_button(explained, end)}"
+    return "".join(parts)
+
+
+def _special(explained: Explained) -> Iterator[str]:
+    """Buttons for start, and end with padding, of the prompt and of the negative prompt."""
+    for column, word in enumerate(explained.words):
+        if word.start is None:
+            yield _button(explained, column)
+            yield "<small>(negative)</small> " if word.of == "negative" else " "
 
 
 def _button(explained: Explained, column: int) -> str:
@@ -167,6 +176,13 @@ def _notes(explained: Explained) -> Iterator[str]:
             yield sentence.format(", ".join(named))
     for note in explained.notes:
         yield escape(note[:1].upper() + note[1:])
+
+
+def _rows(explained: Explained, *, special: bool) -> str:
+    """A row for each word, or for each start and end."""
+    words = explained.words
+    columns = [column for column in range(len(words)) if (words[column].start is None) == special]
+    return "".join(_row(explained, column) for column in columns)
 
 
 def _row(explained: Explained, column: int) -> str:

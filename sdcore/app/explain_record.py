@@ -25,6 +25,7 @@ from sdcore.image.canvas import make_canvases
 from sdcore.image.pictures import to_images
 from sdcore.pipeline.image_heatmaps import heatmaps_of_image
 from sdcore.prompt.explain import explain_prompt
+from sdcore.text.nouns import nouns
 from sdcore.text.tokenizer import describe_cut
 from sdcore.text.words import FIRST_WORD, SPECIAL
 
@@ -51,6 +52,7 @@ class Word:
     start, end: where it stands in that text; None for the start and end tokens.
     pieces:     the tokens that it became.
     share, peak, ignored, cut: see `sdcore.control.heatmaps.WordShare`, over the whole run.
+    noun:       whether it is taken for one (see `sdcore.text.nouns`): what is shown first.
     """
 
     of: str
@@ -63,6 +65,7 @@ class Word:
     peak: float
     ignored: bool = False
     cut: bool = False
+    noun: bool = False
 
     @property
     def has_map(self) -> bool:
@@ -281,7 +284,11 @@ def _explained(
         texts["prompt"] or "",
         texts["negative"] if "negative" in heatmaps else None,
         picture,
-        tuple(word for of, maps in heatmaps.items() for word in _words(pipe, of, maps)),
+        tuple(
+            word
+            for of, maps in heatmaps.items()
+            for word in _words(pipe, of, texts[of] or "", maps)
+        ),
         tuple(windows),
         tuple(blocks),
         maps,
@@ -311,16 +318,18 @@ def _maps(heatmaps: dict[str, WordHeatmaps], window: int, block: Block) -> np.nd
     return torch.cat([of(one) for one in heatmaps.values()]).numpy()
 
 
-def _words(pipe: TextToImage, of: str, heatmaps: WordHeatmaps) -> Iterator[Word]:
+def _words(pipe: TextToImage, of: str, text: str, heatmaps: WordHeatmaps) -> Iterator[Word]:
     maps, tokens = heatmaps.maps(), heatmaps.tokens
     for name, one in zip(_SPECIAL_NAMES, maps[: len(SPECIAL)], strict=True):
         yield Word(of, name, None, None, (), 1.0, float(one.mean()), float(one.max()))
     assert len(maps) == FIRST_WORD + len(tokens.spans[0])
-    for each in heatmaps.share():
-        yield _word(pipe, of, each, tokens)
+    shares = heatmaps.share()
+    named = nouns([each.span for each in shares], text)
+    for each, noun in zip(shares, named, strict=True):
+        yield _word(pipe, of, each, tokens, noun=noun)
 
 
-def _word(pipe: TextToImage, of: str, each: WordShare, tokens: Tokens) -> Word:
+def _word(pipe: TextToImage, of: str, each: WordShare, tokens: Tokens, *, noun: bool) -> Word:
     span, positions = each.span, list(each.span.positions)
     tokenizer = pipe.readers[0][0]
     pieces = [tokenizer.token(int(tokens.ids[0, at])) for at in positions]
@@ -336,4 +345,5 @@ def _word(pipe: TextToImage, of: str, each: WordShare, tokens: Tokens) -> Word:
         each.peak,
         ignored=bool(positions) and each.ignored,
         cut=each.cut,
+        noun=noun,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from sdcore.image.letters import Font, drawable
 
 _GAP, _LETTER = 8, 16
 _LINE = _LETTER + 4
@@ -21,17 +23,20 @@ def labelled_grid(
 ) -> Image.Image:
     """A white sheet: a name over each column, one before each row; "" is no name.
 
+    Names of which no font here has the letters are numbers, which a warning explains.
+
     Args:
         pictures: row by row, all of one size. Small ones are enlarged.
         side: the least length of a picture's shorter side, in pixels.
     """
-    font = ImageFont.load_default(_LETTER)
+    font, drawn = drawable([*columns, *rows], _LETTER)
+    columns, rows = drawn[: len(columns)], drawn[len(columns) :]
     width, height = pictures[0][0].size
     scale = max(1, -(-side // min(width, height)))
     width, height = width * scale, height * scale
-    lines = [textwrap.wrap(name, max(8, 2 * width // _LETTER)) or [""] for name in columns]
+    lines = [_wrapped(name, 2 * width // _LETTER, font) or [""] for name in columns]
     top = _GAP + _LINE * max(len(each) for each in lines)
-    names = [textwrap.wrap(name, _ROW_NAME) for name in rows]
+    names = [_wrapped(name, _ROW_NAME, font) for name in rows]
     widest = max((round(font.getlength(line)) for name in names for line in name), default=0)
     left = _GAP + (widest + _GAP if widest else 0)
     across, down = width + _GAP, height + _GAP
@@ -48,3 +53,9 @@ def labelled_grid(
             enlarged = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
             sheet.paste(enlarged, (left + column * across, y))
     return sheet
+
+
+def _wrapped(name: str, letters: int, font: Font) -> list[str]:
+    """A name in lines of so many Latin letters; of wide ones, as Chinese has, half as many."""
+    wide = font.getlength(name) > 0.8 * _LETTER * len(name)
+    return textwrap.wrap(name, max(8, letters) // (1 + wide))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from sdcore.errors import FileError
@@ -65,7 +65,7 @@ class KnownWords:
     @cached_property
     def words(self) -> frozenset[str]:
         """All single words of what is written with spaces."""
-        return self._name_words | _words_of(self.other)
+        return self.name_words | _words_of(self.other)
 
     def unknown(self, text: str) -> list[str]:
         """The words of a text that were not taught, each once, in order.
@@ -84,29 +84,11 @@ class KnownWords:
 
         Where it is another number of a known word ("foxes"), that word alone.
         """
-        if len(word) > _LONGEST_TYPED:
-            return []
-        chinese = bool(_WITHOUT_SPACES.search(word))
-        known = self.phrases & self.names if chinese else self._name_words
-        numbers = [form for form in _other_numbers(word) if form in self.words]
-        if numbers and not chinese:
-            return numbers[:1]
-        least, shortest = _LIKE[chinese], _SHORTEST_PART[chinese]
-        likeness: dict[str, float] = {}
-        matcher = SequenceMatcher(None, b=word)
-        for name in sorted(known):
-            matcher.set_seq1(name)
-            likeness[name] = matcher.ratio()
-        found = [
-            name
-            for name, ratio in likeness.items()
-            if ratio >= least
-            or (len(name) >= shortest and (word.startswith(name) or word.endswith(name)))
-        ]
-        return sorted(found, key=lambda name: -likeness[name])[:count]
+        return list(_near(self, word))[:count]
 
     @cached_property
-    def _name_words(self) -> frozenset[str]:
+    def name_words(self) -> frozenset[str]:
+        """All single words of names."""
         return _words_of(self.names)
 
     @cached_property
@@ -138,6 +120,32 @@ class KnownWords:
     def _knows(self, word: str) -> bool:
         parts = re.split("['\u2019-]", word)  # the tokenizer, too, reads them one by one
         return word in self.phrases or all(part in self.words for part in parts)
+
+
+@lru_cache(maxsize=1024)
+def _near(known: KnownWords, word: str) -> Sequence[str]:
+    """All near names. A word that is not known comes again with each picture, and looking takes as
+    long as a step of a small model."""
+    if len(word) > _LONGEST_TYPED:
+        return []
+    chinese = bool(_WITHOUT_SPACES.search(word))
+    names = known.phrases & known.names if chinese else known.name_words
+    numbers = [form for form in _other_numbers(word) if form in known.words]
+    if numbers and not chinese:
+        return numbers[:1]
+    least, shortest = _LIKE[chinese], _SHORTEST_PART[chinese]
+    likeness: dict[str, float] = {}
+    matcher = SequenceMatcher(None, b=word)
+    for name in sorted(names):
+        matcher.set_seq1(name)
+        likeness[name] = matcher.ratio()
+    found = [
+        name
+        for name, ratio in likeness.items()
+        if ratio >= least
+        or (len(name) >= shortest and (word.startswith(name) or word.endswith(name)))
+    ]
+    return sorted(found, key=lambda name: -likeness[name])
 
 
 def describe_unknown(known: KnownWords, texts: Iterable[str], most: int = 8) -> str:

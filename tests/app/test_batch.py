@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -118,6 +120,27 @@ def test_shards_are_the_whole(run, jobs, tmp_path) -> None:
     for wrong in ("0/4", "5/4", "1", "a/b", "-1/2"):
         with pytest.raises(SystemExit):
             run(jobs, f"--shard={wrong}")
+
+
+@pytest.mark.slow
+def test_the_line_for_slurm_paints_its_shard(tmp_path) -> None:
+    """Each task of `sbatch --wrap` is this line in a shell, with these two variables."""
+    page = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text("utf-8")
+    (line,) = re.findall(r"^ +sbatch .*\\\n +--wrap='(.*)'$", page, re.MULTILINE)
+    own = tmp_path / "bin" / "sdcore"
+    own.parent.mkdir()
+    own.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m sdcore "$@"\n')
+    own.chmod(0o755)
+    jobs = [{"prompt": "a red fox", "steps": 1, "seed": seed} for seed in range(65)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, jobs)))
+    paths = f"{own.parent}{os.pathsep}{os.environ['PATH']}"
+    here = {**os.environ, "PATH": paths, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    for task, count in ((1, 64), (7, 2)):  # of --array=1-64, and later of --array=7,9
+        given = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": str(count)}
+        subprocess.run(["sh", "-c", line], cwd=tmp_path, env=here | given, check=True)
+    numbers = sorted(int(path.name[:6]) for path in (tmp_path / "out").glob("*.png"))
+    assert numbers == [1, 7, 65]
+    assert [each["number"] for each in told(tmp_path / "out/batch-1-of-64.jsonl")] == [1, 65]
 
 
 def test_lines_that_fail_are_listed_and_the_rest_is_painted(run, tmp_path) -> None:

@@ -50,6 +50,7 @@ def test_pictures_are_those_of_the_library(run, sd_folder) -> None:
         recorded = read_recipe(path).settings
         assert recorded is not None and recorded.job.seed == 5 and "control" in recorded.beyond
     assert source.name == "a-fox-on-the-red-tree-source.png"
+    assert edited.name == "a-fox-on-the-red-tree-edit.png"
     assert pair.name == "a-fox-on-the-red-tree.png"
     sheet = levels(pair)
     assert sheet.shape[1] > 2 * 192 and (sheet[:20] == 0).any(), "names over both"
@@ -77,7 +78,9 @@ def test_several_edits_of_several_seeds(run) -> None:
     assert code == 0 and len(paths) == 2 * 3 + 1
     seeds = [read_recipe(path).settings.job.seed for path in paths[:-1]]  # pyright: ignore
     assert seeds == [5, 5, 5, 6, 6, 6]
-    assert paths[-1] == Path("x/e.png") and paths[3] == Path("x/e-source-1.png")
+    kinds = ("source", "edit1", "edit2")
+    assert paths[:-1] == [Path(f"x/e-seed{seed}-{kind}.png") for seed in (5, 6) for kind in kinds]
+    assert paths[-1] == Path("x/e.png")
     assert levels(paths[-1]).shape[0] > 2 * 192, "a row for each seed"
 
 

@@ -30,6 +30,7 @@ HOSTILE = (
     'a fox </script><script>alert(1)</script> "><img src=x onerror=alert(2)> <!-- &lt; {{data}}'
 )
 PROMPT = "a fox on the small tree, in red"
+NOUNS = ["fox", "tree"]
 
 
 class Page(HTMLParser):
@@ -155,8 +156,8 @@ def test_every_word_is_a_button_and_stands_in_its_prompt(run) -> None:
     assert code == 0 and "step 5 of 5" in err
     text = path.read_text("utf-8")
     page = Page(text)
-    want = ["start", *re.findall(r"\w+|,", PROMPT), "end and padding"]
-    want += ["start", "bad", ",", "drawing", "end and padding"]
+    want = [*re.findall(r"\w+|,", PROMPT), "bad", ",", "drawing"]
+    want += ["start", "end and padding"] * 2
     assert page.texts["button"] == want
     buttons = [given for tag, given in page.tags if tag == "button"]
     assert [given["data-column"] for given in buttons] != sorted(range(len(want)))
@@ -166,7 +167,14 @@ def test_every_word_is_a_button_and_stands_in_its_prompt(run) -> None:
     paragraph = re.search(r'<p class="text".*?>(.*?)</p>', text, re.DOTALL)
     assert paragraph is not None
     read = html.unescape(re.sub("<.*?>", "", paragraph[1]))
-    assert read == f"start {PROMPT} end and padding", "the prompt as it was written"
+    assert read == PROMPT, "the prompt as it was written"
+    parts = re.findall(r"<tbody.*?</tbody>", text, re.DOTALL)
+    heads = [re.findall(r'<th scope="row".*?>(.*?)</th>', part) for part in parts]
+    assert heads == [want[:-4], want[-4:]], "start and end stand apart"
+    assert any("start knows no word" in said for said in page.texts["p"])
+    first = [word["name"] for word in page.data["words"] if word["noun"]]
+    first = [word for word in first if word not in ("bad", "drawing")]  # of the negative prompt
+    assert first == NOUNS
     assert len([1 for tag, given in page.tags if "data-window" in given]) == 2
     assert [window["steps"] for window in page.data["windows"]] == [3, 2]
     assert text.count("<figcaption dir") == len(re.findall(r"\w+", PROMPT)) + 2, "no punctuation"
@@ -236,7 +244,7 @@ def test_what_was_cut_or_is_ignored_is_said(run) -> None:
 def test_weights_and_pieces_stand_in_the_table(run) -> None:
     code, (path,), _ = run("a (fox:1.5) and quux", "--dialect", "a1111")
     page = Page(path.read_text("utf-8"))
-    assert code == 0 and page.texts["button"][1:-1] == ["a", "fox", "and", "quux"]
+    assert code == 0 and page.texts["button"][:-2] == ["a", "fox", "and", "quux"]
     assert "weight 1.5" in page.texts["small"]
     assert [code for code in page.texts["code"] if code in "quux"] == ["q", "u", "u", "x"]
 
@@ -254,7 +262,7 @@ def test_sdxl_and_and(run, sdxl_folder) -> None:
     code, (path,), err = run("a fox AND a red tree", "--dialect", "a1111", model=sdxl_folder)
     assert code == 0, err
     page = Page(path.read_text("utf-8"))
-    assert page.texts["button"][1:-1] == ["a", "fox"]
+    assert page.texts["button"][:-2] == ["a", "fox"]
     assert any("AND joins" in text for text in page.texts["li"])
 
 
@@ -452,6 +460,11 @@ def test_a_browser_shows_the_means_that_the_address_asks_for(browser, url, expla
 @pytest.mark.slow
 def test_mouse_and_keyboard_alone(browser, url) -> None:
     browser.open(url, 1280, 900)
+    assert browser.run(PINNED) == NOUNS, "the nouns at first sight"
+    assert browser.run("document.getElementById('status').textContent").startswith("fox: ")
+    browser.key("Escape")
+    assert browser.run("location.hash") == "#word="
+    browser.open(f"{url}#word=", 1280, 900)
     x, y = browser.middle('button[data-column="3"]')
     browser.ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     assert browser.run(SHOWN) == [3] and browser.run(PINNED) == []
@@ -461,12 +474,11 @@ def test_mouse_and_keyboard_alone(browser, url) -> None:
         browser.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
     assert browser.run(PINNED) == ["fox"] and browser.run("location.hash") == "#word=3"
 
-    browser.open(url, 1280, 900)
+    browser.open(f"{url}#word=", 1280, 900)
     browser.key("Tab")  # the steps come before the words
     browser.key("Tab")
-    assert browser.run("document.activeElement.textContent") == "start"
-    for _ in range(2):
-        browser.key("ArrowRight")
+    assert browser.run("document.activeElement.textContent") == "a"
+    browser.key("ArrowRight")
     assert browser.run(SHOWN) == [3] and browser.run(PINNED) == [], "focus shows"
     browser.key("Enter")
     browser.key("ArrowRight")
@@ -476,14 +488,14 @@ def test_mouse_and_keyboard_alone(browser, url) -> None:
     assert browser.run(PINNED) == []
     browser.run("document.getElementById('step').focus()")
     browser.key("ArrowRight")
-    assert browser.run("location.hash") == "#step=1"
+    assert browser.run("location.hash") == "#word=&step=1"
     assert browser.said == []
 
 
 @pytest.mark.slow
 def test_on_a_phone(browser, url) -> None:
     for dark in (False, True):
-        browser.open(url, 390, 844, dark)
+        browser.open(f"{url}#word=", 390, 844, dark)
         assert browser.run("document.documentElement.scrollWidth") == 390, "nothing sticks out"
         sizes = browser.run(
             "[...document.querySelectorAll('.word')].map(b => b.getBoundingClientRect())"

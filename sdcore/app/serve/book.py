@@ -1,14 +1,16 @@
-"""/book: the pages that explain what the page shows, where the repository is here to read them in.
+"""/book: the pages that explain what the page shows.
 
-They are Markdown of the repository's docs/book, which no wheel holds.
+They are Markdown of the repository's docs/book, which a wheel holds as book_pages.
 """
 
 from __future__ import annotations
 
 import html
+import posixpath
 import re
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -17,9 +19,13 @@ from markdown_it import MarkdownIt
 from sdcore.errors import UsageError
 from sdcore.files.html_page import fill_template
 
-FOLDER = Path(__file__).parents[3] / "docs" / "book"
-_PLACES = ("*.md", "pictures/*.svg", "pictures/*.png", "live/*.html")
-_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
+FOLDERS = (
+    Path(__file__).with_name("book_pages"),
+    Path(__file__).parents[3] / "docs" / "book",
+)
+_PLACES = ("*.md", "pictures/*.svg", "live/*.html")
+_LINK = re.compile(r'<a href="([^"]*)">(.*?)</a>', re.DOTALL)
+_TYPES = {".svg": "image/svg+xml"}
 # An SVG's own style, and nothing else, where somebody opens it alone.
 _ALONE = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox"}
 
@@ -50,9 +56,13 @@ def router() -> APIRouter:
 
 
 def as_html(text: str, name: str) -> str:
-    """A page of Markdown as HTML; tags in it are text, and remarks are left out."""
+    """A page of Markdown as HTML; tags in it are text, and remarks are left out.
+
+    A link to a page of the repository that is not of the book is that page's name.
+    """
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    body = _LINK.sub(_followed, body)
     title = re.search(r"^# (.*)$", text, re.MULTILINE)
     slots = {
         "language": "zh" if name.endswith(".zh.md") else "en",
@@ -62,8 +72,17 @@ def as_html(text: str, name: str) -> str:
     return fill_template(Path(__file__).with_name("page") / "book.html", slots)
 
 
+def _followed(link: re.Match[str]) -> str:
+    """A link of a page, or where it leads in the repository."""
+    page = link[1].partition("#")[0]
+    if not page or page in _files() or urlsplit(page).scheme:
+        return link[0]
+    return f"{link[2]} (<code>{posixpath.normpath(f'docs/book/{page}')}</code>)"
+
+
 @lru_cache(maxsize=1)
 def _files() -> dict[str, Path]:
     """What may be asked for, by its name under the folder."""
-    found = [path for pattern in _PLACES for path in FOLDER.glob(pattern)]
-    return {path.relative_to(FOLDER).as_posix(): path for path in found}
+    folder = next((folder for folder in FOLDERS if folder.is_dir()), FOLDERS[0])
+    found = [path for pattern in _PLACES for path in folder.glob(pattern)]
+    return {path.relative_to(folder).as_posix(): path for path in found}

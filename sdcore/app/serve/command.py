@@ -100,10 +100,11 @@ def make_app(options: argparse.Namespace, token: str | None) -> FastAPI:
     """The application that the flags ask for."""
     from sdcore.app.serve.asked import Door
     from sdcore.app.serve.models import Models
-    from sdcore.app.serve.painter import Painter
+    from sdcore.app.serve.painter import Painter, aside
     from sdcore.app.serve.web import make_app
     from sdcore.job.budget import Budget
 
     budget = Budget.parse([f"images={IMAGES}", *options.budget])
-    models = Models(flags.model_choice(options), flags.adapters(options))
+    choice, adapters = flags.model_choice(options), flags.adapters(options)
+    models = aside(lambda: Models(choice, adapters))
     return make_app(Door(models, budget), Painter(models, options.queue), token)

@@ -28,19 +28,20 @@ from sdcore.app.serve.asked import (
     repeated,
 )
 from sdcore.app.serve.painter import Painter, Task
-from sdcore.app.serve.watching import Tell, paint_seen
+from sdcore.app.serve.watching import Tell, as_draft, paint_seen
 from sdcore.app.session import Session
 from sdcore.checks import as_finite
 from sdcore.control.prompt_edit import EditSettings
 from sdcore.diffusion.levels import SCHEDULES, SPACINGS
 from sdcore.diffusion.methods import METHODS
 from sdcore.errors import SdcoreError, UsageError
+from sdcore.image.data_url import data_url
 from sdcore.job.job import Job
 from sdcore.job.record import job_from_dict, job_to_dict
 from sdcore.metadata.png import read_recipe
 from sdcore.prompt.dialects import DIALECTS
 
-KNOWN = ("job", "model", "images", "pictures", "edit", "heatmaps")
+KNOWN = ("job", "model", "images", "pictures", "edit", "heatmaps", "draft")
 _EDIT = ("to", "reweight", "keep_layout", "steps_window", "only")
 
 
@@ -53,7 +54,8 @@ def router(door: Door, painter: Painter) -> APIRouter:
         """Paint a job: server-sent events `queued`, `step`, `picture` (one each), or `error`.
 
         `pictures` holds those that a job's source names, in base64; `edit` paints a changed prompt
-        with the rest held; `heatmaps` tells where each word is read.
+        with the rest held; `heatmaps` tells where each word is read; `draft` gives a picture of few
+        steps first, in an event of that name, and then no others of steps.
         """
         asked = _read(body, door)
         events: asyncio.Queue[tuple[str, dict[str, Any]] | None] = asyncio.Queue()
@@ -135,8 +137,8 @@ def _read(body: Any, door: Door) -> dict[str, Any]:
     model = asked.get("model")
     if model is not None and not isinstance(model, str):
         raise UsageError("The model is no text.", "It is a name.", "Use a name of /api/choices.")
-    heatmaps = asked.get("heatmaps", False) is True
-    return {"groups": groups, "edit": settings, "heatmaps": heatmaps, "model": model}
+    said = {name: asked.get(name, False) is True for name in ("heatmaps", "draft")}
+    return {"groups": groups, "edit": settings, "model": model, **said}
 
 
 def _read_edit(edit: dict[str, Any], job: Job) -> tuple[str, EditSettings]:
@@ -177,10 +179,24 @@ def _paint(asked: dict[str, Any], session: Session, task: Task, tell: Tell) -> N
             tell(event, {"image": number, **said})
 
         how = {"edit": asked["edit"], "heatmaps": asked["heatmaps"]}
-        result, words = paint_seen(session, ready(jobs, session), task, numbered, **how)
+        jobs = ready(jobs, session)
+        few = as_draft(jobs, session) if asked["draft"] else None
+        if few is not None:
+            result, words = paint_seen(session, few, task, _nothing, pictures=False, **how)
+            said = {
+                "picture": data_url(result.images[-1], lossless=True),
+                "job": job_to_dict(few[-1]),
+            }
+            numbered("draft", {**said, "words": words})
+        result, words = paint_seen(session, jobs, task, numbered, pictures=few is None, **how)
+        task.finished()
         png, of = png_bytes(result), result.settings[-1]
         said = {"png": as_text(png), "job": job_to_dict(of.job), "sampler": of.sampler}
         numbered("picture", {**said, "words": words})
+
+
+def _nothing(event: str, said: dict[str, Any]) -> None:
+    """Nobody is told."""
 
 
 async def _stream(

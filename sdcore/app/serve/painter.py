@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from sdcore.app.command import as_failure
 from sdcore.app.serve.models import Models
@@ -21,6 +21,7 @@ from sdcore.app.session import Session
 from sdcore.errors import SdcoreError
 from sdcore.pipeline.result import Moment
 
+ResultT = TypeVar("ResultT")
 Work = Callable[[Session, "Task"], Any]
 KEPT = 100  # tasks that are done, whose state can still be asked for
 
@@ -75,6 +76,10 @@ class Task:
         """Raises Stopped."""
         if self.stopped:
             raise Stopped
+
+    def finished(self) -> None:
+        """One more of its images is painted."""
+        self.painted, self.step = self.painted + 1, 0
 
     def took(self, moment: Moment) -> None:
         """A step was taken."""
@@ -168,6 +173,28 @@ class Painter:
                 self.seconds += time.monotonic() - task.begun
                 self.counts["images"] += task.painted
                 self.current = None
+
+
+def aside(call: Callable[[], ResultT]) -> ResultT:
+    """What a call gives that runs in a thread of its own, which then ends.
+
+    A thread that has computed keeps OpenMP's workers for as long as it lives. Once there are more
+    of them than cores, libgomp no longer has them spin while they wait for one another: each of the
+    thousands of waits in a picture puts a thread to sleep. So the painter alone may have some.
+    """
+    done: Future[ResultT] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    thread = threading.Thread(target=run, name="aside", daemon=True)
+    thread.start()
+    result = done.result()
+    thread.join()
+    return result
 
 
 def task_end(task: Task) -> str:

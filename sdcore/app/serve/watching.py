@@ -11,6 +11,7 @@ import base64
 import time
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +38,20 @@ if TYPE_CHECKING:
     from sdcore.pipeline.text_to_image import TextToImage
 
 Tell = Callable[[str, dict[str, Any]], None]
+DRAFT_STEPS = 5
 _SHARE = 0.5  # of the time at most, that decoding what is expected takes
 _LARGEST = 512
 
 
 class Expected(RunControl):
-    """Tells, step by step, of the last image's picture that the model expects in the end."""
+    """Tells of each step, with the last image's picture that the model expects in the end.
 
-    def __init__(self, pipe: TextToImage, tell: Tell) -> None:
-        self.pipe, self.tell = pipe, tell
+    Args:
+        pictures: False tells of the steps alone.
+    """
+
+    def __init__(self, pipe: TextToImage, tell: Tell, *, pictures: bool = True) -> None:
+        self.pipe, self.tell, self.pictures = pipe, tell, pictures
         self._took, self._ended = 0.0, 0.0
 
     @property
@@ -55,7 +61,7 @@ class Expected(RunControl):
     def on_guess(self, step: Step, guess: Callable[[], Tensor]) -> None:
         begun = time.monotonic()
         said: dict[str, Any] = {"index": step.index, "count": step.count}
-        if begun - self._ended >= self._took * (1 / _SHARE - 1):
+        if self.pictures and begun - self._ended >= self._took * (1 / _SHARE - 1):
             (picture,) = to_images(self.pipe.autoencoder.decode(guess()[-1:]))
             picture.thumbnail((_LARGEST, _LARGEST))
             said["picture"] = data_url(picture)
@@ -72,6 +78,7 @@ def paint_alone(session: Session, jobs: Sequence[Job], task: Task) -> list[TextT
             break
         try:
             found.append(paint_one(session, [job], task, None))
+            task.finished()
         except Exception:
             if not (found and task.stopped):
                 raise
@@ -86,7 +93,6 @@ def paint_one(
         if isinstance(happened, Moment):
             task.took(happened)
         elif isinstance(happened, TextToImageResult):
-            task.painted, task.step = task.painted + 1, 0
             return happened
     raise AssertionError("a painting ends with its result")
 
@@ -99,12 +105,14 @@ def paint_seen(
     edit: EditSettings | None = None,
     *,
     heatmaps: bool = False,
+    pictures: bool = True,
 ) -> tuple[TextToImageResult, list[dict[str, Any]]]:
     """A job, or one and its edit, with what is seen meanwhile; the words of the last one.
 
     Args:
         jobs: one, or with `edit` the source and the changed one.
-        tell: is told of each step.
+        tell: is told of each step, with the picture that is then expected where there are
+            to be `pictures`.
     """
     pipe = session.prepared(jobs)
     tokenizers = [tokenizer for tokenizer, _ in pipe.readers]
@@ -117,12 +125,21 @@ def paint_seen(
         return PromptEdit(tokens_in_run(tokenizers, prompts, dialect, run), edit)
 
     recording = MadeAtBegin(maps_of)
-    controls: list[RunControl] = [Expected(pipe, tell)]
+    controls: list[RunControl] = [Expected(pipe, tell, pictures=pictures)]
     controls += [recording] if heatmaps else []
     controls += [MadeAtBegin(edit_of)] if edit is not None else []
     result = paint_one(session, jobs, task, chain(*controls))
     words = list(read_words(recording.made, jobs[-1])) if heatmaps else []
     return result, words
+
+
+def as_draft(jobs: Sequence[Job], session: Session) -> list[Job] | None:
+    """Jobs in few steps from the same noise; None where they have few steps already."""
+    steps = jobs[0].steps or session.pipe.defaults.steps
+    if steps < 2 * DRAFT_STEPS:
+        return None
+    fewer: dict[str, Any] = {"steps": DRAFT_STEPS, "deepcache": 1, "tgate": None, "hires": None}
+    return [replace(job, **fewer) for job in jobs]
 
 
 def read_words(heatmaps: WordHeatmaps, job: Job) -> Iterator[dict[str, Any]]:

@@ -217,6 +217,7 @@ async def _answer(asked: _Asked, jobs: list[Job], door: Door, painter: Painter) 
         found: list[TextToImageResult] = []
         for job in prepared:
             result, told = paint_seen(session, [job], task, nothing, heatmaps=True)
+            task.finished()
             found.append(result)
             words.append(told)
         return found

@@ -22,6 +22,8 @@ def test_every_link_of_the_page_leads_to_a_page_in_both_languages(ask) -> None:
             assert "<!--" not in answer.text and "{{" not in answer.text
             for picture in re.findall(r'<img src="([^"]+)"', answer.text):
                 assert ask.get(f"/book/{picture}").headers["content-type"] == "image/svg+xml"
+            for link in re.findall(r'href="([^"#:]+)"', answer.text):
+                assert ask.get(f"/book/{link}").status_code == 200, link
             for moving in re.findall(r'href="(live/[^"]+)"', answer.text):
                 opened = ask.get(f"/book/{moving}")
                 assert opened.headers["content-type"].startswith("text/html")
@@ -31,6 +33,30 @@ def test_every_link_of_the_page_leads_to_a_page_in_both_languages(ask) -> None:
 @pytest.mark.parametrize("name", ["book.py", "../jobs.md", "%2e%2e/jobs.md", "/etc/passwd", "x.md"])
 def test_nothing_else_is_given_away(ask, name) -> None:
     assert ask.get(f"/book/{name}").status_code in (400, 404)
+
+
+def test_it_is_found_where_a_wheel_has_it_and_told_where_it_is_not(
+    ask, tmp_path, monkeypatch
+) -> None:
+    pages, missing = tmp_path / "book_pages", tmp_path / "missing"
+    pages.mkdir()
+    (pages / "01_one_run.md").write_text("# A run", "utf-8")
+    for folders, here in (((pages, missing), True), ((missing, missing), False)):
+        monkeypatch.setattr(book, "FOLDERS", folders)
+        book._files.cache_clear()
+        assert ask.get("/api/choices").json()["book"] is here
+        assert ask.get("/book/01_one_run.md").status_code == (200 if here else 400)
+    monkeypatch.undo()
+    book._files.cache_clear()
+    assert "docs/book" in ask.get("/").text
+
+
+def test_a_link_out_of_the_book_says_where_it_leads() -> None:
+    found = book.as_html(
+        "# a\n\n[x](../controls.md#y), [z](#a), [w](https://example.org/q)", "a.md"
+    )
+    assert "<p>x (<code>docs/controls.md</code>), " in found
+    assert '<a href="#a">z</a>, <a href="https://example.org/q">w</a>' in found
 
 
 def test_marks_in_a_page_are_text() -> None:

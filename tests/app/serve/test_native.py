@@ -98,6 +98,24 @@ def test_an_edit_holds_the_rest(ask, pipe) -> None:
     assert "cat" in [word["word"] for word in last["words"]]
 
 
+def test_a_draft_comes_before_the_picture_and_changes_no_bit_of_it(ask, pipe) -> None:
+    job = replace(JOB, steps=10)
+    edit = {"to": "a red cat on a tree"}
+    body = {"job": job_to_dict(job), "edit": edit, "heatmaps": True}
+    *_, (_, alone) = events(ask, **body)
+    said = list(events(ask, **body, draft=True))
+    assert [name for name, _ in said] == ["queued", "draft", *["step"] * 10, "picture"]
+    assert said[-1][1] == alone
+    assert not any("picture" in told for name, told in said if name == "step")
+    few = replace(job, steps=5)
+    *_, (_, expected) = events(ask, **{**body, "job": job_to_dict(few)})
+    draft = said[1][1]
+    assert opened(draft["picture"].partition(",")[2]).tobytes() == opened(expected["png"]).tobytes()
+    assert draft["words"] == expected["words"]
+    names = [name for name, _ in events(ask, **{**body, "job": job_to_dict(few)}, draft=True)]
+    assert "draft" not in names, "few steps need none"
+
+
 def test_an_edit_may_have_fewer_words(ask) -> None:
     *_, (name, last) = events(ask, job=job_to_dict(JOB), edit={"to": "a fox"}, heatmaps=True)
     assert name == "picture"

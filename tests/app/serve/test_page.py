@@ -85,6 +85,31 @@ def test_words_are_seen_reweighted_and_changed_with_the_mouse(browser, live, sd_
 
 
 @pytest.mark.slow
+def test_a_changed_word_is_seen_as_a_draft_and_typing_is_left_alone(browser, live) -> None:
+    browser.open(live.url, 1000, 800, ready=READY)
+    browser.run("localStorage.clear(); past = []; speak('en')")
+    browser.run("$('seed').value = 5; $('steps').value = 2; $('prompt').value = 'a fox on a tree'")
+    browser.run("paint(); 1")
+    browser.wait(DONE.format(1))
+    browser.run("$('steps').value = 60")
+    browser.mouse("mouseWheel", *browser.middle('.word[data-index="3"]'), deltaX=0, deltaY=-100)
+    browser.wait("$('status').textContent.startsWith('step') && current !== past[0]")
+    assert browser.run("past.length") == 1 and browser.run("$('save').hidden")
+    assert browser.run("words.length") == 7 and browser.run("!$('map').hidden")
+    browser.click('.word[data-index="6"]', count=2)
+    browser.wait("document.querySelector('.edit') !== null")
+    browser.ask("Input.insertText", text="hous")
+    browser.wait(DONE.format(2))  # the picture comes meanwhile
+    browser.ask("Input.insertText", text="e")
+    browser.run("$('steps').value = 4")
+    browser.key("Enter")
+    browser.wait(DONE.format(3))
+    assert browser.run("$('prompt').value") == "a fox on a house"
+    assert not browser.run("$('save').hidden") and browser.run("current === past[0]")
+    assert browser.said == []
+
+
+@pytest.mark.slow
 def test_keys_a_narrow_dark_screen_and_chinese(browser, live, tmp_path) -> None:
     browser.open(live.url, 400, 800, dark=True, ready=READY)
     browser.run("localStorage.clear(); past = []; speak('zh'); $('steps').value = 3")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -100,3 +104,24 @@ def test_the_command_refuses_what_cannot_be(capsys) -> None:
     assert command.main(["--queue", "0"]) == 2
     assert command.main(["--budget", "imagez=3"]) == 2
     capsys.readouterr()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
+def test_loading_a_model_leaves_no_workers_of_openmp() -> None:
+    """With two threads each in two places, a picture on two cores waited 2700 times asleep."""
+    count = "len(os.listdir('/proc/self/task'))"
+    script = f"""
+import os, torch
+from sdcore.app.serve.command import make_app, make_parser
+before = {count}
+make_app(make_parser().parse_args([]), None)
+print({count} - before)
+torch.ones(1 << 22).sin()
+print({count} - before)
+"""
+    here = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", script], env=here, capture_output=True, text=True)
+    alone, with_workers = map(int, done.stdout.split())
+    assert alone == 1, "the painter"
+    assert with_workers > alone, "so they are seen"

@@ -38,6 +38,7 @@ async function begin() {
   $("none-here").hidden = choices.loras.length + choices.embeddings.length > 0;
   knowBreak = choices.region_dialects;
   for (const each of document.querySelectorAll("a.book")) each.hidden = !choices.book;
+  $("no-book").hidden = choices.book;
   $("steps").placeholder = choices.steps;
   $("guidance").placeholder = choices.guidance_scale;
   [$("width").placeholder, $("height").placeholder] = choices.size;

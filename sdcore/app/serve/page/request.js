@@ -50,6 +50,7 @@ function changed() { return Object.keys(scales).some(word => scales[word] !== 1)
 
 function request(job, keep) {
   const body = { job, model: $("model").value || null, heatmaps: true, images: keep ? 1 : number("images") || 1 };
+  if (keep) body.draft = true; // seen at once, and then painted whole
   if (source) body.pictures = { begun: source.content };
   if (job.source?.mask) body.pictures.mask = maskPicture();
   if (keep && base) body.job = { ...job, seed: job.seed ?? base.seed };
@@ -127,6 +128,7 @@ function happened(name, said, keep, body) {
     tell(say("step")(said.index + 1, said.count));
     if (said.picture) { compare(null); showPicture(said.picture); draw(); }
   }
+  if (name === "draft") showDraft(said, body);
   if (name === "picture") return keepNew(said, keep, body);
   if (name === "error") complain(said);
   return null;
@@ -148,6 +150,11 @@ function keepNew(said, keep, { job, edit, model, pictures }) {
   return one;
 }
 
+function showDraft({ picture, job, words }, { job: asked, edit, model, pictures }) {
+  show({ prompt: job.prompt, picture, job, words, asked: { job: asked, edit, model }, pictures });
+  tell(say("draft"));
+}
+
 function complain(error) { tell(`${error.what} ${error.why} ${error.hint}`, true); }
 
 async function stop() {
@@ -159,4 +166,4 @@ async function stop() {
 }
 
 let soon = 0;
-function later() { clearTimeout(soon); soon = setTimeout(() => paint($("live").checked), 350); }
+function later() { clearTimeout(soon); soon = setTimeout(() => paint($("live").checked), 100); }

@@ -18,6 +18,7 @@ const TEXTS = {
     brush: "画笔", rub: "擦除", "of-words": "固定的词被读的地方", "no-mask": "去掉遮罩", "only-masked": "只把遮罩周围放大来画",
     masks: "遮罩盖住的地方重画，其余一位不变。", split: "左边一个，右边另一个", beside: "并排", "no-other": "结束比较",
     "history-hint": "星标保留一次运行；⇄ 与正显示的那次比较。",
+    "no-book": "解释这里所见的书页在 sdcore 仓库的 docs/book 里。",
     "book-run": "提示词怎样变成图", "book-guidance": "什么是引导", "book-words": "看与改", "book-special": "谁读什么",
     "book-noise": "噪声怎样变成图", "book-regions": "为什么一处能读自己的词", "book-mask": "画的是什么：潜变量",
     "book-compare": "改一个词会怎样", "book-history": "一次运行是什么", "book-learned": "模型怎样学习",
@@ -35,7 +36,7 @@ const SAID = {
     shown: "the picture that is shown", copied: "The link is copied.", here: "The link is below.", linked: "A run from a link: Paint paints it.",
     pixels: "A run that begins from a picture cannot be a link, which holds no pixels: share the PNG.", also: n => `also: ${n}`,
     compare: p => `compare with: ${p}`, one: "left", two: "right", same: "The settings are the same.",
-    nothing: "No word is pinned.", unread: "The link cannot be read.",
+    nothing: "No word is pinned.", draft: "a draft of few steps; the picture is being painted", unread: "The link cannot be read.",
   },
   zh: {
     example: "一只企鹅在红苹果的左边，扁平风格，浅蓝色背景",
@@ -48,7 +49,7 @@ const SAID = {
     shown: "正显示的图", copied: "链接已复制。", here: "链接在下面。", linked: "来自链接的一次运行：按“作画”即可画出。",
     pixels: "从图开始的运行不能成为链接，链接里没有像素：请分享 PNG。", also: n => `还有：${n}`,
     compare: p => `与它比较：${p}`, one: "左", two: "右", same: "设置相同。",
-    nothing: "没有固定的词。", unread: "链接读不了。",
+    nothing: "没有固定的词。", draft: "几步画成的草图；正在画完整的图", unread: "链接读不了。",
   },
 };
 const PINS = ["#e6550d", "#3182bd", "#31a354", "#c51b8a", "#b8860b", "#756bb1"];

@@ -15,16 +15,17 @@ function shape() {
   $("stage").style.aspectRatio = `${w * ($("stage").classList.contains("beside") ? 2 : 1)} / ${h}`;
 }
 
-function show(one) {
+function show(one) { // of past, or a draft, which has a picture and no PNG
+  const same = current?.prompt === one.prompt;
   current = one;
   compare(null);
-  showPicture(`data:image/png;base64,${one.png}`, one.prompt);
+  showPicture(one.picture ?? `data:image/png;base64,${one.png}`, one.prompt);
   words = one.words.map(word => ({ ...word, levels: Uint8Array.from(atob(word.map), c => c.charCodeAt(0)) }));
-  $("save").href = $("picture").src;
-  $("save").hidden = $("share").hidden = false;
+  if (one.png) $("save").href = $("picture").src;
+  $("save").hidden = $("share").hidden = !one.png;
   $("link-shown").hidden = true;
   pins = pins.filter(name => words.some(word => word.word === name));
-  hovered = null;
+  if (!same) hovered = null;
   showWords();
   showPast();
   draw();
@@ -55,6 +56,7 @@ function chip(word, index, name) {
 }
 
 function showWords() {
+  if ($("chips").querySelector(".edit")) return; // somebody types in one of them
   const focused = document.activeElement?.dataset?.index;
   const parts = [];
   (current ? textsOf(current) : []).forEach((text, of) => {
@@ -135,6 +137,7 @@ function edit(index) {
   const finish = keep => {
     input.onblur = null;
     const text = textsOf(current)[of], to = input.value.trim();
+    input.remove();
     if (keep && to && to !== word) {
       const whole = text.slice(0, start) + to + text.slice(end);
       if (of === 0) $("prompt").value = whole;
