@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
+from sdcore.checks import check_int, has_type
 from sdcore.errors import UsageError
 from sdcore.kernels import attention as kernels
 
@@ -29,18 +30,50 @@ _recomputed = cast(Backend, partial(checkpoint, use_reentrant=False, preserve_rn
 QUERY_CHUNK, KEY_CHUNK = 512, 1024
 
 
-def check_mask(mask: Tensor | None) -> None:
-    """Refuse a mask that is not boolean: of 0 and -inf it would be read the wrong way round.
+def check_inputs(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    """Refuse alike, in every backend, what some would compute and some would not.
 
     Raises:
-        UsageError: its numbers are of another type.
+        UsageError: shapes that do not belong together, whole numbers, or a mask that is not
+            boolean (of 0 and -inf it would be read the wrong way round) or does not fit.
     """
-    if mask is not None and mask.dtype != torch.bool:
+    rows = q.shape[:-2]
+    if not rows == k.shape[:-2] == v.shape[:-2]:
+        rows = _broadcast(rows, k.shape[:-2], v.shape[:-2])
+    fit = q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
+    if rows is None or not fit or not q.shape[-1] or not q.is_floating_point():
+        shapes = ", ".join(f"{name} {describe(x)}" for name, x in (("q", q), ("k", k), ("v", v)))
         raise UsageError(
-            f"An attention mask is boolean, and this one is {mask.dtype}.",
+            "These queries, keys and values cannot be attended with.",
+            f"{shapes}.",
+            "Give fractions: q (B, H, N, d), k (B, H, T, d) and v (B, H, T, any width).",
+        )
+    if mask is not None:
+        _check_mask(mask, (*rows, q.shape[-2], k.shape[-2]), q.device)
+
+
+def _check_mask(mask: Tensor, scores: tuple[int, ...], device: torch.device) -> None:
+    if not has_type(mask, Tensor) or mask.dtype != torch.bool:
+        raise UsageError(
+            f"An attention mask is boolean, and this one is {describe(mask)}.",
             "True means attend; numbers could mean that, its opposite, or what is added to scores.",
             "Convert it: mask.bool() of ones and zeros, mask == 0 of zeros and -inf.",
         )
+    sizes = zip(reversed(mask.shape), reversed(scores), strict=False)
+    fits = 2 <= mask.dim() <= len(scores) and all(one in (1, size) for one, size in sizes)
+    if not fits or mask.device != device:
+        raise UsageError(
+            f"The attention mask is {describe(mask)}.",
+            f"It is for scores {scores} on {device}.",
+            "Give a mask (N, T), (B, 1, N, T) or (B, H, N, T), with 1 where all share it.",
+        )
+
+
+def _broadcast(*shapes: torch.Size) -> torch.Size | None:
+    try:
+        return torch.broadcast_shapes(*shapes)  # pyright: ignore
+    except RuntimeError:
+        return None
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -48,7 +81,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
     It can be differentiated any number of times, and transformed by torch.func and torch.export.
     """
-    check_mask(mask)
+    check_inputs(q, k, v, mask)
     with torch.autocast(q.device.type, enabled=False):  # scores need float32: see _widen
         q, k, v, dtype = _widen(q, k, v)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, H, N, T)
@@ -67,7 +100,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     Its kernels cannot be differentiated twice: torch says that a derivative of
     _scaled_dot_product is not implemented. `reference` and `chunked` can.
     """
-    check_mask(mask)
+    check_inputs(q, k, v, mask)
     if not k.shape[-2]:
         return q.new_zeros(*q.shape[:-1], v.shape[-1])  # there is nothing to attend to
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -81,7 +114,7 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
     arXiv:2112.05682). The number of blocks is fixed when it is exported, and with gradients on
     torch.func cannot transform it: use `reference` there.
     """
-    check_mask(mask)
+    check_inputs(q, k, v, mask)
     if mask is not None:
         mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
     rows: list[Tensor] = []
@@ -125,7 +158,7 @@ def xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Ten
 
     It can be differentiated once, and neither be exported nor transformed by torch.func.
     """
-    check_mask(mask)
+    check_inputs(q, k, v, mask)
     from xformers.ops import memory_efficient_attention  # pyright: ignore
 
     attend = cast(Backend, memory_efficient_attention)
@@ -145,7 +178,7 @@ def native(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
     What it does not compute goes to `sdpa`: gradients, other types, what is compiled or exported.
     """
-    check_mask(mask)
+    check_inputs(q, k, v, mask)
     return (kernels.attention if kernels.takes(q, k, v) else sdpa)(q, k, v, mask)
 
 
@@ -175,34 +208,54 @@ def causal_mask(
 
     Args:
         before: n tokens that were there already, which all of them see.
+
+    Raises:
+        UsageError: one of the numbers is below 0.
     """
+    if tokens < 0 or before < 0:
+        raise UsageError(
+            f"No mask can be made for {tokens} tokens after {before}.",
+            "There are no fewer than 0.",
+            "Give how many tokens there are.",
+        )
     shape = (tokens, before + tokens)
     return torch.ones(shape, dtype=torch.bool, device=device).tril(diagonal=before)
 
 
-def padding_mask(real: Tensor) -> Tensor:
+def padding_mask(real: Tensor, tokens: Tensor | None = None) -> Tensor:
     """No query looks at padding: `real` (B, T), True or 1 for a real token, to (B, 1, 1, T).
 
+    Args:
+        tokens: (B, T) or (B, T, D), what it is the mask of.
+
     Raises:
-        UsageError: it holds fractions, or (seen on a CPU) whole numbers that are not 0 and 1.
+        UsageError: it has another shape, holds fractions, or (seen on a CPU) whole numbers that
+            are not 0 and 1.
     """
-    return as_real(real)[:, None, None, :]
+    return as_real(real, tokens)[:, None, None, :]
 
 
-def as_real(mask: Tensor) -> Tensor:
+def as_real(mask: Tensor, tokens: Tensor | None = None) -> Tensor:
     """A text mask as booleans (B, T): of booleans, or of ones and zeros as tokenizers give them.
 
-    Raises:
-        UsageError: as for `padding_mask`.
+    Args, errors: as for `padding_mask`.
     """
-    if mask.dtype == torch.bool:
-        return mask
-    whole = not (mask.is_floating_point() or mask.is_complex())
-    seen = mask.device.type == "cpu" and not torch.compiler.is_compiling()
-    if whole and not (seen and mask.numel() and not ((mask == 0) | (mask == 1)).all()):
-        return mask.bool()
+    if has_type(mask, Tensor) and mask.dim() == 2:
+        fits = tokens is None or mask.shape == tokens.shape[:2]
+        if not fits or (tokens is not None and mask.device != tokens.device):
+            raise UsageError(
+                "The text mask does not fit the tokens.",
+                f"The mask is {describe(mask)}, the tokens are {describe(tokens)}.",
+                "Give one value per token, on the same device.",
+            )
+        if mask.dtype == torch.bool:
+            return mask
+        whole = not (mask.is_floating_point() or mask.is_complex())
+        seen = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+        if whole and not (seen and mask.numel() and not ((mask == 0) | (mask == 1)).all()):
+            return mask.bool()
     raise UsageError(
-        f"The text mask is {mask.dtype}, and no mask of ones and zeros.",
+        f"The text mask is {describe(mask)}, and no mask of ones and zeros (B, T).",
         "1 or True is a real token and 0 or False is padding; 0 and -inf mean the opposite.",
         "Convert it: mask == 0 of a mask of zeros and -inf.",
     )
@@ -366,10 +419,10 @@ def _control_name(control: object) -> str:
 
 
 def describe(answer: object) -> str:
-    """What a control answered, for errors."""
-    if not isinstance(answer, Tensor):
-        return "None" if answer is None else f"an object of type {type(answer).__name__}"
-    return f"a tensor {tuple(answer.shape)} of {answer.dtype} on {answer.device}"
+    """A tensor, or what stands in its place, for errors."""
+    if isinstance(answer, Tensor):
+        return f"a tensor {tuple(answer.shape)} of {answer.dtype} on {answer.device}"
+    return "None" if answer is None else f"an object of type {type(answer).__name__}"
 
 
 # --- the layers --------------------------------------------------------------------------------
@@ -380,7 +433,9 @@ class AttentionLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, site: Site | None = None) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
+        check_int("The width of an attention layer", width, 1, hint="Use 1 or more.")
+        check_int("The number of heads", heads, 1, hint="Use a number that divides the width.")
+        if width % heads:
             raise UsageError(
                 f"{heads} heads cannot share a width of {width}.",
                 "Each head takes an equal part of it.",
@@ -479,6 +534,7 @@ class CrossAttention(AttentionLayer):
         self, width: int, heads: int, text_width: int, *, site: Site | None = None
     ) -> None:
         super().__init__(width, heads, site)
+        check_int("The width of the text", text_width, 1, hint="Use that of the text encoder.")
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(text_width, width, bias=False)
         self.to_v = nn.Linear(text_width, width, bias=False)

@@ -70,7 +70,7 @@ def check_int(name: str, value: object, least: int, most: int | None = None, *, 
 
 def check_choice(name: str, value: object, known: Collection[str]) -> None:
     """Refuse what is none of the known names, with the nearest one. Raises UsageError."""
-    if value in known:
+    if isinstance(value, str) and value in known:
         return
     near = get_close_matches(value, known, n=1) if isinstance(value, str) else []
     raise UsageError(

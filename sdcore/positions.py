@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdcore.checks import as_finite, check_int, has_type, shown
 from sdcore.errors import UsageError
 
 
@@ -31,12 +32,18 @@ def sinusoid(
         shift: 1 makes the longest wave exactly 10000, 0 a little shorter (`freq_shift`).
 
     Raises:
-        UsageError: the shift is not below half the width.
+        UsageError: the positions are no list of numbers, the width is below 1, or the shift is no
+            number below half the width.
     """
+    check_int("The width of waves", width, 1, hint="Use an even number.")
+    if not has_type(position, Tensor) or position.dim() != 1 or position.is_complex():
+        found = tuple(position.shape) if has_type(position, Tensor) else type(position).__name__
+        why = f"They are a tensor (n,) of numbers, and not {found}."
+        raise UsageError("Waves cannot be made for these positions.", why, "Give one row of them.")
     half = width // 2
-    if 0 < half <= shift:
+    if as_finite(shift) is None or (half <= shift and shift):
         raise UsageError(
-            f"Waves of width {width} cannot have the shift {shift:g}.",
+            f"Waves of width {width} cannot have the shift {shown(shift)}.",
             f"They have {half} lengths, from which the shift is taken.",
             "Use a larger width, or a shift of 0.",
         )
@@ -63,6 +70,8 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, length: int, width: int) -> None:
         super().__init__()
+        check_int("The number of learned positions", length, 1, hint="Use 1 or more.")
+        check_int("The width of learned positions", width, 1, hint="Use that of the tokens.")
         self.weight = nn.Parameter(torch.randn(length, width) * 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,5 +80,11 @@ class LearnedPositions(nn.Module):
                 f"The sequence has {x.shape[1]} tokens.",
                 f"Learned positions exist for {len(self.weight)} tokens.",
                 "Shorten the sequence, or use sinusoidal positions.",
+            )
+        if x.shape[2] != self.weight.shape[1]:
+            raise UsageError(
+                f"The tokens have the width {x.shape[2]}.",
+                f"These positions have the width {self.weight.shape[1]}.",
+                "Use positions of the width of the tokens.",
             )
         return x + self.weight[: x.shape[1]]

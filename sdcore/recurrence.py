@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sdcore.attention import as_real
+from sdcore.attention import as_real, describe
+from sdcore.checks import check_choice, check_int
+from sdcore.errors import UsageError
 
 
 class RNNCell(nn.Module):
@@ -72,7 +74,13 @@ def make_cell(kind: str, width: int, size: int) -> Cell:
     U is orthogonal, gate by gate, so that what is carried along neither fades nor grows at first
     (Saxe et al. 2014, arXiv:1312.6120); an LSTM begins by keeping what it has, b_f = 1
     (Jozefowicz et al. 2015, PMLR 37).
+
+    Raises:
+        UsageError: an unknown kind, or a size below 1.
     """
+    check_choice("The cell of a recurrence", kind, CELLS)
+    for name, value in (("width", width), ("size", size)):
+        check_int(f"The {name} of a recurrence", value, 1, hint="Use 1 or more.")
     cell = CELLS[kind](width, size)
     for gate in cell.from_state.weight.data.chunk(cell.GATES):
         nn.init.orthogonal_(gate)
@@ -102,13 +110,23 @@ class Recurrence(nn.Module):
         Args:
             real: (B, T), False at padding, which leaves the state as it was.
             state: to begin with; zeros where there is none.
+
+        Raises:
+            UsageError: the shapes do not belong together.
         """
-        now = x.new_zeros(self.cell.KEPT, len(x), self.size) if state is None else state
-        real = None if real is None else as_real(real)
+        kept = (self.cell.KEPT, x.shape[0], self.size)
+        if x.dim() != 3 or (state is not None and state.shape != kept):
+            raise UsageError(
+                "This text cannot be read from this state.",
+                f"The text is {describe(x)}, the state is {describe(state)}.",
+                f"Give a text (B, T, D), and a state ({self.cell.KEPT}, B, {self.size}).",
+            )
+        now = x.new_zeros(kept) if state is None else state
+        real = None if real is None else as_real(real, x)
         shown: list[Tensor] = []
         for t, inputs in enumerate(self.cell.from_input(x).unbind(dim=1)):  # (B, G S) each
             after = self.cell(inputs, now)
             now = after if real is None else torch.where(real[:, t, None], after, now)
             shown.append(now[0])
-        whole = torch.stack(shown, dim=1) if shown else x.new_zeros(len(x), 0, self.size)
+        whole = torch.stack(shown, dim=1) if shown else x.new_zeros(x.shape[0], 0, self.size)
         return whole, now

@@ -22,7 +22,9 @@ def takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
     plain = type(q) is Tensor and type(k) is Tensor and type(v) is Tensor
     if not plain or q.dtype not in _TYPES or not q.dtype == k.dtype == v.dtype:
         return False
-    if torch.compiler.is_compiling() or not (q.is_cpu and k.is_cpu and v.is_cpu):
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    if not (q.is_cpu and k.is_cpu and v.is_cpu):
         return False
     if not q.dim() == k.dim() == v.dim() == 4:
         return False

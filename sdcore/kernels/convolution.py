@@ -13,10 +13,13 @@ from sdcore.kernels.library import ConvolutionCall, library
 
 def takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the library computes these: plain float32 tensors on the CPU, channel after channel
-    in memory, of which no gradient is asked.
+    in memory, of which no gradient is asked. What does not fit is left to torch, which says so.
     """
     tensors = (x, weight) if bias is None else (x, weight, bias)
-    if torch.compiler.is_compiling() or x.dim() != 4:
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or x.dim() != 4:
+        return False
+    outs = weight.shape[0]
+    if weight.shape != (outs, x.shape[1], 3, 3) or (bias is not None and bias.shape != (outs,)):
         return False
     for tensor in tensors:
         if not tensor.is_cpu or tensor.dtype != torch.float32 or not tensor.is_contiguous():
@@ -31,7 +34,8 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Winograd's minimal filtering F(4 x 4, 3 x 3), Lavin and Gray 2016 (arXiv:1509.09308): a quarter
     of the multiplications, and about ten times the rounding (some 5e-6 of the result's size). A
-    row of the batch comes out as it does alone, whatever the number of threads.
+    row of the batch comes out as it does alone, whatever the number of threads. A number that is
+    not finite spoils the 4 x 4 it falls in, and not the 3 x 3 around it alone.
 
     Args:
         x, weight, bias: (B, C, h, w), (O, C, 3, 3) and (O,), as `takes` says.

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sdcore.checks import check_int
+from sdcore.checks import as_finite, check_int, shown
+from sdcore.errors import UsageError
 
 MOST_BEAMS = 1000  # each is a row of the state, and of the logits
 
@@ -99,6 +100,12 @@ def beam_search(
         real, first, last, most: as for `greedy`.
     """
     _check(first, last, most, beams)
+    if as_finite(length_penalty, -10, 10) is None:
+        raise UsageError(
+            f"length_penalty is {shown(length_penalty)}.",
+            "It must be a number from -10 to 10.",
+            "Use 0.6, or 0 for none.",
+        )
     batch = len(source)
     rows = torch.arange(batch, device=source.device).repeat_interleave(beams)  # (R,)
     state = model.start(source, real).pick(rows)
@@ -133,9 +140,9 @@ def beam_search(
 def _check(first: int, last: int | None, most: int, beams: int) -> None:
     check_int("most", most, 1, hint="Use 1 or more.")
     check_int("beams", beams, 1, MOST_BEAMS, hint="4 are usual.")
-    for name, mark in (("first", first), ("last", last)):
-        if mark is not None:
-            check_int(name, mark, 0, hint="Use the id of the mark in the vocabulary.")
+    marks = {"first": first} if last is None else {"first": first, "last": last}
+    for name, mark in marks.items():
+        check_int(name, mark, 0, hint="Use the id of the mark in the vocabulary.")
 
 
 def _check_end(last: int, logits: Tensor) -> None:

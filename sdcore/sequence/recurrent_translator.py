@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from sdcore.attention import as_real
-from sdcore.checks import check_choice, check_int
+from sdcore.checks import check_choice, check_int, has_type, shown
+from sdcore.errors import UsageError
 from sdcore.recurrence import CELLS, Recurrence
-from sdcore.text.encoder import check_vocabulary
+from sdcore.text.config import SIZE_LIMIT
+from sdcore.text.encoder import check_vocabulary, check_words
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,15 @@ class RecurrentTranslatorConfig:
     def __post_init__(self) -> None:
         check_choice("The setting cell", self.cell, CELLS)
         for name in ("source_words", "target_words", "width"):
-            check_int(f"The setting {name}", getattr(self, name), 1, hint="Use 1 or more.")
+            value = getattr(self, name)
+            number = check_int(f"The setting {name}", value, 1, SIZE_LIMIT, hint="Use 1 or more.")
+            object.__setattr__(self, name, number)
+        if not has_type(self.attention, bool):
+            raise UsageError(
+                f"The setting attention is {shown(self.attention)}.",
+                "It says whether the decoder looks back at the source.",
+                "Use True or False.",
+            )
 
 
 class AdditiveAttention(nn.Module):
@@ -51,6 +61,7 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        check_int("The width of an additive attention", width, 1, hint="Use 1 or more.")
         self.from_state = nn.Linear(width, width)  #              W
         self.from_source = nn.Linear(width, width, bias=False)  # U
         self.score = nn.Linear(width, 1, bias=False)  #           v
@@ -64,7 +75,7 @@ class AdditiveAttention(nn.Module):
         if real is None:
             weights = scores.softmax(dim=-1)
         else:
-            real = as_real(real)
+            real = as_real(real, source)
             # the smallest number, not -inf: a row with no True must not become 0/0
             weights = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(dim=-1)
             weights = weights.masked_fill(~real, 0)
@@ -113,7 +124,7 @@ class RecurrentTranslator(nn.Module):
 
     def step(self, words: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         """Words (B, N) that follow those of the state to logits (B, N, V) of what comes next."""
-        check_vocabulary(words, self.config.target_words)
+        check_words(words, self.config.target_words, len(state.source))
         x = self.target_words(words)
         if self.attention is None:
             shown, after = self.decoder(x, state=state.state)

@@ -26,7 +26,8 @@ from sdcore.attention import (
 from sdcore.checks import check_int
 from sdcore.errors import UsageError
 from sdcore.positions import SinusoidalPositions
-from sdcore.text.encoder import check_vocabulary
+from sdcore.text.config import LAYERS_LIMIT, SIZE_LIMIT
+from sdcore.text.encoder import check_vocabulary, check_words
 
 # --- positions ---------------------------------------------------------------------------------
 
@@ -131,7 +132,9 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            check_int(f"The setting {name}", value, 1, hint="Use 1 or more.")
+            most = LAYERS_LIMIT if name == "layers" else SIZE_LIMIT
+            number = check_int(f"The setting {name}", value, 1, most, hint="Use 1 or more.")
+            object.__setattr__(self, name, number)
         if self.width % self.heads:
             raise UsageError(
                 f"The setting heads is {self.heads}.",
@@ -184,7 +187,7 @@ class Transformer(nn.Module):
     def encode(self, source: Tensor, real: Tensor | None = None) -> Tensor:
         """source (B, T) ids to (B, T, D); `real` (B, T) is False at padding."""
         check_vocabulary(source, self.config.source_words)
-        mask = None if real is None else padding_mask(real)
+        mask = None if real is None else padding_mask(real, source)
         x = self.positions(self.source_words(source) * math.sqrt(self.config.width))  # 3.4, 3.5
         for block in self.encoder:
             x = block(x, mask)
@@ -203,7 +206,7 @@ class Transformer(nn.Module):
 
     def step(self, words: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Words (B, N) that follow those of the state to logits (B, N, V) of what comes next."""
-        check_vocabulary(words, self.config.target_words)
+        check_words(words, self.config.target_words, len(state.words[0][0]))
         written = state.words[0][0].shape[1]
         mask = causal_mask(words.shape[1], words.device, before=written)  #   (N, n + N)
         x = self.target_words(words) * math.sqrt(self.config.width)

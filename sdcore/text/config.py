@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from sdcore.checks import as_finite, as_int
+from sdcore.checks import as_finite, as_int, has_type, shown
 from sdcore.errors import UsageError
 from sdcore.files.jsonfile import is_list
 
@@ -39,8 +39,8 @@ _FIXED = {
     "use_bfloat16": (False,),
 }
 _ARCHITECTURES = {"CLIPTextModel": False, "CLIPTextModelWithProjection": True}
-_LAYERS_LIMIT = 512
-_SIZE_LIMIT = 1 << 24
+LAYERS_LIMIT = 512
+SIZE_LIMIT = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ class CLIPTextConfig:
 
     def __post_init__(self) -> None:
         for name in _SIZES:
-            _check_size(name, getattr(self, name))
+            object.__setattr__(self, name, _as_size(name, getattr(self, name)))
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             value = getattr(self, name)
-            if as_int(value) is None and (value is not None or name == "eos_token_id"):
+            number = as_int(value)
+            if number is None and (value is not None or name == "eos_token_id"):
                 raise _bad_setting(name, value, "It must be one whole number.")
+            object.__setattr__(self, name, number)
         if self.eos_token_id != 2 and not 0 <= self.eos_token_id < self.vocab_size:
             why = f"It is outside the vocabulary of {self.vocab_size} tokens."
             raise _bad_setting("eos_token_id", self.eos_token_id, why)
@@ -83,6 +85,8 @@ class CLIPTextConfig:
         if self.hidden_size % self.num_attention_heads:
             why = f"It does not divide hidden_size = {self.hidden_size}."
             raise _bad_setting("num_attention_heads", self.num_attention_heads, why)
+        if not has_type(self.with_projection, bool):
+            raise _bad_setting("with_projection", self.with_projection, "It is True or False.")
         eps = self.layer_norm_eps
         if as_finite(eps) is None or not 0 < eps < 1:
             raise _bad_setting("layer_norm_eps", eps, "It must be a number between 0 and 1.")
@@ -128,15 +132,17 @@ _SIZES = (
 )
 
 
-def _check_size(name: str, value: object) -> None:
-    limit = _LAYERS_LIMIT if name == "num_hidden_layers" else _SIZE_LIMIT
-    if as_int(value, 1, limit) is None:
-        raise _bad_setting(name, value, f"It must be a whole number from 1 to {limit}.")
+def _as_size(name: str, value: object) -> int:
+    limit = LAYERS_LIMIT if name == "num_hidden_layers" else SIZE_LIMIT
+    size = as_int(value, 1, limit)
+    if size is not None:
+        return size
+    raise _bad_setting(name, value, f"It must be a whole number from 1 to {limit}.")
 
 
 def _bad_setting(name: str, value: object, why: str) -> UsageError:
     return UsageError(
-        f"The text encoder's setting {name} = {value!r:.80} cannot be used.",
+        f"The text encoder's setting {name} = {shown(value)} cannot be used.",
         why,
         "Use a CLIP text encoder of SD 1.x, 2.x or XL, or correct the setting.",
     )

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdcore.attention import AttentionLayer, causal_mask, padding_mask
-from sdcore.checks import as_int
+from sdcore.attention import AttentionLayer, as_real, causal_mask, describe, padding_mask
+from sdcore.checks import as_int, has_type
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
 from sdcore.text.config import CLIPTextConfig
@@ -164,7 +164,7 @@ class CLIPTextEncoder(Component):
             visible = visible & padding_mask(mask)  #                    (B, 1, T, T)
         states = self.text_model.encoder(x, visible)
         last = self.text_model.final_layer_norm(states[-1])  #           (B, T, D)
-        rows = torch.arange(len(ids), device=ids.device)
+        rows = torch.arange(ids.shape[0], device=ids.device)
         # learned words have ids behind the vocabulary, and are never the end of the text
         words = ids.where(ids < self.config.vocab_size, 0)
         pooled = last[rows, end_of_text(words, self.config.eos_token_id)]  # (B, D)
@@ -240,22 +240,34 @@ def check_ids(ids: Tensor, mask: Tensor | None, vocabulary: int, longest: int) -
             f"It has {longest} positions.",
             f"Cut the prompt to {longest} tokens, or encode it in chunks.",
         )
-    if mask is not None and mask.shape != ids.shape:
-        why = f"The mask is {tuple(mask.shape)}, the ids {tuple(ids.shape)}."
-        raise UsageError("The text mask does not fit the ids.", why, "Give one value per token.")
+    if mask is not None:
+        as_real(mask, ids)
 
 
 def check_vocabulary(ids: Tensor, vocabulary: int) -> None:
     """UsageError unless ids are whole numbers below `vocabulary` (B, any number of them)."""
-    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
-        why = f"They are {ids.dtype} of the shape {tuple(ids.shape)}."
-        raise UsageError("Token ids must be whole numbers (B, T).", why, "Call the tokenizer.")
+    kinds = torch.int64, torch.int32
+    if not has_type(ids, Tensor) or ids.ndim != 2 or ids.dtype not in kinds:
+        why = f"They are {describe(ids)}."
+        hint = "Call the tokenizer; ids.long() of shorter numbers."
+        raise UsageError("Token ids must be whole numbers (B, T).", why, hint)
     seen = ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling()
     if seen and not 0 <= ids.min() <= ids.max() < vocabulary:
         raise UsageError(
             f"Token ids from {ids.min()} to {ids.max()} are outside the vocabulary.",
             f"This model knows {vocabulary} tokens.",
             "Use the tokenizer that belongs to it.",
+        )
+
+
+def check_words(words: Tensor, vocabulary: int, rows: int) -> None:
+    """UsageError unless words (rows, any number of them) can go on the texts of a state."""
+    check_vocabulary(words, vocabulary)
+    if len(words) != rows:
+        raise UsageError(
+            f"There are words for {len(words)} texts.",
+            f"The state is that of {rows}.",
+            "Give a row of words for each text, or pick those rows of the state.",
         )
 
 

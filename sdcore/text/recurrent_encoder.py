@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sdcore.checks import as_finite, as_int
+from sdcore.checks import as_finite, as_int, has_type, shown
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
 from sdcore.files.jsonfile import read_json
 from sdcore.recurrence import CELLS, Recurrence
-from sdcore.text.config import CLIPTextConfig
+from sdcore.text.config import LAYERS_LIMIT, SIZE_LIMIT, CLIPTextConfig
 from sdcore.text.encoder import (
     CLIPTextEncoder,
     TextEncoding,
@@ -53,14 +53,17 @@ class RecurrentTextConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.cell not in CELLS:
+        if not has_type(self.cell, str) or self.cell not in CELLS:
             raise _bad_setting("cell", self.cell, f"There are {', '.join(CELLS)}.")
         for name, value in asdict(self).items():
-            if name not in ("cell", "layer_norm_eps") and as_int(value, 0) is None:
-                raise _bad_setting(name, value, "It must be a whole number.")
-        for name in ("vocab_size", "hidden_size", "state_size", "num_hidden_layers"):
-            if not 1 <= getattr(self, name) <= 1 << 24:
-                raise _bad_setting(name, getattr(self, name), f"It must be from 1 to {1 << 24}.")
+            if name not in ("cell", "layer_norm_eps"):
+                least = 0 if name == "eos_token_id" else 1
+                most = LAYERS_LIMIT if name == "num_hidden_layers" else SIZE_LIMIT
+                number = as_int(value, least, most)
+                if number is None:
+                    why = f"It must be a whole number from {least} to {most}."
+                    raise _bad_setting(name, value, why)
+                object.__setattr__(self, name, number)
         if self.eos_token_id >= self.vocab_size:
             why = f"It is outside the vocabulary of {self.vocab_size} tokens."
             raise _bad_setting("eos_token_id", self.eos_token_id, why)
@@ -193,7 +196,7 @@ class RecurrentTextEncoder(Component):
         for layer in self.text_model.layers:
             states.append(layer(states[-1], mask))
         last = self.text_model.final_layer_norm(states[-1])
-        rows = torch.arange(len(ids), device=ids.device)
+        rows = torch.arange(ids.shape[0], device=ids.device)
         # learned words have ids behind the vocabulary, and are never the end of the text
         words = ids.where(ids < self.config.vocab_size, 0)
         pooled = last[rows, end_of_text(words, self.config.eos_token_id)]  # (B, D)
@@ -222,7 +225,7 @@ def load_text_encoder(folder: str | Path, **where: Any) -> TextEncoder:
 
 def _bad_setting(name: str, value: object, why: str) -> UsageError:
     return UsageError(
-        f"The text encoder's setting {name} = {value!r:.80} cannot be used.",
+        f"The text encoder's setting {name} = {shown(value)} cannot be used.",
         why,
         "Correct the setting.",
     )
