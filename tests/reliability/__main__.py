@@ -20,13 +20,15 @@ def main() -> int:
     cores = os.cpu_count() or 1
     add("--release", action="store_true", help="the 73,500 inputs of a release")
     add("--only", action="append", metavar="READER", help="of these readers alone")
-    add("--first", type=int, default=0, metavar="N", help="from this case of each reader on")
+    text = "from this case of each reader, or kill, on"
+    add("--first", type=int, default=0, metavar="N", help=text)
     add("--count", type=int, metavar="N", help="so many of each reader")
     text = "a file with what was found; a run that was stopped goes on with it (default: a new one)"
     add("--log", type=Path, metavar="FILE", help=text)
     add("--seconds", type=float, default=float("inf"), help="begin no case after so many")
     add("--processes", type=int, default=cores, help="(default: one a core)")
     add("--kills", type=int, metavar="N", help="kill so many runs that paint, at random times")
+    add("--kills-training", type=int, metavar="N", help="kill so many fine-tunings")
     add("--requests", type=int, metavar="N", help="paint so many pictures in threads")
     add("--threads", type=int, default=16, help="of --requests (default: %(default)s)")
     add("--fuzz", type=float, metavar="MINUTES", help="search bad inputs of each reader")
@@ -35,6 +37,10 @@ def main() -> int:
         from tests.reliability.kills import kill
 
         return kill(options.kills)
+    if options.kills_training is not None:
+        from tests.reliability.training_kills import kill_training
+
+        return kill_training(options.kills_training, options.first, options.seconds)
     if options.requests is not None:
         from tests.reliability.soak import soak
 
