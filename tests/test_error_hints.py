@@ -16,8 +16,9 @@ from importlib.util import find_spec
 import pytest
 
 import sdcore
-from sdcore.app.command import in_flags
+from sdcore.app.command import guarded, in_flags
 from sdcore.app.other_flags import ANSWERS as FLAG_ANSWERS
+from sdcore.errors import FileError
 from sdcore.job.other_names import ANSWERS, METHODS
 from tests.app.test_other_flags import EVERY, parsers
 from tests.test_error_texts import Function, sentences, trees
@@ -93,8 +94,24 @@ def test_public_names_in_hints_exist() -> None:
         ("clip_skip=3 cannot be used.", "--clip-skip 3 cannot be used."),
         ("seed is -1.", "--seed is -1."),
         ("Paint only the part (only_masked).", "Paint only the part (--only-masked)."),
+        ("Use a smaller clip_skip.", "Use a smaller --clip-skip."),
+        ("/my/clip_skip/seed=4/x.png is missing.", None),
+        ("clip_skip.safetensors is missing.", None),
+        ("Unknown scheduler 'clip_skip'.", None),
+        ("The prompt's word \"seed=4\" is the model's.", None),
     ],
 )
-def test_arguments_are_shown_as_flags(said: str, shown: str) -> None:
+def test_arguments_are_shown_as_flags(said: str, shown: str | None) -> None:
     options = Namespace(allow_extra=False, clip_skip=None, seed=None, only_masked=None)
-    assert in_flags(said, options) == shown
+    assert in_flags(said, options) == (said if shown is None else shown)
+    assert in_flags(said, Namespace()) == said
+
+
+def test_names_in_a_file_are_no_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        why = "Its sdcore text cannot be used: clip_skip is -1."
+        raise FileError("x.png does not say how it was made.", why, "Leave out clip_skip=3.")
+
+    assert guarded(fail, Namespace(clip_skip=None)) == FileError.exit_code
+    said = capsys.readouterr().err
+    assert ": clip_skip is -1." in said and "--clip-skip 3." in said

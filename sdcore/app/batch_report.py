@@ -44,11 +44,13 @@ class Report:
     def __init__(self, folder: Path, shard: tuple[int, int], count: int) -> None:
         from sdcore.files.atomic import append_line, make_folder
         from sdcore.files.locks import FolderLock
+        from sdcore.files.opening import require_file
 
         of = "" if shard == (1, 1) else f"-{shard[0]}-of-{shard[1]}"
         make_folder(folder)
         self.pictures, self.failures = folder / f"batch{of}.jsonl", folder / f"failed{of}.jsonl"
         self.pictures.touch()
+        require_file(self.pictures)  # a pipe would be waited for
         try:
             self._lock = FolderLock(self.pictures)
         except BlockingIOError as error:

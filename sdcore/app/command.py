@@ -30,6 +30,8 @@ from sdcore.errors import (
 EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 130, 141, 143  # 128 and the signal's number
 # Seconds. `timeout` and supervisors signal the process and then its group: that is one wish.
 _ONE_SIGNAL = 1.0
+# In a message: what is quoted.
+_OWN_TEXT = r"(?<![\w=])'[^'\n]*'(?!\w)|(?<![\w=])\"[^\"\n]*\"(?!\w)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -147,7 +149,7 @@ def guarded(
         if getattr(options, "debug", False):
             raise
         failure = as_failure(error)
-        tell(f"error: {in_flags(str(failure), options)}")
+        tell(f"error: {_in_flags(failure, options)}")
         if isinstance(error, OSError):
             _give_up_streams()
         return failure.exit_code
@@ -235,19 +237,34 @@ def as_failure(error: Exception) -> SdcoreError:
     )
 
 
+def _in_flags(error: SdcoreError, options: argparse.Namespace) -> str:
+    """An error for people at a command line; of a file it says what stands there, not in flags."""
+    if not isinstance(error, FileError):
+        return in_flags(str(error), options)
+    said = str(error).removesuffix(error.hint)
+    return said + in_flags(error.hint, options)
+
+
 def in_flags(text: str, options: argparse.Namespace) -> str:
-    """A message that names arguments of Python, with the flags in their place."""
+    """A message that names arguments of Python, with the flags in their place.
+
+    What is quoted, and parts of paths, is somebody's own text and stays.
+    """
     text, budget, part = text.partition("raise the budget: ")  # whose parts are no flags
-    names = [name for name in vars(options) if "_" in name]
-    for name in names:
-        text = re.sub(rf"(?<![\w-]){name}(=)?", "--" + name.replace("_", "-") + r"\1", text)
+    every = "|".join(vars(options)) or "(?!)"
+    long = "|".join(name for name in vars(options) if "_" in name) or "(?!)"
     # A name of one word is also a word of the language: only where the message begins with it, or
     # where a value follows.
-    every = "|".join(vars(options))
-    text = re.sub(rf"^({every})(?= is )", r"--\1", text)
-    text = re.sub(rf"(?<![\w-])({every})(?==[\w.\"'])", r"--\1", text)
-    text = re.sub(r"(--[a-z-]+)=True\b", r"\1", text)  # a switch
-    text = re.sub(r"(--[a-z-]+)=", r"\1 ", text)
+    given = rf"(?P<given>{every})=(?P<on>True\b)?(?=[\w.\"']|(?<=True))"
+    name = rf"(?P<long>{long})(?!\.?[/\\\w-])|\A(?P<first>{every})(?= is )"
+
+    def shown(found: re.Match[str]) -> str:
+        name = found["given"] or found["long"] or found["first"]
+        if name is None:
+            return found[0]
+        return f"--{name.replace('_', '-')}" + " " * bool(found["given"] and not found["on"])
+
+    text = re.sub(rf"{_OWN_TEXT}|(?<![\w/\\.-])(?:{given}|{name})", shown, text)
     return f"{text}raise it with --budget {part}" if budget else text
 
 

@@ -13,12 +13,16 @@ from pathlib import Path
 
 from sdcore.errors import FileError, name_some
 
+# Where reading may wait for ever (/proc/kmsg), or change something (/sys).
+_SYSTEM = (("/", "proc"), ("/", "sys"))
+
 
 def require_file(path: Path) -> int:
     """The size in bytes of an ordinary file.
 
     Raises:
-        FileError: nothing there, and what is there instead; or a folder, pipe or device.
+        FileError: nothing there, and what is there instead; or a folder, pipe or device, or what
+            the system makes up while it is read.
     """
     try:
         found = path.stat()
@@ -35,6 +39,12 @@ def require_file(path: Path) -> int:
         raise FileError(
             f"{path} is not a file.",
             "It is a folder." if stat.S_ISDIR(found.st_mode) else "It is a pipe or a device.",
+            "Name a file.",
+        )
+    if path.resolve().parts[:2] in _SYSTEM:
+        raise FileError(
+            f"{path} is not a file.",
+            "It lies on no disk: the system makes it up while it is read, and may wait in that.",
             "Name a file.",
         )
     return found.st_size

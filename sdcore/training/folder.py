@@ -149,7 +149,7 @@ def forget_rows(folder: Path, step: int) -> None:
     """Leave out what a killed process wrote after its last checkpoint: it is done again."""
     for name, first in (("metrics.jsonl", step), ("evaluation.jsonl", step + 1)):
         path = folder / name
-        if not path.exists():
+        if not path.is_file():
             continue
         lines = path.read_text("utf-8", errors="replace").splitlines()
         kept = [line for line in lines if _step_of(line) < first]

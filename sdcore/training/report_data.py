@@ -24,6 +24,7 @@ from typing import Any
 from sdcore.checks import as_finite, as_int
 from sdcore.errors import FileError
 from sdcore.files.jsonfile import is_list, is_object, read_json
+from sdcore.files.opening import open_file
 from sdcore.training.settings import flat, read_yaml
 
 _CHECKPOINT = re.compile(r"step-(\d+)\b")
@@ -142,8 +143,8 @@ def _columns(path: Path, notes: list[str]) -> list[Column]:
             for name, value in row.items():
                 if name != "step" and (number := _number(value)) is not None:
                     columns.setdefault(name, {})[step] = number
-    except OSError as error:
-        notes.append(f"{path.name} cannot be read: {error.strerror}.")
+    except FileError as error:
+        notes.append(f"{path.name} cannot be read: {error.why}")
     if damaged:
         notes.append(f"{path.name} has {damaged} damaged line{'s' * (damaged > 1)}.")
     found = ((name, sorted(values.items())) for name, values in columns.items())
@@ -152,7 +153,7 @@ def _columns(path: Path, notes: list[str]) -> list[Column]:
 
 def _rows(path: Path) -> Iterator[dict[str, Any] | None]:
     """The objects of a file of JSON lines; None for a damaged line, such as a torn last one."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for line in file:
             if not line.strip():
                 continue

@@ -240,7 +240,7 @@ class Validation:
         """The best loss of the run so far, and how many looks came after it."""
         path = self.run.folder / "evaluation.jsonl"
         best, since = math.inf, 0
-        if path.exists():
+        if path.is_file():
             for line in path.read_text("utf-8", errors="replace").splitlines():
                 loss = _loss_of(line)
                 if loss is not None:
@@ -250,7 +250,7 @@ class Validation:
 
 def _opened(path: Path) -> Image.Image | None:
     """A sheet of pictures; None where it is gone or torn: a run does not stop for it."""
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         with Image.open(path) as sheet:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdcore.errors import FileError, name_some
+from sdcore.files.opening import open_file
 from sdcore.training.data.content import picture_format
 from sdcore.training.data.items import Blob, Fault, FileBlob, Found, Item, Note
 from sdcore.training.data.settings import ENDINGS
@@ -284,7 +285,7 @@ def _holds_picture(path: Path) -> bool:
     if suffix(path.name) and not path.is_symlink() and len(suffix(path.name)) <= 5:
         return False  # json, zip, safetensors and whatever else has a name of its own
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return picture_format(file.read(16)) is not None
-    except OSError:
+    except FileError:
         return False

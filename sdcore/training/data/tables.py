@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdcore.errors import FileError, UsageError
+from sdcore.files.opening import require_file
 from sdcore.training.data.columns import IMAGE, TEXT, as_caption, choose_column
 from sdcore.training.data.extras import extra
 from sdcore.training.data.items import (
@@ -134,6 +135,7 @@ def no_names(table: str) -> UsageError:
 
 @lru_cache(maxsize=16)
 def _opened(path: Path, stamp: Stamp) -> Any:
+    require_file(path)
     return extra("pyarrow.parquet", "Parquet files").ParquetFile(path)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sdcore.errors import FileError, UsageError, name_some
 from sdcore.files.jsonfile import is_object
+from sdcore.files.opening import require_file
 from sdcore.training.data.checked_json import read_checked, write_checked
 from sdcore.training.data.columns import TEXT, as_caption, choose_column
 from sdcore.training.data.folder import caption_of_name, entries_of
@@ -102,6 +103,7 @@ def index_of(path: Path, cache: Path | None) -> tuple[list[Member], str]:
 def _list(path: Path, size: int) -> tuple[list[Member], str]:
     members: list[Member] = []
     try:
+        require_file(path)
         with tarfile.open(path, "r:") as archive:
             for entry in archive:
                 if not entry.isreg():
@@ -109,6 +111,8 @@ def _list(path: Path, size: int) -> tuple[list[Member], str]:
                 if entry.offset_data + entry.size > size:
                     return members, f"It is cut short in {entry.name}."
                 members.append(Member(entry.name, entry.offset_data, entry.size))
+    except FileError as error:
+        return members, error.why
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         last = f" behind {members[-1].name}" if members else ""
         return members, f"It cannot be read{last}: {error}."
