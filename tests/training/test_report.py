@@ -188,7 +188,7 @@ def test_other_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "evaluation.jsonl").write_bytes(b"\xff\xfe\n")
     (tmp_path / "metrics.jsonl").mkdir()
     page = report(tmp_path)
-    assert "metrics.jsonl cannot be read: Is a directory." in page.said
+    assert "metrics.jsonl cannot be read: It is a folder." in page.said
     for name in ("resolved.yaml", "data.json", "samples.json", "evaluation.jsonl"):
         assert name in page.said
 
