@@ -13,7 +13,13 @@ from sdcore.text.known_words import describe_unknown
 
 
 def warn_of_unknown_words(pipe: TextToImage, jobs: Sequence[Job]) -> None:
-    """Name them, with near words that it knows, if its folder lists what it knows.
+    """Name them, with near words that it knows, if its folder lists what it knows."""
+    for message in unknown_words(pipe, jobs):
+        warn(message)
+
+
+def unknown_words(pipe: TextToImage, jobs: Sequence[Job]) -> Iterator[str]:
+    """A line for the prompts and one for the negative prompts, where there is something to say.
 
     With an embedding or a LoRA nothing is said: these teach words that no list holds.
     """
@@ -22,9 +28,9 @@ def warn_of_unknown_words(pipe: TextToImage, jobs: Sequence[Job]) -> None:
     if known is None or not plain:
         return
     if message := describe_unknown(known, _distinct(pipe, plain, negative=False)):
-        warn(message)
+        yield message
     if message := describe_unknown(known, _distinct(pipe, plain, negative=True)):
-        warn(f"negative prompt: {message}")
+        yield f"negative prompt: {message}"
 
 
 def _distinct(pipe: TextToImage, jobs: Sequence[Job], negative: bool) -> list[str]:

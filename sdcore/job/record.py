@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from types import UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
@@ -125,7 +126,7 @@ class ImageSettings:
                 f"it has the format {format_number!r:.40}, written by sdcore {version!s:.40}; "
                 f"this version reads {FORMAT}"
             )
-        kinds = get_type_hints(cls)
+        kinds = _kinds(cls)
         facts = {name: data.pop(name) for name in _FACTS if name in data}
         own = _read(bool, data.pop("own_scheduler", False), "own_scheduler")
         job = _job_of(data, budget, others=(*_FACTS, "own_scheduler"), needed=_ALWAYS)
@@ -210,6 +211,8 @@ def job_from_dict(
         job = _job_of(data, budget, others=("source",))
         record = _read(SourceSettings | None, begins, "source")
     except ValueError as error:
+        if isinstance(error.__cause__, UsageError):  # a field can be read, and not be painted
+            raise error.__cause__ from None
         raise UsageError(
             "The job cannot be read.",
             f"In it, {str(error).removesuffix('.')}.",
@@ -249,7 +252,7 @@ def _job_of(
 ) -> Job:
     """Raises ValueError where a field is unknown, missing or of another type."""
     data = dict(data)
-    kinds, known = get_type_hints(Job), _json_names()
+    kinds, known = _kinds(Job), _json_names()
     for name in data:
         if name not in known and name not in ("width", "height"):
             raise ValueError(_unknown(name, "", (*known, "width", "height", *others)))
@@ -268,6 +271,13 @@ def _job_of(
         raise ValueError(f"{error.what} {error.why}") from error
 
 
+@cache
+def _kinds(record: type[Any]) -> dict[str, Any]:
+    """The types of a dataclass's fields; to resolve their names takes milliseconds."""
+    return get_type_hints(record)
+
+
+@cache
 def _json_names() -> dict[str, str]:
     """The name in JSON -> the field of a job, but for its size and what it begins from."""
     names = [field.name for field in fields(Job) if field.name not in ("size", *_NO_RECORD)]
@@ -303,7 +313,7 @@ def _read_record(kind: Any, value: dict[str, Any], where: str) -> Any:
     for name, field in known.items():
         if name not in value and field.default is MISSING:
             raise ValueError(f"the field {prefix + name!r} is missing")
-    kinds = get_type_hints(kind)
+    kinds = _kinds(kind)
     return kind(**{name: _read(kinds[name], v, prefix + name) for name, v in value.items()})
 
 

@@ -205,13 +205,20 @@ def test_json_that_is_no_object_is_refused(data: Any) -> None:
         ({"prompt": "a", "seed": "3"}, "seed is '3'"),
         ({"prompt": "a", "width": 64.5, "height": 64}, "width is 64.5"),
         ({"prompt": "a", "hires": {"width": 8}}, "'hires.height' is missing"),
-        ({"prompt": "a", "steps": 0}, "steps is 0"),
     ],
 )
 def test_json_that_is_no_job_is_refused_by_name(data: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match="cannot be read") as error:
         job_from_dict(data)
     assert message in error.value.why
+
+
+def test_json_of_a_job_that_cannot_be_painted_is_refused_as_the_job_is() -> None:
+    with pytest.raises(UsageError) as own:
+        Job("a", steps=0)
+    with pytest.raises(UsageError, match="steps is 0") as error:
+        job_from_dict({"prompt": "a", "steps": 0})
+    assert error.value.args == own.value.args
 
 
 def test_a_job_that_names_adapters_is_painted_with_these_or_not_at_all(sd_folder) -> None:

@@ -30,6 +30,7 @@ from sdcore.app.serve.asked import (
 from sdcore.app.serve.painter import Painter, Task
 from sdcore.app.serve.watching import Tell, as_draft, paint_seen
 from sdcore.app.session import Session
+from sdcore.app.unknown_words import unknown_words
 from sdcore.checks import as_finite
 from sdcore.control.prompt_edit import EditSettings
 from sdcore.diffusion.levels import SCHEDULES, SPACINGS
@@ -192,7 +193,8 @@ def _paint(asked: dict[str, Any], session: Session, task: Task, tell: Tell) -> N
         task.finished()
         png, of = png_bytes(result), result.settings[-1]
         said = {"png": as_text(png), "job": job_to_dict(of.job), "sampler": of.sampler}
-        numbered("picture", {**said, "words": words})
+        notes = list(unknown_words(session.pipe, [of.job]))
+        numbered("picture", {**said, "words": words, "notes": notes})
 
 
 def _nothing(event: str, said: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sdcore.pipeline.text_to_image import TextToImage
 
 Tell = Callable[[str, dict[str, Any]], None]
-DRAFT_STEPS = 5
+DRAFT_STEPS = 4
 _SHARE = 0.5  # of the time at most, that decoding what is expected takes
 _LARGEST = 512
 

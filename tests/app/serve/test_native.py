@@ -14,8 +14,15 @@ import pytest
 from PIL import Image
 
 from sdcore import Job, PromptEdit, RegionSettings, Size, TextToImage, WordHeatmaps, job_to_dict
+from sdcore.app.adapters import Adapters
+from sdcore.app.model_choice import ModelChoice
+from sdcore.app.serve.asked import Door
+from sdcore.app.serve.models import Models
+from sdcore.app.serve.painter import Painter
 from sdcore.control.prompt_edit import EditSettings
+from sdcore.job.budget import Budget
 from sdcore.job.sources import Picture
+from tests.app.serve.conftest import listening
 
 JOB = Job("a red fox on a tree", "bad", seed=9, steps=3, size=Size(64, 48), scheduler="ddim")
 
@@ -107,7 +114,7 @@ def test_a_draft_comes_before_the_picture_and_changes_no_bit_of_it(ask, pipe) ->
     assert [name for name, _ in said] == ["queued", "draft", *["step"] * 10, "picture"]
     assert said[-1][1] == alone
     assert not any("picture" in told for name, told in said if name == "step")
-    few = replace(job, steps=5)
+    few = replace(job, steps=4)
     *_, (_, expected) = events(ask, **{**body, "job": job_to_dict(few)})
     draft = said[1][1]
     assert opened(draft["picture"].partition(",")[2]).tobytes() == opened(expected["png"]).tobytes()
@@ -132,6 +139,22 @@ def test_pictures_come_by_the_name_that_the_source_has(ask, pipe) -> None:
     *_, (_, last) = events(ask, job=job, pictures={"mine": picture})
     expected = pipe.paint(Job("a cat", seed=1, steps=4, source=Picture(image, 0.5)))
     assert opened(last["png"]).tobytes() == expected.images[0].tobytes()
+
+
+def test_words_that_the_model_does_not_know_are_told(ask, sd_folder, tmp_path) -> None:
+    *_, (_, last) = events(ask, job=job_to_dict(JOB))
+    assert last["notes"] == [], "a model without a list is taken to know all"
+    for part in sd_folder.iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    (tmp_path / "words.json").write_text('{"names": ["fox", "red"], "other": ["a", "on"]}')
+    models = Models(ModelChoice(str(tmp_path)), Adapters())
+    with (
+        listening(Door(models, Budget()), Painter(models)) as live,
+        httpx.Client(base_url=live.url, timeout=120, trust_env=False) as client,
+    ):
+        *_, (_, last) = events(client, job=job_to_dict(JOB))
+    told = ["the model does not know 'tree'", "negative prompt: the model does not know 'bad'"]
+    assert last["notes"] == told
 
 
 def test_other_models_come_by_name(ask, sd2_folder) -> None:

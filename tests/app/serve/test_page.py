@@ -96,8 +96,10 @@ def test_a_changed_word_is_seen_as_a_draft_and_typing_is_left_alone(browser, liv
     browser.wait("$('status').textContent.startsWith('step') && current !== past[0]")
     assert browser.run("past.length") == 1 and browser.run("$('save').hidden")
     assert browser.run("words.length") == 7 and browser.run("!$('map').hidden")
+    pinned = browser.run("pins")
     browser.click('.word[data-index="6"]', count=2)
     browser.wait("document.querySelector('.edit') !== null")
+    assert browser.run("pins") == pinned == ["fox", "tree"]
     browser.ask("Input.insertText", text="hous")
     browser.wait(DONE.format(2))  # the picture comes meanwhile
     browser.ask("Input.insertText", text="e")
@@ -159,7 +161,8 @@ def test_a_picture_is_read_and_errors_and_a_stop_are_told(browser, live, sd_fold
     assert browser.run("past[0].job.prompt") == "a small tree"
     browser.run("$('steps').value = 5000; paint()")
     browser.wait("$('status').classList.contains('bad')")
-    assert "5,000" in browser.run("$('status').textContent")
+    said = browser.run("$('status').textContent")
+    assert said.startswith("The run asks for 5,000 steps. ") and "sdcore.Job" not in said
     browser.run("$('steps').value = 900; paint(); 1")
     browser.wait("task !== null")
     browser.run("stop()")

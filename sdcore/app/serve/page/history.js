@@ -29,7 +29,7 @@ function setAsked(asked, pictures, name) {
   base = { prompt: job.prompt, seed: job.seed };
   scales = { ...edit?.reweight };
   noMask();
-  source = pictures ? { name: name ?? say("shown"), content: pictures.begun } : null;
+  source = pictures ? { name, content: pictures.begun } : null;
   if (source) $("strength").value = job.source.strength;
   $("only-masked").checked = Boolean(job.source?.only_masked);
   if (pictures?.mask) setMask(pictures.mask);
@@ -44,6 +44,7 @@ function keepPast() { // what the browser has room for, the stars first
 }
 
 function compare(one, beside = false) {
+  if (one) tell("");
   other = one;
   $("beside").checked = beside;
   showCompared();

@@ -27,7 +27,7 @@ function maskPicture() { // white is painted anew
 function ink() {
   if (!current && !source) return null;
   linked = null;
-  if (!source) { source = { name: say("shown"), content: current.png ?? current.picture }; $("strength").value = 1; showBegun(); }
+  if (!source) { source = { name: null, content: current.png ?? current.picture }; $("strength").value = 1; showBegun(); }
   const canvas = $("mask");
   if (!inked) {
     const { naturalWidth: w, naturalHeight: h } = $("picture"), part = Math.min(1, MASK_SIDE / Math.max(w, h));

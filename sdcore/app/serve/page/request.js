@@ -146,7 +146,7 @@ function keepNew(said, keep, { job, edit, model, pictures }) {
   if (!keep) pinNouns(one);
   show(one);
   keepPast();
-  tell([say("done")(seed), notice].filter(Boolean).join("; "));
+  tell([say("done")(seed), notice, ...said.notes].filter(Boolean).join("; "));
   return one;
 }
 

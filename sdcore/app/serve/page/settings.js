@@ -23,7 +23,7 @@ async function take(file) {
 
 function showBegun() {
   $("begun").hidden = source === null;
-  if (source) $("begun-name").textContent = say("begins")(source.name);
+  if (source) $("begun-name").textContent = say("begins")(source.name ?? say("shown"));
 }
 
 function fill(job) {

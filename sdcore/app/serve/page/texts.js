@@ -73,6 +73,7 @@ function speak(name) {
   showRegions();
   showLoras();
   showKept();
+  showBegun();
   showPast();
   showCompared();
 }

@@ -156,6 +156,8 @@ function edit(index) {
   };
 }
 
+function pin(word) { pins = pins.includes(word) ? pins.filter(each => each !== word) : [...pins, word]; }
+
 for (const id of ["chips", "special"]) {
   const group = $(id);
   group.addEventListener("pointerover", event => { if (event.pointerType === "mouse") mark(indexOf(event.target)); });
@@ -165,13 +167,19 @@ for (const id of ["chips", "special"]) {
   group.addEventListener("click", event => {
     const index = indexOf(event.target);
     if (index === null || event.detail > 1) return;
-    const { word } = words[index];
-    pins = pins.includes(word) ? pins.filter(each => each !== word) : [...pins, word];
+    pin(words[index].word);
     chosen = index;
     showWords();
     draw();
   });
-  group.addEventListener("dblclick", event => { const index = indexOf(event.target); if (index !== null) edit(index); });
+  group.addEventListener("dblclick", event => {
+    const index = indexOf(event.target);
+    if (index === null || words[index].special) return;
+    pin(words[index].word); // as it was before the first of the two clicks
+    showWords();
+    draw();
+    edit(index);
+  });
   group.addEventListener("keydown", event => {
     const index = indexOf(event.target);
     if (index === null) return;
