@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sdcore.app import command
+from sdcore.checks import as_finite, shown
 from sdcore.errors import (
     FileError,
     MemoryLimitError,
@@ -63,10 +64,9 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 def convert(options: argparse.Namespace) -> None:
     for limit, most in (("memory", MOST_GB), ("seconds", MOST_SECONDS)):
         value = getattr(options, limit)
-        if value is not None and not 0 <= value <= most:
-            raise UsageError(
-                f"--{limit} is {value:g}.", "It is a limit.", f"Use a number from 0 to {most}."
-            )
+        if value is not None and as_finite(value, 0, most) is None:
+            hint = f"Use a number from 0 to {most}."
+            raise UsageError(f"--{limit} is {shown(value)}.", "It is a limit.", hint)
     if options.new.exists():
         raise UsageError(f"{options.new} exists.", "Nothing is overwritten.", "Name another.")
     check_writable(options.new.parent, f"{options.new}")

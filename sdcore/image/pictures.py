@@ -5,6 +5,7 @@ Shapes: B images, H W pixels.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from sdcore.checks import has_type
 from sdcore.errors import FileError, UsageError, warning_filter
-from sdcore.files.limits import PICTURE_PIXELS, PICTURE_SIDE
+from sdcore.files.limits import MIB, PICTURE_PIXELS, PICTURE_SIDE
 from sdcore.files.opening import open_file
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "AVIF")
@@ -73,6 +74,8 @@ def decode_picture(file: BinaryIO, name: str) -> Image.Image:
         with image:
             if image.width * image.height > PICTURE_PIXELS or max(image.size) > PICTURE_SIDE:
                 raise Image.DecompressionBombError(f"it has {image.width} x {image.height}")
+            if image.format == "PNG":
+                _check_pixels(file, 16 * image.width * image.height + MIB)
             return ImageOps.exif_transpose(image)
     except Image.UnidentifiedImageError as error:
         raise FileError(
@@ -93,6 +96,29 @@ def decode_picture(file: BinaryIO, name: str) -> Image.Image:
             undecodable(error),
             "Open it in an image program and save it again as PNG.",
         ) from error
+
+
+def _check_pixels(file: BinaryIO, most: int) -> None:
+    """OSError where the pixels of a PNG have another checksum: Pillow reads those of other parts.
+
+    Args:
+        file: read on where it was.
+        most: bytes that are looked at; so many no picture has.
+    """
+    before = file.tell()
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and most > 0:
+        kind, left = head[4:], int.from_bytes(head[:4], "big")
+        if kind != b"IDAT":
+            file.seek(left + 4, 1)
+            continue
+        found = zlib.crc32(kind)
+        while left and most > 0 and (part := file.read(min(left, MIB))):
+            found, left, most = zlib.crc32(part, found), left - len(part), most - len(part)
+        told = file.read(4)
+        if not left and len(told) == 4 and int.from_bytes(told, "big") != found:
+            raise OSError("its pixels have another checksum")
+    file.seek(before)
 
 
 def undecodable(error: Exception) -> str:

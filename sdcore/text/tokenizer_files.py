@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sdcore.checks import as_int
+from sdcore.checks import as_int, shown
 from sdcore.errors import FileError
 from sdcore.files.folder import refuse_custom_code
 from sdcore.files.jsonfile import is_object, read_json
@@ -161,6 +161,17 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
             raise FileError("A tokenizer setting cannot be used.", f"{key} is set.", "Remove it.")
 
 
+# What tokenizers' BPE can do and CLIP's does not: setting -> values, the first where it is absent.
+_CLIP_BPE: dict[str, tuple[Any, ...]] = {
+    "dropout": (None, 0),
+    "continuing_subword_prefix": ("", None),
+    "end_of_word_suffix": ("</w>",),
+    "fuse_unk": (False, True),
+    "byte_fallback": (False,),
+    "ignore_merges": (False,),
+}
+
+
 def _vocabulary_of(model: dict[str, Any]) -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     """Vocabulary and merges out of the model part of tokenizer.json."""
     if model.get("type", "BPE") != "BPE":
@@ -168,6 +179,11 @@ def _vocabulary_of(model: dict[str, Any]) -> tuple[dict[str, int], tuple[tuple[s
         raise FileError(
             "The tokenizer is of another kind.", why, "Use the tokenizer of a CLIP text encoder."
         )
+    for name, values in _CLIP_BPE.items():
+        if model.get(name, values[0]) not in values:
+            why = f"The setting model.{name} of tokenizer.json is {shown(model[name])}."
+            hint = f"CLIP's is {values[0]!r}: use the tokenizer of a CLIP text encoder."
+            raise FileError("The tokenizer is of another kind.", why, hint)
     merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     return dict(model["vocab"]), tuple(_pair(pair) for pair in merges)
 

@@ -212,8 +212,8 @@ def test_no_memory_at_all_is_too_little(run):
 
 @pytest.mark.parametrize(
     "flags",
-    [("--memory", each) for each in ("-1", "nan", "inf", "1e300", "1e6")]
-    + [("--seconds", "-1"), ("--seconds", "9" * 40)],
+    [("--memory", each) for each in ("-1", "nan", "inf", "1e300", "1e6", "9" * 400)]
+    + [("--seconds", "-1"), ("--seconds", "9" * 40), ("--seconds", "9" * 400)],
 )
 def test_a_limit_that_is_none_is_refused(run, flags):
     code, new, err = run({"a": torch.ones(2)}, *flags)

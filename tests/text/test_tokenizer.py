@@ -313,3 +313,25 @@ def test_tokens_are_shown_in_letters() -> None:
         ]
         assert b"".join(data).decode() == text.replace(" ", "")
     assert tokenizer.readable(tokenizer.start_id) == "<|startoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("byte_fallback", True),
+        ("byte_fallback", 10**200),
+        ("ignore_merges", True),
+        ("dropout", 0.5),
+        ("end_of_word_suffix", ""),
+        ("continuing_subword_prefix", "##"),
+        ("fuse_unk", [1]),
+    ],
+)
+def test_rules_that_are_not_clips_are_refused(tmp_path: Path, name: str, value: object) -> None:
+    make_tokenizer().save_pretrained(tmp_path)
+    rules = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    Tokenizer.from_pretrained(tmp_path)
+    rules["model"][name] = value
+    write(tmp_path, "tokenizer.json", rules)
+    with pytest.raises(FileError, match="kind"):
+        Tokenizer.from_pretrained(tmp_path)
