@@ -7,7 +7,7 @@ const TEXTS = {
     images: "张数", steps: "步数", guidance: "引导强度", more: "更多", model: "模型", sampler: "采样器", levels: "噪声级别",
     width: "宽", height: "高", dialect: "提示词方言", from: "从一张图开始，或读取其设置", strength: "重画的程度",
     forget: "从噪声开始", words: "词", picture: "图", progress: "进度", history: "历史", save: "保存 PNG",
-    hint: "指向一个词，看图在哪里读它；点击固定，名词先已固定。在词上滚动滚轮或用滑块改变它的分量；双击改词。图从同一噪声重新画出。",
+    hint: "指向一个词，看图在哪里读它；点击固定，英文的名词先已固定。在词上滚动滚轮或用滑块改变它的分量；双击改词。图从同一噪声重新画出。",
     "special-name": "开始、结束与填充",
     special: "每个提示词都有它们：开始标记不知道任何词，剩下的注意力归它；结束标记和后面的填充读过整个提示词。",
     "guided-from": "引导从", "guided-to": "引导到", interval: "在哪一段噪声级别里有引导：0 是纯噪声，1 是没有噪声。",
