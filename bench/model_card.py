@@ -4,9 +4,10 @@
     python -m bench.model_card prompt_control.json card.md other.md             and write them there
 
 A card's figures stand between the lines `<!-- figures -->` and `<!-- end of figures -->`; what is
-between them is replaced. They are the main table, figures by style, and the twenty concepts that
-the model paints worst. How sure a concept's figure is depends on how often it was asked for:
-`--prompts 2430` asks for each of 324 about six times.
+between them is replaced. They are the main table, that of newcomers' own words where these were
+asked, figures by style, and the twenty concepts that the model paints worst. How sure a concept's
+figure is depends on how often it was asked for: `--prompts 2430` asks for each of 324 about six
+times.
 
 With `--run FOLDER ...`, the folders of the training runs that led to the model, they end with time
 and energy: hours by the runs' own rates, energy by watts that are assumed, not measured.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.command import main, make_parser
+from bench.own_prompts import KINDS, own_table
 from bench.pages import fill
 from bench.prompt_control import table
 from bench.shares import Tally, percent, wilson
@@ -129,11 +131,21 @@ def figures(result: dict[str, Any], pairs: Pairs, effort: Effort | None = None) 
         f"{asked['data']} --prompts {len(pairs)}`, then `python -m bench.model_card`.",
         table(result["rows"]),
         "*Relation* is the share of those pictures that show both objects.",
+        *own_words(result.get("own_words") or {}),
         "By style, with the style that was seen most often instead:",
         by_style(pairs),
         worst_concepts(pairs),
     ]
     return "\n\n".join([*parts, str(effort)] if effort else parts)
+
+
+def own_words(found: dict[str, dict[str, dict[str, Tally]]]) -> list[str]:
+    """Markdown: newcomers' prompts by kind, and the same of real drawings; none: nothing."""
+    if not found:
+        return []
+    rows = {**found["model"], **{f"ceiling: {k}": found["ceiling"][k] for k in KINDS.values()}}
+    said = "Prompts as newcomers type them (`bench/prompts/`), by what they ask for:"
+    return [said, own_table(rows)]
 
 
 def by_style(pairs: Pairs) -> str:

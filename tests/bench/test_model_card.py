@@ -11,6 +11,7 @@ import pytest
 from bench import model_card
 from bench.judge import Reading
 from bench.model_card import BEGIN, END, Effort, by_style, concepts, training_time, worst_concepts
+from bench.own_prompts import KINDS, MEASURES
 from bench.prompt_control import MODEL, parts
 from bench.prompts import Prompt
 from bench.verdict import score
@@ -95,6 +96,20 @@ def test_figures_replace_what_stood_between_the_markers(
         result.write_text(wrong, "utf-8")
         with pytest.raises(FileError, match="no result"):
             model_card.run(model_card._parser().parse_args([str(result)]))
+
+
+def test_newcomers_words_have_a_table_where_they_were_asked(result: Path) -> None:
+    read, pairs = model_card.read_result(result)
+    assert "newcomers" not in model_card.figures(read, pairs)
+    row = dict.fromkeys(MEASURES, (1, 2))
+    rows = {kind + part: row for kind in KINDS.values() for part in ("", ", English")}
+    read["own_words"] = {"model": rows, "ceiling": rows}
+    text = model_card.figures(json.loads(json.dumps(read)), pairs)
+    head = "| prompts | concept | style | color | background | number | both objects | all |"
+    table = text.split(head)[1].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 2 * len(KINDS) + len(KINDS)  # real drawings are not taken in parts
+    assert table[0].startswith("| no style named | 50.0 (9-91, n 2) |")
+    assert table[-1].startswith("| ceiling: a number |")
 
 
 def test_time_and_energy_of_a_run(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from sdcore.training.run_settings import RunSettings
 from sdcore.unet.unet import UNet
 from train.emoji.data.captions import PLACE_WORDS, with_article
 from train.emoji.data.layout import Scene
+from train.emoji.data.own_words import of_many
 from train.emoji.data.scenes import Scenes
 from train.emoji.data.settings import DataSettings, SceneSettings
 from train.emoji.data.words import save_words
@@ -287,7 +288,7 @@ def export(run: Run, source: Path, tokenizer: Tokenizer, scenes: Scenes) -> None
     tokenizer.save_pretrained(folder / "tokenizer")
     assert isinstance(run.module, CLIPTextEncoder)
     save_component(run.module, folder / "text_encoder", dtype=torch.float16, shard_bytes=14_000_000)
-    save_words(scenes, folder)
+    save_words(scenes, folder, of_many())  # `in_grammar` knows none of them
 
 
 if __name__ == "__main__":

@@ -138,3 +138,4 @@ def test_a_text_encoder_learns_it_and_the_model_opens(data: DataSettings, tmp_pa
     assert any(not torch.equal(after[name], before[name]) for name in before)
     known = read_known_words(tmp_path / "run" / "model")
     assert known is not None and known.unknown("two cute foxes") == []
+    assert known.unknown("three foxes") == ["three"], "no caption of the grammar says so"

@@ -165,6 +165,12 @@ def english_words() -> list[str]:
     return sorted({word for words in lists for text in words for word in text.split()})
 
 
+def of_many() -> set[str]:
+    """The words that ask for three of a thing, or more."""
+    asked = (*NUMBERS[3], *CHINESE_NUMBERS[3])
+    return {word for text in asked for word in text.split()} - {"a"}
+
+
 def chinese_words() -> list[str]:
     """The same for Chinese, which is written without spaces."""
     lists = [*CHINESE_COLORS.values(), *CHINESE_SIZES.values(), CHINESE_JOINED]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Set
 from pathlib import Path
 
 from sdcore.errors import FileError, exit_on_error
@@ -56,10 +57,14 @@ def _told(settings: DataSettings) -> tuple[set[str], set[str]]:
     return names, other - names
 
 
-def save_words(scenes: Scenes, folder: Path) -> None:
-    """Write words.json, sorted, beside a model's other files."""
+def save_words(scenes: Scenes, folder: Path, untaught: Set[str] = frozenset()) -> None:
+    """Write words.json, sorted, beside a model's other files.
+
+    Args:
+        untaught: words of the captions that taught nothing, which are left out.
+    """
     known = known_words(scenes, CAPTIONS)
-    lists = {"names": sorted(known.names), "other": sorted(known.other)}
+    lists = {"names": sorted(known.names), "other": sorted(known.other - untaught)}
     text = json.dumps(lists, ensure_ascii=False, indent=0)
     replace_file(folder / FILE_NAME, text_writer(text + "\n"))
 
