@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from docs.book.book import STEPS, Measured, model, run, runs, term
 from docs.book.drawing import FAINT, Svg
 from sdcore import to_images
@@ -32,11 +34,15 @@ def measure(language: str) -> Measured:
             "2.guess_first": all(
                 _off(e.guesses[0], e) < 0.9 * _off(e.latents[0], e) for e in every
             ),
-            "2.nearer": all(
-                _off(guess, e) < _off(e.guesses[0], e) for e in every for guess in e.guesses[1:]
-            ),
+            "2.nearer": all(_nearer_and_nearer(e) for e in every),
         },
     )
+
+
+def _nearer_and_nearer(painted) -> bool:
+    """Whether from the middle on each guess is nearer to the end than the one before."""
+    off = [_off(guess, painted) for guess in painted.guesses[len(painted.guesses) // 2 - 1 :]]
+    return all(later < earlier for earlier, later in itertools.pairwise(off))
 
 
 def _off(latents, painted) -> float:

@@ -37,7 +37,7 @@ def measure(language: str) -> Measured:
         last = encoded(prompt, positions, mask)[-1][: len(names)]
         near = F.cosine_similarity(last[:, None], last[None], dim=-1)
         sheet.matrix(near, x, y, cell, rows=names, columns=names, size=11)
-        cosine = f"{float(near[first, second]):.2f}"
+        cosine = f"{float(near[first, second]):.4f}"
         said = term("figure.two_same", language, word=words[first - 1], cosine=cosine)
         sheet.text(x + side / 2, y + side + 14, said, "middle", 13)
         as_it_is = positions and mask
@@ -46,11 +46,11 @@ def measure(language: str) -> Measured:
     found = [each for prompt, _, _ in PROMPTS[language] if (each := cosines(prompt))]
     return Measured(
         sheet,
-        {name: f"{value:.2f}" for name, value in found[0].items()} | {"word": words[first - 1]},
+        {name: f"{value:.4f}" for name, value in found[0].items()} | {"word": words[first - 1]},
         {
             "7.queries": all(0.5 < each["queries"] < 0.99 for each in found),
             "7.mask": all(each["mask_only"] < 0.97 for each in found),
-            "7.positions": all(each["positions_only"] < 0.99 for each in found),
+            "7.positions": all(each["positions_only"] > each["mask_only"] for each in found),
             "7.neither": all(each["neither"] > 0.9999 for each in found),
         },
     )

@@ -93,17 +93,18 @@ def measure(language: str) -> Measured:
         },
         {
             "12.most": sum(reading) > len(reading) / 2,
-            "12.cut": max(changes(language, harmless)) < VISIBLE
-            and _changes_much(changes(language, (worst,)))
+            "12.cut": _changes_more(changes(language, (worst,)), changes(language, harmless))
             and worst.startswith("up"),
             "12.sizes": _cross(unet) == len(moved) and _cross(large()) == 16,
         },
     )
 
 
-def _changes_much(by: list[float]) -> bool:
-    """Whether each picture changes visibly, and most of them far more."""
-    return min(by) > VISIBLE and sorted(by)[len(by) // 2] > 4 * VISIBLE
+def _changes_more(much: list[float], little: list[float]) -> bool:
+    """Whether each picture changes more in the first way, and most of them hardly in the second."""
+    half = len(much) // 2
+    clear = sorted(little)[half] < VISIBLE and sorted(much)[half] > 4 * VISIBLE
+    return clear and all(a > b for a, b in zip(much, little, strict=True))
 
 
 def _cross(unet: torch.nn.Module) -> int:
