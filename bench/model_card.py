@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.command import main, make_parser
-from bench.own_prompts import KINDS, own_table
 from bench.pages import fill
 from bench.prompt_control import table
 from bench.shares import Tally, percent, wilson
@@ -143,6 +142,8 @@ def own_words(found: dict[str, dict[str, dict[str, Tally]]]) -> list[str]:
     """Markdown: newcomers' prompts by kind, and the same of real drawings; none: nothing."""
     if not found:
         return []
+    from bench.own_prompts import KINDS, own_table
+
     rows = {**found["model"], **{f"ceiling: {k}": found["ceiling"][k] for k in KINDS.values()}}
     said = "Prompts as newcomers type them (`bench/prompts/`), by what they ask for:"
     return [said, own_table(rows)]
