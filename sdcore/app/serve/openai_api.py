@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from starlette.datastructures import UploadFile
 
 from sdcore.app.serve.asked import Door, as_text, png_bytes, read_object, ready, repeated
-from sdcore.app.serve.painter import Painter, Task
+from sdcore.app.serve.painter import Painter, Task, result_of
 from sdcore.app.serve.watching import paint_alone
 from sdcore.app.session import Session
 from sdcore.errors import UsageError
@@ -45,9 +45,9 @@ def router(door: Door, painter: Painter) -> APIRouter:
         return {"object": "list", "data": told}
 
     @routes.post("/images/generations")
-    async def _(body: Annotated[Any, Body()]) -> dict[str, Any]:
+    async def _(body: Annotated[Any, Body()], request: Request) -> dict[str, Any]:
         """Paint a prompt. Any field of a job may be sent beside theirs, such as seed or steps."""
-        return await _answer(read_object(body), None, door, painter)
+        return await _answer(read_object(body), None, door, painter, request)
 
     @routes.post("/images/edits")
     async def _(request: Request) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def router(door: Door, painter: Painter) -> APIRouter:
                 files[plain] = await value.read()
         strength = said.get("strength")
         source = await asyncio.to_thread(_source, files, strength)
-        return await _answer(said, source, door, painter)
+        return await _answer(said, source, door, painter, request)
 
     return routes
 
@@ -102,7 +102,11 @@ def _source(files: dict[str, bytes], strength: Any) -> Picture:
 
 
 async def _answer(
-    said: dict[str, Any], source: Picture | None, door: Door, painter: Painter
+    said: dict[str, Any],
+    source: Picture | None,
+    door: Door,
+    painter: Painter,
+    request: Request,
 ) -> dict[str, Any]:
     ignored = [name for name in _WITHOUT_EFFECT if said.pop(name, None) is not None]
     ours = {name: said.pop(name, None) for name in _OURS}
@@ -123,7 +127,7 @@ async def _answer(
         job = replace(job, size=Size.parse(str(ours["size"]), "size"))
     images = 1 if ours["n"] is None else ours["n"]
     jobs = door.with_adapters(repeated(job, images, door.budget))
-    pngs = await _painted(jobs, door.models.known(ours["model"]), painter)
+    pngs = await _painted(jobs, door.models.known(ours["model"]), painter, request)
     form = "url" if ours["response_format"] == "url" else "b64_json"
     head = "data:image/png;base64," if form == "url" else ""
     answer: dict[str, Any] = {"created": int(time.time())}
@@ -131,12 +135,9 @@ async def _answer(
     return answer | ({"ignored": ignored} if ignored else {})
 
 
-async def _painted(jobs: list[Job], model: str, painter: Painter) -> list[bytes]:
+async def _painted(jobs: list[Job], model: str, painter: Painter, request: Request) -> list[bytes]:
     def work(session: Session, task: Task) -> list[bytes]:
         return [png_bytes(each) for each in paint_alone(session, ready(jobs, session), task)]
 
     task = painter.add(Task(work, model, len(jobs)))
-    try:
-        return await asyncio.wrap_future(task.done)
-    finally:
-        task.stop()
+    return await result_of(task, request)

@@ -5,6 +5,7 @@ One picture at a time: each has the bits that it has when it is painted alone.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import secrets
 import threading
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from starlette.requests import Request
 
 from sdcore.app.command import as_failure
 from sdcore.app.serve.models import Models
@@ -94,6 +97,8 @@ class Task:
 
     @property
     def state(self) -> str:
+        if self.done.cancelled():
+            return "stopped"
         if self.done.done():
             error = self.done.exception()
             return "done" if error is None else "stopped" if self.stopped else "failed"
@@ -146,9 +151,20 @@ class Painter:
         return task
 
     def stop(self) -> None:
-        """Stop all that is painted or waits."""
+        """Stop all that is painted or waits. What waits has ended at once."""
         for task in list(self.tasks.values()):
             task.stop()
+        while True:
+            try:
+                waiting = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            if waiting is None:  # the thread is to end
+                self._waiting.put(None)
+                return
+            self.counts["stopped"] += 1
+            if waiting.done.set_running_or_notify_cancel():
+                waiting.done.set_exception(Stopped())
 
     def close(self) -> None:
         """Stop everything, and the thread."""
@@ -158,6 +174,9 @@ class Painter:
 
     def _run(self) -> None:
         while (task := self._waiting.get()) is not None:
+            if not task.done.set_running_or_notify_cancel():  # from here on nobody can cancel it
+                self.counts["stopped"] += 1
+                continue
             self.current, task.begun = task, time.monotonic()
             try:
                 task.check()
@@ -173,6 +192,27 @@ class Painter:
                 self.seconds += time.monotonic() - task.begun
                 self.counts["images"] += task.painted
                 self.current = None
+
+
+async def result_of(task: Task, request: Request) -> Any:
+    """What a task gives. It is stopped where whoever asked goes away, or the server ends."""
+    done = asyncio.wrap_future(task.done)
+    left = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait((done, left), return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            task.stop()
+        return await done
+    except asyncio.CancelledError:
+        raise Stopped from None
+    finally:
+        left.cancel()
+        task.stop()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def aside(call: Callable[[], ResultT]) -> ResultT:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 from PIL import ImageFilter, ImageOps
 
 from sdcore.app.serve.asked import (
@@ -26,7 +26,7 @@ from sdcore.app.serve.asked import (
     ready,
     repeated,
 )
-from sdcore.app.serve.painter import Painter, Task
+from sdcore.app.serve.painter import Painter, Task, result_of
 from sdcore.app.serve.watching import paint_alone, paint_seen
 from sdcore.app.serve.web_ui_lists import Options, add_lists
 from sdcore.app.session import Session
@@ -66,17 +66,17 @@ def router(door: Door, painter: Painter) -> APIRouter:
     add_lists(routes, door, painter, options)
 
     @routes.post("/txt2img")
-    async def _(body: Annotated[Any, Body()]) -> dict[str, Any]:
+    async def _(body: Annotated[Any, Body()], request: Request) -> dict[str, Any]:
         """Paint a prompt."""
         asked = _Asked(read_object(body), options)
-        return await _answer(asked, asked.jobs(door), door, painter)
+        return await _answer(asked, asked.jobs(door), door, painter, request)
 
     @routes.post("/img2img")
-    async def _(body: Annotated[Any, Body()]) -> dict[str, Any]:
+    async def _(body: Annotated[Any, Body()], request: Request) -> dict[str, Any]:
         """Paint from pictures, or repaint what a mask shows."""
         asked = _Asked(read_object(body), options)
         jobs = await asyncio.to_thread(asked.jobs_from_pictures, door)
-        return await _answer(asked, jobs, door, painter)
+        return await _answer(asked, jobs, door, painter, request)
 
     @routes.post("/png-info")
     async def _(body: Annotated[Any, Body()]) -> dict[str, Any]:
@@ -205,7 +205,9 @@ class _Asked:
         return self.jobs(door, **of_pictures)
 
 
-async def _answer(asked: _Asked, jobs: list[Job], door: Door, painter: Painter) -> dict[str, Any]:
+async def _answer(
+    asked: _Asked, jobs: list[Job], door: Door, painter: Painter, request: Request
+) -> dict[str, Any]:
     words: list[Any] = []
 
     def nothing(event: str, said: dict[str, Any]) -> None: ...
@@ -223,11 +225,7 @@ async def _answer(asked: _Asked, jobs: list[Job], door: Door, painter: Painter) 
         return found
 
     task = painter.add(Task(work, door.models.known(asked.model), len(jobs)))
-    try:
-        results = await asyncio.wrap_future(task.done)
-    except asyncio.CancelledError:
-        task.stop()
-        raise
+    results = await result_of(task, request)
     info = _info(results, asked)
     if asked.heatmaps:
         info[HEATMAPS] = words

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 
 from sdcore import Job, TextToImage
 from sdcore.app.serve import command, web
-from sdcore.app.serve.painter import Busy, Painter, Task
+from sdcore.app.serve.painter import Busy, Painter, Stopped, Task
 from tests.app.serve.conftest import listening
 
 
@@ -84,8 +87,6 @@ def test_a_full_queue_refuses_and_a_failure_stops_nothing(live) -> None:
 
     failed = painter.add(Task(fail, live.door.models.first))
     assert "as if torch" in str(failed.done.exception(30))
-    import threading
-
     gate = threading.Event()
     tasks = [painter.add(Task(lambda *_: gate.wait(30), live.door.models.first))]
     while painter.current is None:
@@ -97,6 +98,49 @@ def test_a_full_queue_refuses_and_a_failure_stops_nothing(live) -> None:
     assert [task.done.result(30) for task in tasks] == [True, 1, 1]
     painter.close()
     assert not painter.alive
+
+
+def test_what_waits_ends_at_once_and_what_was_cancelled_ends_nothing(live) -> None:
+    painter = Painter(live.door.models, most=4)
+    gate = threading.Event()
+    painted = painter.add(Task(lambda *_: gate.wait(30), live.door.models.first))
+    while painter.current is None:
+        pass
+    assert not painted.done.cancel()  # its result is on its way
+    left, waits = (painter.add(Task(lambda *_: 1, live.door.models.first)) for _ in range(2))
+    assert left.done.cancel() and left.state == "stopped"
+    painter.stop()
+    assert isinstance(waits.done.exception(1), Stopped)
+    gate.set()
+    assert painted.done.result(30) is True
+    last = painter.add(Task(lambda *_: 1, live.door.models.first))
+    left = painter.add(Task(lambda *_: 1, live.door.models.first))
+    left.done.cancel()
+    assert last.done.result(30) == 1
+    assert painter.add(Task(lambda *_: 2, live.door.models.first)).done.result(30) == 2
+    painter.close()
+
+
+@pytest.mark.parametrize("path", ["/sdapi/v1/txt2img", "/v1/images/generations"])
+def test_whoever_goes_away_stops_what_was_asked_for(live, path: str) -> None:
+    gate = threading.Event()
+    live.painter.add(Task(lambda *_: gate.wait(30), live.door.models.first))
+    try:
+        with socket.create_connection(("127.0.0.1", live.port)) as client:
+            body = b'{"prompt": "a fox", "steps": 1}'
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            until = time.monotonic() + 20
+            while live.painter.waiting < 1 and time.monotonic() < until:
+                time.sleep(0.01)
+            asked = list(live.painter.tasks.values())[-1]
+            assert asked.state == "waiting" and not asked.stopped
+        while not asked.stopped and time.monotonic() < until:
+            time.sleep(0.01)
+        assert asked.stopped
+    finally:
+        gate.set()
+    assert isinstance(asked.done.exception(30), Stopped)
 
 
 def test_the_command_refuses_what_cannot_be(capsys) -> None:
