@@ -65,6 +65,8 @@ function speak(name) {
   for (const each of document.querySelectorAll("[data-say]")) each.textContent = TEXTS[name][each.dataset.say];
   for (const each of document.querySelectorAll("[data-say-label]")) each.setAttribute("aria-label", TEXTS[name][each.dataset.sayLabel]);
   for (const each of document.querySelectorAll("a.book")) each.href = `book/${each.dataset.page}${name === "zh" ? ".zh" : ""}.md`;
+  for (const id of ["method", "schedule"]) sayFirst(id, "auto");
+  for (const id of ["lora", "embedding"]) sayFirst(id, "choose");
   $("prompt").placeholder = SAID[name].example;
   $("language").textContent = name === "en" ? "中文" : "English";
   $("language").lang = name === "en" ? "zh" : "en";
@@ -76,6 +78,11 @@ function speak(name) {
   showBegun();
   showPast();
   showCompared();
+}
+
+function sayFirst(id, name) {
+  const first = $(id).options[0];
+  if (first) first.textContent = say(name);
 }
 
 function tell(text, bad = false) {
