@@ -160,14 +160,15 @@ def _state(word: Word) -> str:
 
 
 def _notes(explained: Explained) -> Iterator[str]:
-    """HTML sentences on what did not get through."""
+    """HTML sentences on words that are hardly read, or not at all."""
     said = {
         "cut off": "The prompt is longer than the model reads. These words did not reach it, and "
         "had no effect: {}.",
         "cut in part": "The prompt is longer than the model reads. These words reached it in part "
         "alone: {}.",
         "hardly read": "No place of the picture reads these words more than an even share of all "
-        "tokens would be: {}. They may have had little effect.",
+        "tokens would be: {}. The picture can show them all the same: end and padding, "
+        "which it reads too, have read every word. To see, leave one out.",
     }
     for state, sentence in said.items():
         words = [w.name for w in explained.words if _state(w) == state and w.is_spoken]
