@@ -11,7 +11,7 @@ PAIR = ("a fox to the left of a cat", "a cat to the left of a fox")
 
 def told(positions: bool, mask: bool) -> bool:
     """Whether the two prompts become different sets of vectors: a sum does not see their order."""
-    one, other = (encoded(prompt, positions, mask)[-1] for prompt in PAIR)
+    one, other = (encoded(prompt, positions, mask)[-1].detach() for prompt in PAIR)
     return float((one.sum(0) - other.sum(0)).abs().max()) > 0.01 * float(one.abs().max())
 
 
