@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdcore import __version__
@@ -71,6 +72,13 @@ def make_app(door: Door, painter: Painter, token: str | None = None) -> FastAPI:
         where = ".".join(map(str, told["loc"]))
         why = f"{where}: {told['msg']}."
         return error_response(UsageError("The request cannot be read.", why, "See /docs."))
+
+    @app.exception_handler(HTTPException)
+    async def _(request: Request, error: HTTPException) -> JSONResponse:
+        what = f"{request.method} {request.url.path:.80} cannot be answered."
+        answer = _with_status(UsageError(what, f"{error.detail}.", "See /docs."), error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
 
     page = fill_template(Path(__file__).with_name("page") / "page.html", {})
 

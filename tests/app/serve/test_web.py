@@ -143,6 +143,18 @@ def test_whoever_goes_away_stops_what_was_asked_for(live, path: str) -> None:
     assert isinstance(asked.done.exception(30), Stopped)
 
 
+def test_what_is_not_there_and_what_is_no_body_have_three_parts(ask) -> None:
+    deep = {"content": b"[" * 200_000, "headers": {"content-type": "application/json"}}
+    for method, path, status, more in (
+        ("GET", "/api/nothing", 404, {}), ("DELETE", "/", 405, {}),
+        ("POST", "/sdapi/v1/txt2img", 400, deep),
+    ):  # fmt: skip
+        answer = ask.request(method, path, **more)
+        assert answer.status_code == status
+        error = answer.json()["error"]
+        assert path in error["what"] and error["why"] and "/docs" in error["hint"]
+
+
 def test_the_command_refuses_what_cannot_be(capsys) -> None:
     assert command.main(["--port", "70000"]) == 2
     assert command.main(["--queue", "0"]) == 2
