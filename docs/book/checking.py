@@ -69,19 +69,24 @@ def main(page: int, file: Path | None, language: str) -> int:
     except ModuleNotFoundError:
         say("check.no_page", page=page)
         return 2
-    if not file.is_file():
+    if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(stub(page), "utf-8")
         say("check.stub", file=file)
         return 2
     names: dict[str, Any] = {"__name__": "answer"}
     try:
-        exec(compile(file.read_text("utf-8"), str(file), "exec"), names)
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        say("check.unread", file=file, error=error)
+        return 1
+    try:
+        exec(compile(text, str(file), "exec"), names)
         if asked.function not in names:
             say("check.no_function", function=asked.function, file=file)
             return 1
         hint = judged(page, names[asked.function])
-    except Exception:  # whatever a reader's file does
+    except (Exception, SystemExit, KeyboardInterrupt):  # whatever a reader's file does
         traceback.print_exc()
         say("check.raised")
         return 1

@@ -63,3 +63,18 @@ def test_a_file_without_the_function_and_a_page_without_an_exercise(
     assert main(["check", "4", "--file", str(answer)]) == 1
     assert "forget_bias" in capsys.readouterr().out
     assert main(["check", "99"]) == 2
+
+
+def test_a_file_that_cannot_be_read_and_one_that_ends_the_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "07.py"
+    file.write_bytes(b"\xff\xfe\x00")
+    for unreadable in (tmp_path, file):
+        assert main(["check", "7", "--file", str(unreadable)]) == 1
+        said = capsys.readouterr()
+        assert "UTF-8" in said.out and "Traceback" not in said.err
+    for ends in ("import sys; sys.exit(0)", "raise KeyboardInterrupt"):
+        file.write_text(ends, "utf-8")
+        assert main(["check", "7", "--file", str(file)]) == 1
+        assert "with the error above" in capsys.readouterr().out
