@@ -118,10 +118,12 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
     if mask is not None:
         mask = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
     rows: list[Tensor] = []
+    # Elsewhere without: torch's checkpoint imports its compiler at the first call, some seconds.
+    needed = torch.is_grad_enabled() and any(each.requires_grad for each in (q, k, v))
     for start in range(0, q.shape[-2], QUERY_CHUNK):
         queries = slice(start, start + QUERY_CHUNK)
         arguments = q[..., queries, :], k, v, None if mask is None else mask[..., queries, :]
-        if torch.is_grad_enabled():
+        if needed:
             rows.append(_recomputed(_online_softmax, *arguments))
         else:
             rows.append(_online_softmax(*arguments))

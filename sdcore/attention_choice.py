@@ -123,7 +123,7 @@ def _choose(model: nn.Module, weight: Tensor, layers: dict[str, AttentionLayer])
     gain = _measured(shapes, weight.dtype)
     # What is not clearly faster is not worth a dependence on the machine.
     chosen = "native" if gain >= 1.03 else "sdpa"
-    return chosen, f"the native kernel is {gain:.2f} x torch's here"
+    return chosen, f"the native kernel is {gain:.2f} x as fast as torch's here"
 
 
 def _kernel(backend: str, weight: Tensor) -> str:

@@ -139,7 +139,7 @@ def _choose(layers: dict[str, Convolution]) -> tuple[str, str]:
     gain = remembered(f"convolution {native.name}", _gain)
     # What is not clearly faster is not worth a dependence on the machine.
     chosen = "winograd" if gain >= 1.03 else "torch"
-    return chosen, f"the native kernel is {gain:.2f} x torch's here"
+    return chosen, f"the native kernel is {gain:.2f} x as fast as torch's here"
 
 
 def _gain() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 
@@ -137,6 +138,12 @@ def test_controls_linear_in_v_hold_on_every_backend(name, kind):
     torch.testing.assert_close(backend(q, k, scale * v, mask), weights @ (scale * v), **close)
     mixed = backend(other_q, other_k, scale * v, mask) + backend(q, k, (1 - scale) * v, mask)
     torch.testing.assert_close(mixed, other @ (scale * v) + weights @ ((1 - scale) * v), **close)
+
+
+def test_chunked_loads_no_compiler_where_no_gradient_is_asked() -> None:
+    code = "import sys, torch; from sdcore import BACKENDS; q = torch.randn(1, 1, 4, 8);"
+    code += "BACKENDS['chunked'](q, q, q); assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_chunked_computes_scores_one_block_at_a_time(monkeypatch):

@@ -23,6 +23,7 @@ from docs.book.book import (
     PROMPTS,
     STEPS,
     fine,
+    many,
     model,
     run,
     term,
@@ -230,7 +231,7 @@ def unet(language: str) -> Alive:
                     "grid": grid,
                     "row": row + 1,
                     "column": len(shown) + 1,
-                    "weights": f"{weights / 1e6:.1f}",
+                    "weights": many(weights, language),
                     "features": features[number],
                 }
             )

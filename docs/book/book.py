@@ -177,6 +177,13 @@ def terms() -> dict[str, dict]:
     return tomllib.loads((HERE / "terms.toml").read_text("utf-8"))
 
 
+def many(count: int, language: str) -> str:
+    """A large number as its language counts: 18 million, 1800 万, 8.6 亿."""
+    if language != "zh":
+        return f"{count / 1e6:.{int(count < 1e7)}f} million"
+    return f"{count / 1e8:.1f} 亿" if count >= 1e8 else f"{round(count / 1e4, -2):.0f} 万"
+
+
 def term(name: str, language: str, **values: object) -> str:
     """A label from the term table; `a.b` is in table a. A missing half raises KeyError."""
     found: dict = terms()

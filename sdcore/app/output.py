@@ -65,6 +65,7 @@ def greet(jobs: Sequence[Job], model: ModelChoice, output: Path, begin: str = ""
         said += f", seed {seeds[0]}" if len(seeds) == 1 else f", seeds {seeds[0]} to {seeds[-1]}"
     where = output if output.suffix.lower() in (".png", ".html") else f"{output}{os.sep}"
     first = prompts[0] if len(prompts[0]) <= _LONGEST_TOLD else f"{prompts[0][:_LONGEST_TOLD]}…"
+    first = first.strip() or "an empty prompt, which asks for nothing"
     more = f" and {len(prompts) - 1} more" * (len(prompts) > 1)
     tell(f"{said}, into {where}: {first}{more}")
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from docs.book.book import PROMPTS, SEED, STEPS, Measured, every_run, model, plain, term
+from docs.book.book import PROMPTS, SEED, STEPS, Measured, every_run, many, model, plain, term
 from docs.book.drawing import FAINT, Svg
 from sdcore import CrossAttention, UNet, UNetConfig
 
@@ -87,9 +87,9 @@ def measure(language: str) -> Measured:
             "limit": f"{VISIBLE:g}",
             "grid": " x ".join(str(n) for n in sites()[worst]),
             "cross": str(_cross(unet)),
-            "weights": f"{_weights(unet):.0f}",
+            "weights": _weights(unet, language),
             "sd_cross": str(_cross(large())),
-            "sd_weights": f"{_weights(large()):.0f}",
+            "sd_weights": _weights(large(), language),
         },
         {
             "12.most": sum(reading) > len(reading) / 2,
@@ -111,8 +111,8 @@ def _cross(unet: torch.nn.Module) -> int:
     return sum(isinstance(layer, CrossAttention) for layer in unet.modules())
 
 
-def _weights(unet: torch.nn.Module) -> float:
-    return sum(parameter.numel() for parameter in unet.parameters()) / 1e6
+def _weights(unet: torch.nn.Module, language: str) -> str:
+    return many(sum(parameter.numel() for parameter in unet.parameters()), language)
 
 
 @cache
@@ -167,9 +167,9 @@ def _drawn(language: str, pictures: dict[Cut, Image], moved: dict[str, float]) -
 
     sheet = Svg(900, 470)
     map_of(
-        sheet, 12, model().unet, 16, word("map_here", n=f"{_weights(model().unet):.0f}"), language
+        sheet, 12, model().unet, 16, word("map_here", n=_weights(model().unet, language)), language
     )
-    map_of(sheet, 408, large(), 64, word("map_large", n=f"{_weights(large()):.0f}"), language)
+    map_of(sheet, 408, large(), 64, word("map_large", n=_weights(large(), language)), language)
     sheet.text(12, 296, word("cut_title"), size=14, bold=True)
     named = [word("uncut"), *moved, word("all_cut")]
     for number, (name, (cut, picture)) in enumerate(zip(named, pictures.items(), strict=True)):

@@ -136,6 +136,7 @@ class _Asked:
         sampler = from_web_ui(name, levels)
         self.not_the_same += sampler.differences
         size = Size(number("width", 512), number("height", 512))
+        told = any(body.get(name) is not None for name in ("width", "height", "enable_hr"))
         seed, skip = number("seed", -1), self.clip_skip
         if type(skip) is not int or skip < 1:
             why = "It counts layers from the last, which is 1."
@@ -148,7 +149,7 @@ class _Asked:
             steps=number("steps", 50),
             guidance_scale=float(number("cfg_scale", 7.0)),
             scheduler=sampler.name,
-            size=size,
+            size=size if told else None,  # the web UI's 512 x 512 may be far from the model's own
             dialect="a1111",
             clip_skip=skip - 1,
             hires=self._hires(size),

@@ -123,8 +123,9 @@ def test_what_waits_ends_at_once_and_what_was_cancelled_ends_nothing(live) -> No
 
 @pytest.mark.parametrize("path", ["/sdapi/v1/txt2img", "/v1/images/generations"])
 def test_whoever_goes_away_stops_what_was_asked_for(live, path: str) -> None:
-    gate = threading.Event()
-    live.painter.add(Task(lambda *_: gate.wait(30), live.door.models.first))
+    begun, gate = threading.Event(), threading.Event()
+    live.painter.add(Task(lambda *_: begun.set() or gate.wait(30), live.door.models.first))
+    assert begun.wait(20)
     try:
         with socket.create_connection(("127.0.0.1", live.port)) as client:
             body = b'{"prompt": "a fox", "steps": 1}'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import threading
 import time
 from dataclasses import replace
@@ -42,6 +44,12 @@ def test_txt2img_is_the_picture_of_its_job(api, pipe) -> None:
     assert "Sampler: Euler" in result.info["infotexts"][0]
     said = api.png_info(result.images[0]).info
     assert said == "" or "Euler" in said  # Pillow writes no texts of its own accord
+
+
+def test_without_a_size_the_picture_has_the_models_own(ask, pipe) -> None:
+    said = ask.post("/sdapi/v1/txt2img", json={"prompt": "a fox", "steps": 1, "seed": 1}).json()
+    image = Image.open(io.BytesIO(base64.b64decode(said["images"][0])))
+    assert image.size == pipe.native_size.width_height != (512, 512)
 
 
 def test_hires_clip_skip_and_what_is_not_the_same(api, pipe) -> None:
