@@ -22,11 +22,12 @@ from tests import test_rooms
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh.md"]
-PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md"))]
+CHINESE = sorted((ROOT / "docs").glob("*.zh.md"))  # their code is that of the English pages
+PAGES = [*READMES, *sorted({*(ROOT / "docs").glob("*.md")} - {*CHINESE})]
 BOOK = sorted((ROOT / "docs" / "book").glob("*.md"))  # tests/book tests what is its own
 CARD = ROOT / "sdcore" / "models" / "emoji" / "README.md"
 NOTES = [ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")]
-EVERY = [*PAGES, *NOTES, CARD, *BOOK, ROOT / "examples" / "README.md"]
+EVERY = [*PAGES, *CHINESE, *NOTES, CARD, *BOOK, ROOT / "examples" / "README.md"]
 EMBEDDED = ROOT / "sdcore" / "models" / "emoji" / "model_index.json"
 
 # Pages that open up one room; all others show what `from sdcore import ...` gives.
@@ -73,17 +74,73 @@ def test_python_blocks_run(
 def test_the_two_readmes_say_the_same() -> None:
     """As far as it can be told: commands, code but for its words, links, figures."""
     english, chinese = (page.read_text("utf-8") for page in READMES)
-    for what in (
-        r"\]\(((?!README)[^)]*)\)",
-        r"[\d.]+ %",
-        r"^## ",
-        r"\.venv/bin/\w+ \w+",
-        r"^\|",
-    ):
+    for what in (r"[\d.]+ %", r"^## ", r"\.venv/bin/\w+ \w+", r"^\|"):
         found = [sorted(re.findall(what, text, re.MULTILINE)) for text in (english, chinese)]
         assert found[0] == found[1], what
+    assert links_of(READMES[0]) == links_of(READMES[1])
     calls = [re.findall(r"\w+\(", "".join(c for _, c in python_blocks(p))) for p in READMES]
     assert calls[0] == calls[1]
+
+
+# --- pages in two languages ----------------------------------------------------------------------
+
+CODE = re.compile(r"^```.*?^```$|(?<=\n\n)(?: {4}[^\n]*\n)+(?=\n|\Z)", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<=\]\()[^)]+(?=\))")
+FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def prose_of(page: Path) -> str:
+    return CODE.sub("", page.read_text("utf-8"))
+
+
+def links_of(page: Path) -> list[tuple[str, int]]:
+    """(target without its language, number of the heading there) of each link of a page.
+
+    A heading that the page linked to does not have is an error.
+    """
+    found = []
+    for link in LINK.findall(prose_of(page)):
+        path, _, heading = link.partition("#")
+        titles = re.findall(r"^#+ (.*)$", prose_of(page.parent / path), re.M) if heading else []
+        names = [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]
+        found.append((path.replace(".zh.md", ".md"), names.index(heading) if heading else -1))
+    return sorted(found)
+
+
+def parts_of(page: Path) -> dict[str, object]:
+    """What a page and its translation have in common."""
+    prose = prose_of(page)
+    rows = re.findall(r"^\|.*$", prose, re.MULTILINE)
+    return {
+        "code": CODE.findall(page.read_text("utf-8")),
+        "code in the text": sorted(re.findall(r"`[^`]+`", prose)),
+        "headings": re.findall(r"^#+ ", prose, re.MULTILINE),
+        "figures": sorted(FIGURE.findall(LINK.sub("", prose))),
+        "figures of tables": [[sorted(FIGURE.findall(c)) for c in row.split("|")] for row in rows],
+        "links": links_of(page),
+    }
+
+
+@pytest.mark.parametrize("chinese", CHINESE, ids=lambda page: page.name)
+def test_a_chinese_page_says_what_the_english_one_says(chinese: Path) -> None:
+    english = chinese.with_name(chinese.name.replace(".zh.md", ".md"))
+    ours, theirs = parts_of(chinese), parts_of(english)
+    for what in theirs:
+        assert ours[what] == theirs[what], what
+    assert chinese.read_text("utf-8").splitlines()[2] == f"[English]({english.name}) | 中文"
+    assert english.read_text("utf-8").splitlines()[2] == f"English | [中文]({chinese.name})"
+
+
+@pytest.mark.parametrize("page", [READMES[1], *CHINESE], ids=lambda page: page.name)
+def test_a_chinese_page_links_to_chinese_pages_where_there_are_some(page: Path) -> None:
+    for path, after in re.findall(r"(?<!\[English)\]\(([^)#]+\.md)[^)]*\)(.*)", prose_of(page)):
+        translated = page.parent / path.replace(".md", ".zh.md")
+        assert path.endswith(".zh.md") or not translated.exists(), path
+        if page in CHINESE:
+            assert path.endswith(".zh.md") != (after[1:3] == "英文"), path
+
+
+# --- names, files and commands -------------------------------------------------------------------
 
 
 def name_of(page: Path) -> str:
