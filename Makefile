@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 READY_TEST := $(VENV)/.ready-test
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: help sample test test-slow test-gpu check audit sbom book parity bench data clean
+.PHONY: help sample test test-slow test-gpu check audit sbom book site parity bench data clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -44,6 +44,11 @@ check: $(READY_DEV)  ## lint, format and types
 book: $(READY_TEST)  ## measure, draw and write the pages of docs/book; ARGS="--only 7" for one
 	$(RUN) -m docs.book build $(ARGS)
 
+site: $(READY)  ## site/: all documents and a reference of the public names, in English and Chinese
+	@$(INSTALL) --quiet -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "made: site/index.html"
+
 audit: $(READY)  ## known holes in the pinned packages
 	@$(INSTALL) --quiet -e ".[audit]"
 	$(RUN) -m pip_audit --requirement constraints.txt --no-deps --disable-pip
@@ -63,7 +68,7 @@ data: $(READY_TEST)  ## fetch the pinned drawings (npm) and build the training s
 	$(RUN) -m train.emoji.data.drawings $(ARGS)
 
 clean:  ## remove .venv and caches; runs/ and outputs/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build site *.egg-info
 
 $(READY): pyproject.toml constraints.txt setup.py $(wildcard sdcore/kernels/*.cpp sdcore/kernels/*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "sdcore needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
