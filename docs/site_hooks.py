@@ -149,10 +149,14 @@ def source_of(page: str) -> str:
     return INSIDE.get(page, f"docs/{page}")
 
 
+def _has_chinese(target: str) -> bool:
+    return not is_chinese(target) and (ROOT / source_of(counterpart(target))).exists()
+
+
 def leads_away(here: str, language: str, target: str) -> bool:
     """Whether a link on the page `here`, in the build of a language, leads to the other build."""
     if is_chinese(here):  # which names Chinese pages where there are any
-        return not is_chinese(target) and (ROOT / source_of(counterpart(target))).exists()
+        return _has_chinese(target)
     return is_chinese(target) and (language == "en" or target == counterpart(here))
 
 
@@ -174,6 +178,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if target and leads_away(here, page.file.locale_alternate_of, target):
             to = OTHER + target
         elif file and not file.inclusion.is_excluded():
+            language = page.file.locale_alternate_of
+            if language == "zh" and not is_chinese(here) and target and _has_chinese(target):
+                anchor = ""  # mkdocs leads to the Chinese page, whose headings are others
             to = posixpath.relpath(target or "", posixpath.dirname(here) or ".")
         elif config.extra["repository"]:
             to = posixpath.join(config.extra["repository"], path)
