@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from sdcore.attention import CrossAttention as CrossAttention
     from sdcore.attention import SelfAttention as SelfAttention
     from sdcore.attention import Site as Site
-    from sdcore.attention import causal_mask as causal_mask
     from sdcore.attention_choice import use_attention as use_attention
+    from sdcore.attention_inputs import causal_mask as causal_mask
     from sdcore.checkpoint.interop import as_diffusers_unet as as_diffusers_unet
     from sdcore.checkpoint.interop import (
         as_transformers_text_encoder as as_transformers_text_encoder,
@@ -124,8 +124,9 @@ _HOMES = {
     "adapters.textual_inversion": "apply_embeddings read_embedding unused_words",
     "app.explain_page": "fill_page",
     "app.explain_record": "explain_job",
-    "attention": "Attend BACKENDS Control CrossAttention SelfAttention Site causal_mask",
+    "attention": "Attend BACKENDS Control CrossAttention SelfAttention Site",
     "attention_choice": "use_attention",
+    "attention_inputs": "causal_mask",
     "checkpoint.interop": "as_diffusers_unet as_transformers_text_encoder",
     "checkpoint.loading": "save_folder",
     "checkpoint.model": "Model",

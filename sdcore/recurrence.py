@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sdcore.attention import as_real, describe
+from sdcore.attention_inputs import as_real, describe_tensor
 from sdcore.checks import check_choice, check_int
 from sdcore.errors import UsageError
 
@@ -118,7 +118,7 @@ class Recurrence(nn.Module):
         if x.dim() != 3 or (state is not None and state.shape != kept):
             raise UsageError(
                 "This text cannot be read from this state.",
-                f"The text is {describe(x)}, the state is {describe(state)}.",
+                f"The text is {describe_tensor(x)}, the state is {describe_tensor(state)}.",
                 f"Give a text (B, T, D), and a state ({self.cell.KEPT}, B, {self.size}).",
             )
         now = x.new_zeros(kept) if state is None else state

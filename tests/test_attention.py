@@ -11,16 +11,9 @@ import torch
 from torch import nn
 
 from sdcore import attention
-from sdcore.attention import (
-    BACKENDS,
-    AttentionLayer,
-    CrossAttention,
-    SelfAttention,
-    Site,
-    causal_mask,
-    padding_mask,
-)
+from sdcore.attention import BACKENDS, AttentionLayer, CrossAttention, SelfAttention, Site
 from sdcore.attention_choice import unavailable, use_attention
+from sdcore.attention_inputs import causal_mask, padding_mask
 
 HERE = [name for name in BACKENDS if unavailable(name) is None]
 SITE = Site("down", 0, kind="cross", name="down_blocks.0.attn2")

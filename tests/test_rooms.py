@@ -17,13 +17,14 @@ BELOW = {
     "files": "errors",
     "machine": "errors files",
     "kernels": "errors",
-    "attention": "errors views kernels",
+    "attention_inputs": "errors",
+    "attention": "errors views kernels attention_inputs",
     "attention_choice": "errors views attention kernels machine",
     "convolution": "errors views kernels machine",
     "positions": "errors",
-    "recurrence": "attention",
-    "text": "errors files attention positions recurrence",
-    "unet": "errors files attention convolution positions",
+    "recurrence": "attention_inputs",
+    "text": "errors files attention attention_inputs positions recurrence",
+    "unet": "errors files attention attention_inputs convolution positions",
     "diffusion": "errors files",
     "image": "errors files views convolution",
     "prompt": "errors text",
@@ -32,8 +33,9 @@ BELOW = {
     "adapters": "errors views files attention text checkpoint",
     "job": "errors attention_choice convolution diffusion files image prompt",
     "metadata": "errors files diffusion prompt job",
-    "sampling": "errors control prompt unet text diffusion attention checkpoint job",
-    "sequence": "errors files attention positions recurrence text",
+    "sampling": "errors control prompt unet text diffusion attention attention_inputs checkpoint "
+    "job",
+    "sequence": "errors files attention attention_inputs positions recurrence text",
 }
 BELOW["pipeline"] = " ".join(set(BELOW) - {"sequence"})
 BELOW["training"] = " ".join({*BELOW["pipeline"].split(), "pipeline"})

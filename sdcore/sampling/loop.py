@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sdcore.attention import describe
+from sdcore.attention_inputs import describe_tensor
 from sdcore.diffusion.steps import Step, guess_clean, iterate_steps, passed_share, take_step
 from sdcore.errors import NonFiniteError, UsageError
 from sdcore.sampling.begin import begin_run
@@ -173,8 +173,9 @@ def _checked(changed: object, latents: Tensor, step: Step, hook: str) -> Tensor:
     ):
         return changed
     raise UsageError(
-        f"A control's {hook} gave {describe(changed)} at step {step.index + 1} of {step.count}.",
-        f"The run goes on with {describe(latents)}.",
+        f"A control's {hook} gave {describe_tensor(changed)} at step {step.index + 1} of "
+        f"{step.count}.",
+        f"The run goes on with {describe_tensor(latents)}.",
         "Return the latents that it is handed, or a tensor like them.",
     )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sdcore.attention import as_real
+from sdcore.attention_inputs import as_real
 from sdcore.checks import check_choice, check_int, has_type, shown
 from sdcore.errors import UsageError
 from sdcore.recurrence import CELLS, Recurrence

@@ -18,11 +18,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from sdcore.attention import (
-    AttentionLayer,
-    causal_mask,
-    padding_mask,
-)
+from sdcore.attention import AttentionLayer
+from sdcore.attention_inputs import causal_mask, padding_mask
 from sdcore.checks import check_int
 from sdcore.errors import UsageError
 from sdcore.positions import SinusoidalPositions

@@ -75,41 +75,41 @@ class CLIPTextConfig:
             value = getattr(self, name)
             number = as_int(value)
             if number is None and (value is not None or name == "eos_token_id"):
-                raise _bad_setting(name, value, "It must be one whole number.")
+                raise bad_setting(name, value, "It must be one whole number.")
             object.__setattr__(self, name, number)
         if self.eos_token_id != 2 and not 0 <= self.eos_token_id < self.vocab_size:
             why = f"It is outside the vocabulary of {self.vocab_size} tokens."
-            raise _bad_setting("eos_token_id", self.eos_token_id, why)
+            raise bad_setting("eos_token_id", self.eos_token_id, why)
         if self.hidden_act not in ACTIVATION_NAMES:
-            raise _bad_setting("hidden_act", self.hidden_act, f"sdcore has {ACTIVATION_NAMES}.")
+            raise bad_setting("hidden_act", self.hidden_act, f"sdcore has {ACTIVATION_NAMES}.")
         if self.hidden_size % self.num_attention_heads:
             why = f"It does not divide hidden_size = {self.hidden_size}."
-            raise _bad_setting("num_attention_heads", self.num_attention_heads, why)
+            raise bad_setting("num_attention_heads", self.num_attention_heads, why)
         if not has_type(self.with_projection, bool):
-            raise _bad_setting("with_projection", self.with_projection, "It is True or False.")
+            raise bad_setting("with_projection", self.with_projection, "It is True or False.")
         eps = self.layer_norm_eps
         if as_finite(eps) is None or not 0 < eps < 1:
-            raise _bad_setting("layer_norm_eps", eps, "It must be a number between 0 and 1.")
+            raise bad_setting("layer_norm_eps", eps, "It must be a number between 0 and 1.")
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> CLIPTextConfig:
         """Read the dict of a transformers config.json; every setting we do not have is refused."""
         model_type = settings.get("model_type", "clip_text_model")
         if model_type != "clip_text_model":
-            raise _bad_setting(
+            raise bad_setting(
                 "model_type", model_type, "A CLIP text encoder is of the type clip_text_model."
             )
         architectures = settings.get("architectures") or ["CLIPTextModel"]
         if not is_list(architectures) or architectures[0] not in list(_ARCHITECTURES):
-            raise _bad_setting("architectures", architectures, f"Known: {list(_ARCHITECTURES)}.")
+            raise bad_setting("architectures", architectures, f"Known: {list(_ARCHITECTURES)}.")
         known = {field.name for field in fields(cls)} - {"with_projection"}
         for name, value in settings.items():
             if name in known or name in _BOOKKEEPING:
                 continue
             if name not in _FIXED:
-                raise _bad_setting(name, value, "sdcore's CLIP text encoder has no such setting.")
+                raise bad_setting(name, value, "sdcore's CLIP text encoder has no such setting.")
             if value not in _FIXED[name]:
-                raise _bad_setting(name, value, f"sdcore has only {_FIXED[name][0]} here.")
+                raise bad_setting(name, value, f"sdcore has only {_FIXED[name][0]} here.")
         chosen = {name: settings[name] for name in known & settings.keys()}
         return cls(**chosen, with_projection=_ARCHITECTURES[architectures[0]])
 
@@ -137,10 +137,10 @@ def _as_size(name: str, value: object) -> int:
     size = as_int(value, 1, limit)
     if size is not None:
         return size
-    raise _bad_setting(name, value, f"It must be a whole number from 1 to {limit}.")
+    raise bad_setting(name, value, f"It must be a whole number from 1 to {limit}.")
 
 
-def _bad_setting(name: str, value: object, why: str) -> UsageError:
+def bad_setting(name: str, value: object, why: str) -> UsageError:
     return UsageError(
         f"The text encoder's setting {name} = {shown(value)} cannot be used.",
         why,

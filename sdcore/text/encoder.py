@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdcore.attention import AttentionLayer, as_real, causal_mask, describe, padding_mask
+from sdcore.attention import AttentionLayer
+from sdcore.attention_inputs import as_real, causal_mask, describe_tensor, padding_mask
 from sdcore.checks import as_int, has_type
 from sdcore.errors import UsageError
 from sdcore.files.component import Component
@@ -248,7 +249,7 @@ def check_vocabulary(ids: Tensor, vocabulary: int) -> None:
     """UsageError unless ids are whole numbers below `vocabulary` (B, any number of them)."""
     kinds = torch.int64, torch.int32
     if not has_type(ids, Tensor) or ids.ndim != 2 or ids.dtype not in kinds:
-        why = f"They are {describe(ids)}."
+        why = f"They are {describe_tensor(ids)}."
         hint = "Call the tokenizer; ids.long() of shorter numbers."
         raise UsageError("Token ids must be whole numbers (B, T).", why, hint)
     seen = ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling()

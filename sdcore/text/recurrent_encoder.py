@@ -14,12 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sdcore.checks import as_finite, as_int, has_type, shown
-from sdcore.errors import UsageError
+from sdcore.checks import as_finite, as_int, has_type
 from sdcore.files.component import Component
 from sdcore.files.jsonfile import read_json
 from sdcore.recurrence import CELLS, Recurrence
-from sdcore.text.config import LAYERS_LIMIT, SIZE_LIMIT, CLIPTextConfig
+from sdcore.text.config import LAYERS_LIMIT, SIZE_LIMIT, CLIPTextConfig, bad_setting
 from sdcore.text.encoder import (
     CLIPTextEncoder,
     TextEncoding,
@@ -54,7 +53,7 @@ class RecurrentTextConfig:
 
     def __post_init__(self) -> None:
         if not has_type(self.cell, str) or self.cell not in CELLS:
-            raise _bad_setting("cell", self.cell, f"There are {', '.join(CELLS)}.")
+            raise bad_setting("cell", self.cell, f"There are {', '.join(CELLS)}.")
         for name, value in asdict(self).items():
             if name not in ("cell", "layer_norm_eps"):
                 least = 0 if name == "eos_token_id" else 1
@@ -62,14 +61,14 @@ class RecurrentTextConfig:
                 number = as_int(value, least, most)
                 if number is None:
                     why = f"It must be a whole number from {least} to {most}."
-                    raise _bad_setting(name, value, why)
+                    raise bad_setting(name, value, why)
                 object.__setattr__(self, name, number)
         if self.eos_token_id >= self.vocab_size:
             why = f"It is outside the vocabulary of {self.vocab_size} tokens."
-            raise _bad_setting("eos_token_id", self.eos_token_id, why)
+            raise bad_setting("eos_token_id", self.eos_token_id, why)
         eps = self.layer_norm_eps
         if as_finite(eps) is None or not 0 < eps < 1:
-            raise _bad_setting("layer_norm_eps", eps, "It must be a number between 0 and 1.")
+            raise bad_setting("layer_norm_eps", eps, "It must be a number between 0 and 1.")
 
     @classmethod
     def matching(cls, clip: CLIPTextConfig, cell: str) -> RecurrentTextConfig:
@@ -101,11 +100,9 @@ class RecurrentTextConfig:
         settings = {k: v for k, v in settings.items() if k not in ("architectures", "model_type")}
         known = {field.name for field in fields(cls)}
         for name in settings.keys() - known:
-            raise _bad_setting(
-                name, settings[name], "A recurrent text encoder has no such setting."
-            )
+            raise bad_setting(name, settings[name], "A recurrent text encoder has no such setting.")
         for name in sorted(known - settings.keys() - {"layer_norm_eps"}):
-            raise _bad_setting(name, None, "It is missing.")
+            raise bad_setting(name, None, "It is missing.")
         return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -221,11 +218,3 @@ def load_text_encoder(folder: str | Path, **where: Any) -> TextEncoder:
     recurrent = read_json(path).get("architectures") == [ARCHITECTURE]
     kind = RecurrentTextEncoder if recurrent else CLIPTextEncoder
     return kind.from_pretrained(folder, **where)
-
-
-def _bad_setting(name: str, value: object, why: str) -> UsageError:
-    return UsageError(
-        f"The text encoder's setting {name} = {shown(value)} cannot be used.",
-        why,
-        "Correct the setting.",
-    )

@@ -20,16 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcore.attention import (
-    Control,
-    CrossAttention,
-    FrozenText,
-    KnownText,
-    Site,
-    Text,
-    join_heads,
-    padding_mask,
-)
+from sdcore.attention import Control, CrossAttention, FrozenText, KnownText, Site, Text, join_heads
+from sdcore.attention_inputs import padding_mask
 from sdcore.convolution import Convolution
 from sdcore.errors import UsageError
 from sdcore.files.component import Component

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdcore.attention import BACKENDS, SelfAttention, causal_mask, padding_mask
+from sdcore.attention import BACKENDS, SelfAttention
 from sdcore.attention_choice import unavailable
+from sdcore.attention_inputs import causal_mask, padding_mask
 from sdcore.errors import UsageError
 from sdcore.positions import sinusoid
 from sdcore.recurrence import Recurrence

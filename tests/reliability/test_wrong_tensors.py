@@ -12,14 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdcore.attention import (
-    BACKENDS,
-    CrossAttention,
-    SelfAttention,
-    as_real,
-    causal_mask,
-    padding_mask,
-)
+from sdcore.attention import BACKENDS, CrossAttention, SelfAttention
+from sdcore.attention_inputs import as_real, causal_mask, padding_mask
 from sdcore.convolution import CONVOLUTIONS, Convolution
 from sdcore.convolution import unavailable as no_convolution
 from sdcore.errors import UsageError

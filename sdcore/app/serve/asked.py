@@ -1,7 +1,8 @@
-"""What a request asks for: pictures that it brings, and jobs."""
+"""What a request asks for: pictures that it brings, and jobs; and the wait for what it gets."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import io
@@ -10,11 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
+from starlette.requests import Request
 
 from sdcore.app import flags
 from sdcore.app.adapters import Adapters
 from sdcore.app.paint import with_size
 from sdcore.app.serve.models import Models
+from sdcore.app.serve.painter import Stopped, Task
 from sdcore.app.session import Session
 from sdcore.errors import UsageError
 from sdcore.image.pictures import decode_picture
@@ -116,3 +119,24 @@ def png_bytes(result: TextToImageResult, place: int = -1) -> bytes:
 
 def as_text(content: bytes) -> str:
     return base64.b64encode(content).decode()
+
+
+async def result_of(task: Task, request: Request) -> Any:
+    """What a task gives. It is stopped where whoever asked goes away, or the server ends."""
+    done = asyncio.wrap_future(task.done)
+    left = asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait((done, left), return_when=asyncio.FIRST_COMPLETED)
+        if not done.done():
+            task.stop()
+        return await done
+    except asyncio.CancelledError:
+        raise Stopped from None
+    finally:
+        left.cancel()
+        task.stop()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Body, Request
 from PIL import Image, ImageOps
 from starlette.datastructures import UploadFile
 
-from sdcore.app.serve.asked import Door, as_text, png_bytes, read_object, ready, repeated
-from sdcore.app.serve.painter import Painter, Task, result_of
+from sdcore.app.serve.asked import Door, as_text, png_bytes, read_object, ready, repeated, result_of
+from sdcore.app.serve.painter import Painter, Task
 from sdcore.app.serve.watching import paint_alone
 from sdcore.app.session import Session
 from sdcore.errors import UsageError

@@ -5,7 +5,6 @@ One picture at a time: each has the bits that it has when it is painted alone.
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import secrets
 import threading
@@ -15,8 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-
-from starlette.requests import Request
 
 from sdcore.app.command import as_failure
 from sdcore.app.serve.models import Models
@@ -192,27 +189,6 @@ class Painter:
                 self.seconds += time.monotonic() - task.begun
                 self.counts["images"] += task.painted
                 self.current = None
-
-
-async def result_of(task: Task, request: Request) -> Any:
-    """What a task gives. It is stopped where whoever asked goes away, or the server ends."""
-    done = asyncio.wrap_future(task.done)
-    left = asyncio.create_task(_left(request))
-    try:
-        await asyncio.wait((done, left), return_when=asyncio.FIRST_COMPLETED)
-        if not done.done():
-            task.stop()
-        return await done
-    except asyncio.CancelledError:
-        raise Stopped from None
-    finally:
-        left.cancel()
-        task.stop()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def aside(call: Callable[[], ResultT]) -> ResultT:

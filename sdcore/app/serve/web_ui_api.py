@@ -25,8 +25,9 @@ from sdcore.app.serve.asked import (
     read_picture,
     ready,
     repeated,
+    result_of,
 )
-from sdcore.app.serve.painter import Painter, Task, result_of
+from sdcore.app.serve.painter import Painter, Task
 from sdcore.app.serve.watching import paint_alone, paint_seen
 from sdcore.app.serve.web_ui_lists import Options, add_lists
 from sdcore.app.session import Session
@@ -136,7 +137,7 @@ class _Asked:
         sampler = from_web_ui(name, levels)
         self.not_the_same += sampler.differences
         size = Size(number("width", 512), number("height", 512))
-        told = any(body.get(name) is not None for name in ("width", "height", "enable_hr"))
+        told = body.get("enable_hr") or any(body.get(n) is not None for n in ("width", "height"))
         seed, skip = number("seed", -1), self.clip_skip
         if type(skip) is not int or skip < 1:
             why = "It counts layers from the last, which is 1."

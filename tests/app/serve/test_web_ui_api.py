@@ -47,7 +47,8 @@ def test_txt2img_is_the_picture_of_its_job(api, pipe) -> None:
 
 
 def test_without_a_size_the_picture_has_the_models_own(ask, pipe) -> None:
-    said = ask.post("/sdapi/v1/txt2img", json={"prompt": "a fox", "steps": 1, "seed": 1}).json()
+    asked = {"prompt": "a fox", "steps": 1, "seed": 1, "enable_hr": False}
+    said = ask.post("/sdapi/v1/txt2img", json=asked).json()
     image = Image.open(io.BytesIO(base64.b64decode(said["images"][0])))
     assert image.size == pipe.native_size.width_height != (512, 512)
 
