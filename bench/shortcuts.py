@@ -37,6 +37,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "deepcache 5": {"deepcache": 5},
     "tgate 10": {"tgate": 10},
     "tgate 15": {"tgate": 15},
+    "coarse keys 2": {"coarse_keys": 2},
     "guidance 0-0.5": {"guidance_interval": (0.0, 0.5)},
     "guidance 0.2-0.8": {"guidance_interval": (0.2, 0.8)},
     "guidance 0-0.5, deepcache 2": {"guidance_interval": (0.0, 0.5), "deepcache": 2},

@@ -68,6 +68,8 @@ def add_painting_flags(parser: argparse.ArgumentParser, batch_size: int = BATCH_
     add("--deepcache", type=int, metavar="N", help=text)
     text = "read the text at the first N steps only: faster, with a loss (default: all)"
     add("--tgate", type=int, metavar="N", help=text)
+    text = "places on the finest grid read every N-th place only: faster, with a loss (default: 1)"
+    add("--coarse-keys", type=int, metavar="N", help=text)
     add("--images", type=int, metavar="N", help="pictures of each prompt (default: 1)")
     add("--batch-size", type=int, metavar="N", help=f"painted at once (default: {batch_size})")
     text = "allow more of letters, tokens, steps, images, pixels, adapters or memory (default: no)"

@@ -21,6 +21,9 @@ class Shortcuts:
         tgate: the text is read at so many steps; at those after it each layer gets what it read
             last, the mean of prompt and negative prompt, and there is no more guidance (Zhang et
             al. 2024, T-GATE, arXiv 2404.02747). None is every step.
+        coarse_keys: in self-attention on the finest grid a place reads every so many places across
+            and down, and not all (Smith et al. 2024, ToDo, arXiv 2402.13573, which spares more than
+            merging like tokens: Bolya and Hoffman 2023, arXiv 2303.17604). 1 is all places.
 
     Raises:
         UsageError: a number out of range.
@@ -28,11 +31,15 @@ class Shortcuts:
 
     deepcache: int = 1
     tgate: int | None = None
+    coarse_keys: int = 1
 
     def __post_init__(self) -> None:
         hint = "Use 1 for every step, 2 or 3 to spare much of the time."
         number = check_int("The shortcut deepcache", self.deepcache, 1, 1000, hint=hint)
         object.__setattr__(self, "deepcache", number)
+        hint = "Use 1 for all places, 2 for every second one."
+        number = check_int("The shortcut coarse_keys", self.coarse_keys, 1, 1000, hint=hint)
+        object.__setattr__(self, "coarse_keys", number)
         if self.tgate is not None:
             hint = "Use None for every step, about half of the steps to spare time."
             object.__setattr__(

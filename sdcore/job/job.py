@@ -67,7 +67,8 @@ class Job:
         steps_before: `steps_run` of an earlier pass at another size; prompts that change with the
             steps go on where it ended, as in the web UI.
         regions: parts of the picture with a prompt of their own, in a dialect that knows BREAK.
-        deepcache, tgate: fewer operations, with a loss, see `sdcore.diffusion.shortcuts`.
+        deepcache, tgate, coarse_keys: fewer operations, with a loss, see
+            `sdcore.diffusion.shortcuts`.
         budget: how much it may ask for. It changes no picture, is no part of a record, and two jobs
             that differ in it alone are equal.
 
@@ -100,6 +101,7 @@ class Job:
     convolution: str = "auto"
     deepcache: int = 1
     tgate: int | None = None
+    coarse_keys: int = 1
     budget: Budget = field(default=GENEROUS, compare=False)
 
     def __post_init__(self) -> None:
@@ -200,7 +202,7 @@ class Job:
     @property
     def shortcuts(self) -> Shortcuts:
         """What the run spares."""
-        return Shortcuts(self.deepcache, self.tgate)
+        return Shortcuts(self.deepcache, self.tgate, self.coarse_keys)
 
     def _as_int(self, name: str, least: int, why: str) -> None:
         """Make a field an int. UsageError where it is no whole number from `least` up."""

@@ -79,6 +79,7 @@ _OF_A_JOB = (
     "regions",
     "deepcache",
     "tgate",
+    "coarse_keys",
     "budget",
 )
 

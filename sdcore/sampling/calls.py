@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdcore.attention import Attend, Control, FrozenText, KnownText, Site, call_control
+from sdcore.control.run_control import attention_sites
 from sdcore.diffusion.guidance import Guidance
 from sdcore.diffusion.shortcuts import OUTER, Shortcuts
 from sdcore.diffusion.steps import Step
@@ -52,6 +53,7 @@ class RunCall:
         self._deep: dict[tuple[int, ...], _Deep] = {}
         self._attended: dict[Site, list[Tensor]] = {}  # for each group of rows (B, H, N, d)
         self._frozen: FrozenText | None = None
+        self._finest_level: int | None = None
 
     def __call__(
         self,
@@ -71,6 +73,8 @@ class RunCall:
         """
         text, added, deep = None, _stack_added(conditionings), None
         if step is not None:
+            if self.shortcuts.coarse_keys > 1:
+                control = _CoarseKeys(self.shortcuts.coarse_keys, self._finest(), control)
             if self.shortcuts.gated(step):
                 text = self._frozen_text()
             elif self.shortcuts.reads_last(step):
@@ -110,6 +114,13 @@ class RunCall:
             self._deep[key] = known
         return known.features
 
+    def _finest(self) -> int:
+        """The level of the finest grid on which places read one another."""
+        if self._finest_level is None:
+            levels = [site.level for site in attention_sites(self.unet) if site.kind == "self"]
+            self._finest_level = min(levels, default=0)
+        return self._finest_level
+
     def _frozen_text(self) -> FrozenText:
         """The mean over all texts of what each layer read last."""
         if self._frozen is None:
@@ -147,6 +158,47 @@ class _Noting:
         if site.kind == "cross":
             self.attended.setdefault(site, []).extend(out.chunk(self.groups))
         return out
+
+
+@dataclass(frozen=True)
+class _CoarseKeys:
+    """Lets places of one level read every `step`-th place across and down; see `Shortcuts`."""
+
+    step: int
+    level: int
+    control: Control | None
+
+    def __call__(
+        self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
+    ) -> Tensor:
+        if site.kind == "self" and site.level == self.level:
+            attend = _CoarseAttend(attend, grid, self.step)
+        if self.control is None:
+            return attend(q, k, v)
+        return call_control(self.control, site, grid, q, k, v, attend)
+
+
+@dataclass(frozen=True)
+class _CoarseAttend:
+    """A backend that gets some of the keys and values. Whoever has a mask, or keys of its own, gets
+    attention to all of them."""
+
+    attend: Attend
+    grid: tuple[int, int]
+    step: int
+
+    @property
+    def mask(self) -> Tensor | None:
+        return self.attend.mask
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, **other: Tensor | None) -> Tensor:
+        h, w = self.grid
+        if k.shape[2] == h * w and other.get("mask", self.mask) is None:
+            k, v = (
+                x.unflatten(2, (h, w))[:, :, :: self.step, :: self.step].flatten(2, 3)
+                for x in (k, v)
+            )
+        return self.attend(q, k, v, **other)
 
 
 def _stack_added(conditionings: Sequence[Conditioning]) -> AddedConditions | None:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from sdcore import Job, PromptEdit, Reweight, TextToImage, WordHeatmaps
+from sdcore.attention import Site, _LayerAttend, reference
 from sdcore.diffusion.shortcuts import OUTER, Shortcuts
 from sdcore.errors import UsageError
 from sdcore.job.record import ImageSettings, job_from_dict, job_to_dict
+from sdcore.sampling.calls import _CoarseKeys
 from tests.painting import paint
 
 # times 801, 601, 401, 201, 1 of 1000
@@ -125,6 +127,61 @@ def test_tgate_keeps_what_was_read(sd, steps) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@contextmanager
+def keys_of_every(pipe: TextToImage, step: int, grid: tuple[int, int]) -> Iterator[None]:
+    """Layers of the finest grid make keys and values of every `step`-th place alone."""
+
+    def some(_, __, out: Tensor) -> Tensor:  # (R, N, D)
+        return out.unflatten(1, grid)[:, ::step, ::step].flatten(1, 2)
+
+    with ExitStack() as stack:
+        finest = (pipe.unet.down_blocks[0], pipe.unet.up_blocks[-1])
+        for name, layer in (pair for block in finest for pair in block.named_modules()):
+            if name.endswith(("attn1.to_k", "attn1.to_v")):
+                stack.callback(layer.register_forward_hook(some).remove)
+        yield
+
+
+@pytest.mark.parametrize("step", [2, 3, 100])
+def test_coarse_keys_are_those_of_every_second_place(sd, step) -> None:
+    size = {"width": 48, "height": 80}
+    factor = sd.autoencoder.factor
+    found = paint(sd, ["a cat", "a fox"], **HOW, **size, coarse_keys=step).latents
+    plain = paint(sd, ["a cat", "a fox"], **HOW, **size).latents
+    with keys_of_every(sd, step, (80 // factor, 48 // factor)):
+        expected = paint(sd, ["a cat", "a fox"], **HOW, **size).latents
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(found, plain)
+
+
+def test_coarse_keys_beside_the_other_shortcuts_and_controls(sd) -> None:
+    how = {**HOW, "coarse_keys": 2}
+    maps, plain = (WordHeatmaps(sd.tokenizer("a cat")) for _ in range(2))
+    found = paint(sd, "a cat", **how, control=maps, tgate=3, deepcache=2).latents
+    assert torch.equal(paint(sd, "a cat", **how, tgate=3, deepcache=2).latents, found)
+    paint(sd, "a cat", **HOW, control=plain, tgate=3, deepcache=2)
+    assert maps.of("cat").shape == plain.of("cat").shape
+    assert not torch.equal(maps.of("cat"), plain.of("cat"))
+
+
+def test_a_mask_keeps_all_keys() -> None:
+    q = torch.randn(1, 2, 16, 8)
+    mask = torch.rand(1, 1, 1, 16) > 0.3
+
+    def masked(site, grid, q, k, v, attend) -> Tensor:
+        return attend(q, k, v, mask=mask)
+
+    site = Site("down", 0)
+    own = _LayerAttend(reference, None)
+    assert torch.equal(
+        _CoarseKeys(2, 0, masked)(site, (4, 4), q, q, q, own), reference(q, q, q, mask=mask)
+    )
+    some = q.unflatten(2, (4, 4))[:, :, ::2, ::2].flatten(2, 3)
+    assert torch.equal(
+        _CoarseKeys(2, 0, None)(site, (4, 4), q, q, q, own), reference(q, some, some)
+    )
+
+
 def test_both_shortcuts_at_once(sd) -> None:
     found = paint(sd, "a cat", **HOW, tgate=2, deepcache=3).latents
     with texts_read_until(sd, 2), deep_layers_at(sd, {0, 1, 2, 3}):
@@ -154,17 +211,18 @@ def test_what_tgate_cannot_be_used_with_is_refused(sd) -> None:
 
 
 def test_they_are_recorded_and_read_again(sd) -> None:
-    job = Job("a cat", seed=1, steps=3, deepcache=2, tgate=2)
-    assert job_from_dict(job_to_dict(job)) == job and job.shortcuts == Shortcuts(2, 2)
+    job = Job("a cat", seed=1, steps=3, deepcache=2, tgate=2, coarse_keys=2)
+    assert job_from_dict(job_to_dict(job)) == job and job.shortcuts == Shortcuts(2, 2, 2)
     result = sd.paint(job)
     assert ImageSettings.from_json(result.settings[0].to_json()) == result.settings[0]
     assert torch.equal(sd.paint(result.settings[0].job).latents, result.latents)
     plain = sd.paint(Job("a cat", seed=1, steps=1)).settings[0].to_json()
-    assert "deepcache" not in plain and "tgate" not in plain
+    assert not [name for name in ("deepcache", "tgate", "coarse_keys") if name in plain]
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"deepcache": 0}, {"deepcache": 1.5}, {"deepcache": True}, {"tgate": 0}]
+    "wrong",
+    [{"deepcache": 0}, {"deepcache": 1.5}, {"deepcache": True}, {"tgate": 0}, {"coarse_keys": 0}],
 )
 def test_numbers_out_of_range_are_refused(wrong) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
