@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +80,33 @@ def test_commands_paint_in_what_the_processor_multiplies_fast(
     chosen = ModelChoice(str(sd_folder), device="cpu", precision="fp32").load()
     assert chosen.dtype == torch.float32
     assert ModelChoice(device="cpu").load().dtype == torch.float32  # the embedded model is small
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the allocator of Linux")
+@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "0"}, False)])
+def test_commands_keep_what_they_free_and_hand_it_back_when_told(given: dict, kept: bool) -> None:
+    code = """
+import re, threading
+from pathlib import Path
+import torch
+from sdcore.machine import keep_freed_memory, return_freed_memory
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+
+def work():
+    torch.ones(100 << 20, dtype=torch.uint8)
+
+keep_freed_memory()
+before = resident()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+after = resident()
+return_freed_memory()
+print(after - before > 90, resident() - before < 50)
+"""
+    others = {key: v for key, v in os.environ.items() if not key.startswith("MALLOC_")}
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, env={**others, **given})
+    assert (done.returncode, done.stdout) == (0, f"{kept} True\n"), done.stderr

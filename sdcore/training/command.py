@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from sdcore.errors import exit_on_error
+from sdcore.machine import keep_freed_memory
 from sdcore.training.settings import AnySettings, load_settings
 
 INTERRUPTED = 130  # the exit code of a shell's command that Ctrl-C ended
@@ -31,6 +32,7 @@ def main(
         "overrides", nargs="*", metavar="key.path=value", help="settings that differ"
     )
     arguments = parser.parse_args()
+    keep_freed_memory()
     try:
         with exit_on_error():
             recipe(load_settings(model, arguments.config, arguments.overrides))

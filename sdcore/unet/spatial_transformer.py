@@ -29,7 +29,9 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        gate = F.gelu(gate)
+        # Where no gradient needs it, the gate's memory is used again: a third less to fill.
+        return value * gate if gate.requires_grad else gate.mul_(value)
 
 
 class FeedForward(nn.Module):

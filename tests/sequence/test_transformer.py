@@ -52,6 +52,12 @@ def test_geglu_gates_one_half_with_the_other():
     y = x @ layer.proj.weight.T + layer.proj.bias
     expected = y[..., :5] * y[..., 5:] * 0.5 * (1 + torch.erf(y[..., 5:] / math.sqrt(2)))
     torch.testing.assert_close(layer(x), expected)
+    with torch.no_grad():  # in the memory of one half
+        assert torch.equal(layer(x), layer(x)) and torch.equal(layer(x), layer(x.requires_grad_()))
+    layer(x).square().sum().backward()
+    y = (x.detach() @ layer.proj.weight.T + layer.proj.bias).detach().requires_grad_()
+    (y[..., :5] * torch.nn.functional.gelu(y[..., 5:])).square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad @ layer.proj.weight)
 
 
 def test_an_encoder_without_positions_does_not_know_the_order():

@@ -10,6 +10,7 @@ from sdcore.app.adapters import Adapters
 from sdcore.app.model_choice import ModelChoice
 from sdcore.app.session import Session
 from sdcore.errors import UsageError
+from sdcore.machine import return_freed_memory
 
 
 class Models:
@@ -59,4 +60,5 @@ class Models:
         if name != self.current:
             session = Session(self._choices[name], self.adapters)
             self._session, self.current = session, name
+            return_freed_memory()
         return self._session
