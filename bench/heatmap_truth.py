@@ -82,15 +82,14 @@ def overlaps(heat: Tensor, mask: Tensor) -> Tensor:
     return (above & mask).sum((1, 2)) / (above | mask).sum((1, 2))
 
 
-def read(
-    heatmaps: WordHeatmaps, image: int, word: str, window: int | None, site: str | None
-) -> Tensor:
+def read(case: Case, word: str, window: int | None = None, site: str | None = None) -> Tensor:
     """A word's map at the picture's resolution, of all steps and layers or of some."""
     steps = (0.0, 1.0)
     if window is not None:
         steps = ((window - 0.5) / WINDOWS if window else 0.0, (window + 0.5) / WINDOWS)
     chosen = None if site is None else lambda found: name_of(found) == site
-    return heatmaps.of(word, image=image, steps=steps, sites=chosen, size=(64, 64))
+    size = (case.mask.shape[0], case.mask.shape[1])
+    return case.heatmaps.of(word, image=case.image, steps=steps, sites=chosen, size=size)
 
 
 def name_of(site: Any) -> str:
@@ -101,7 +100,7 @@ def tally(cases: Sequence[Case], window: int | None = None, site: str | None = N
     """Pointing (hits, count) and the best IoU of all cases' maps."""
     import torch
 
-    maps = [read(case.heatmaps, case.image, case.word, window, site) for case in cases]
+    maps = [read(case, case.word, window, site) for case in cases]
     hits = sum(points_at(heat, case.mask) for heat, case in zip(maps, cases, strict=True))
     curves = [overlaps(heat, case.mask) for heat, case in zip(maps, cases, strict=True)]
     iou = torch.stack(curves).mean(0)
@@ -112,8 +111,8 @@ def baselines(cases: Sequence[Case]) -> dict[str, dict]:
     import torch
 
     area = sum(float(case.mask.float().mean()) for case in cases)
-    centre = sum(bool(case.mask[32, 32]) for case in cases)
-    others = [read(case.heatmaps, case.image, case.other, None, None) for case in cases]
+    centre = sum(bool(case.mask[len(case.mask) // 2, len(case.mask) // 2]) for case in cases)
+    others = [read(case, case.other) for case in cases]
     wrong = sum(points_at(heat, case.mask) for heat, case in zip(others, cases, strict=True))
     whole = torch.stack([case.mask.float().mean() for case in cases]).mean()
     return {
@@ -150,7 +149,7 @@ def generated_cases(pipe: Any, settings: Any, count: int, seed: int, explicit: b
                 prompt.names, prompt.names[::-1], (here, there), strict=True
             ):
                 row, column, rows, columns = HALVES[half]
-                height, width = 64 // rows, 64 // columns
+                height, width = image.height // rows, image.width // columns
                 box = (column * width, row * height, (column + 1) * width, (row + 1) * height)
                 cases.append(Case(image, i, heatmaps, word, other, object_mask(image, box)))
     print(f"{len(cases) // 2} of {len(prompts)} generated scenes show both objects as asked")
@@ -165,12 +164,13 @@ def real_cases(pipe: Any, settings: Any, count: int, seed: int) -> list[Case]:
     from train.emoji.data.scenes import Scenes
 
     scenes, cases = Scenes(settings.model_copy(update={"two_objects_share": 1.0})), []
+    scale = pipe.autoencoder.config.side // settings.image_size
     for index in range(count):
         scene = scenes.scene(seed + 1000, index)
-        picture = Image.fromarray(scenes.picture(scene))
+        picture = Image.fromarray(scenes.picture(scene, scale * settings.image_size))
         heatmaps = heatmaps_of_image(pipe, picture, scene.caption, TIMES, seed=index)
         for drawn, word, other in zip(scene.objects, scene.names, scene.names[::-1], strict=True):
-            x, y, side = drawn.box
+            x, y, side = (scale * value for value in drawn.box)
             mask = object_mask(picture, (x, y, x + side, y + side))
             cases.append(Case(picture, 0, heatmaps, word, other, mask))
     return cases

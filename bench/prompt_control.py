@@ -208,7 +208,7 @@ def run(arguments: argparse.Namespace) -> None:
     pipe = load_model(arguments.model, arguments.device, arguments.lora)
     batch = arguments.batch_size
     choices = {key: getattr(arguments, key) for key in ("steps", "guidance_scale", "scheduler")}
-    real = PerfectPainter(settings, arguments.seed)
+    real = PerfectPainter(settings, arguments.seed, side=pipe.autoencoder.config.side)
     painters: dict[str, Painter] = {
         MODEL: model_painter(pipe, batch, arguments.seed, choices),
         "ceiling: real drawings": real,

@@ -222,13 +222,19 @@ class PerfectPainter:
     """Real drawings, composed as each prompt asks: what a perfect model would paint.
 
     Places are off by up to `jitter` pixels and sides by up to `resize` pixels, so that the judge,
-    which knows the drawings, does not meet pictures that it holds already.
+    which knows the drawings, does not meet pictures that it holds already. Both are pixels of the
+    scene, which is shown in pictures of `side`, a multiple of its own.
     """
 
     def __init__(
-        self, settings: DataSettings, seed: int = 0, jitter: int = 2, resize: int = 3
+        self,
+        settings: DataSettings,
+        seed: int = 0,
+        jitter: int = 2,
+        resize: int = 3,
+        side: int | None = None,
     ) -> None:
-        self._scenes, self._side = Scenes(settings), settings.image_size
+        self._scenes, self._side, self._shown = Scenes(settings), settings.image_size, side
         self.seed, self.jitter, self.resize = seed, jitter, resize
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Image.Image]:
@@ -248,7 +254,7 @@ class PerfectPainter:
             for concept, box in zip(prompt.concepts, boxes, strict=True)
         )
         scene = Scene(objects, prompt.background, prompt.relation, prompt.text)
-        return Image.fromarray(self._scenes.picture(scene))
+        return Image.fromarray(self._scenes.picture(scene, self._shown))
 
     def _box(
         self, size: str, center: tuple[float, float], random: np.random.Generator

@@ -161,7 +161,8 @@ def wrong_word_losses(
     captions = wrong_words(data, scenes)
     device = pipe.device
     with torch.no_grad():
-        parts = [source.images(scenes[i : i + batch]) for i in range(0, count, batch)]
+        side = pipe.autoencoder.config.side
+        parts = [source.images(scenes[i : i + batch], side) for i in range(0, count, batch)]
         latents = torch.cat([pipe.autoencoder.encode(part.to(device)) for part in parts])
         noise = draw_noise(latents.shape, 7, 0).to(device)
         objective = Objective(SCHEDULER | {"prediction_type": "v_prediction"}, device=device)

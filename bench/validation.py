@@ -53,9 +53,8 @@ class Validation:
     def __init__(self, data: DataSettings, prompts: int, scenes: int) -> None:
         self.prompts = compose(data, prompts)
         self.judge = Judge(load(data), data.backgrounds, data.image_size)
-        source = Scenes(data)
-        self.scenes = [source.scene(SERIES, index) for index in range(scenes)]
-        self.images = source.images(self.scenes)
+        self._source = Scenes(data)
+        self.scenes = [self._source.scene(SERIES, index) for index in range(scenes)]
         self.captions = wrong_words(data, self.scenes)
         asked = repr([self.prompts, self.scenes, self.captions]).encode()
         self.digest = hashlib.blake2b(asked, digest_size=8).hexdigest()
@@ -77,7 +76,8 @@ class Validation:
         only in the latents of one autoencoder.
         """
         pipe = open_model(model, "cpu")
-        parts = [pipe.autoencoder.encode(part) for part in self.images.split(BATCH)]
+        images = self._source.images(self.scenes, pipe.autoencoder.config.side)
+        parts = [pipe.autoencoder.encode(part) for part in images.split(BATCH)]
         latents = torch.cat(parts)  #                                             (N, C, h, w)
         right = _losses(pipe, latents, self.captions["right"])
         row = {"right": sum(right.values()) / len(right)}

@@ -11,8 +11,8 @@ from sdcore import FinetuneSettings, TextToImage, apply_loras, finetune, read_lo
 folder = Path("my_pictures")
 folder.mkdir(exist_ok=True)
 for number, color in enumerate(("red", "green", "blue", "orange")):
-    picture = Image.new("RGB", (64, 64), "white")
-    ImageDraw.Draw(picture).regular_polygon((32, 32, 22), 6, fill=color, outline="black")
+    picture = Image.new("RGB", (128, 128), "white")
+    ImageDraw.Draw(picture).regular_polygon((64, 64, 44), 6, fill=color, outline="black")
     picture.save(folder / f"{number}.png")
     (folder / f"{number}.txt").write_text(f"a {color} star in my style")
 

@@ -153,7 +153,7 @@ def _encode(model: Autoencoder, image: Tensor, tiled: bool) -> Tensor:
         moments = model.encoder(image)
         return moments if model.quant_conv is None else model.quant_conv(moments)
 
-    side = model.config.tile
+    side = model.config.side
     return in_tiles(whole, image, side, side // model.factor) if tiled else whole(image)
 
 
@@ -165,7 +165,7 @@ def _decode(model: Autoencoder, latents: Tensor, tiled: bool) -> Tensor:
             latents = model.post_quant_conv(latents)
         return model.decoder(latents)
 
-    side = model.config.tile
+    side = model.config.side
     return in_tiles(whole, latents, side // model.factor, side) if tiled else whole(latents)
 
 

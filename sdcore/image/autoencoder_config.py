@@ -109,8 +109,8 @@ class AutoencoderConfig:
         return 2 ** (len(self.block_out_channels) - 1)
 
     @property
-    def tile(self) -> int:
-        """Pixels of a tile's side."""
+    def side(self) -> int:
+        """Pixels of the side of the pictures that it was trained on, and of a tile's."""
         return self.sample_size if isinstance(self.sample_size, int) else self.sample_size[0]
 
     def _check_levels(self) -> None:

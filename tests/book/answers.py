@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 
-def _shapes(h, w, b, factor=4):
+def _shapes(h, w, b, factor=8):
     return {
         "ids": (b, 32),
         "text": (b, 32, 256),
@@ -113,7 +113,7 @@ WRONG: dict[int, dict[str, Callable[..., Any]]] = {
     1: {
         "turned": lambda h, w, b: _shapes(w, h, b),
         "one": lambda h, w, b: _shapes(h, w, 1),
-        "eight": lambda h, w, b: _shapes(h, w, b, 8),
+        "four": lambda h, w, b: _shapes(h, w, b, 4),
     },
     2: {
         "away": lambda x, clean, sigma, then: x - (then - sigma) * (x - clean) / sigma,

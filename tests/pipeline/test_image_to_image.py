@@ -408,8 +408,8 @@ def test_a_control_of_the_second_pass_is_noted(pipe) -> None:
 
 def test_an_enlarged_picture_shows_what_the_small_one_shows(embedded) -> None:
     small = embedded("a star on a yellow background", seed=3, steps=12)
-    large = enlarge(embedded, small, width=96, height=96, strength=0.4).images[0]
-    again = large.resize((64, 64), Image.Resampling.BOX)
+    large = enlarge(embedded, small, width=192, height=192, strength=0.4).images[0]
+    again = large.resize((128, 128), Image.Resampling.BOX)
     other = embedded("a fox on a white background", seed=3, steps=12).images[0]
     distance = np.abs(levels(again) - levels(small.images[0])).mean()
     assert distance < 0.5 * np.abs(levels(other) - levels(small.images[0])).mean()

@@ -42,7 +42,7 @@ SHOWN = 8  # pictures in a row of reconstructions.png
 
 
 class EnlargingSettings(SceneSettings):
-    start_from: str = "sdcore/models/emoji/vae"
+    start_from: str = "runs/emoji/autoencoder/vae"
     first_channels: int = 16  # of the new level
     edge_weight: float = 1.0
     squared_weight: float = 5.0

@@ -173,7 +173,8 @@ def collect(
     collector = Collector()
     for start in range(0, PICTURES, 16):
         part = chosen[start : start + 16]
-        noised = objective.draw(autoencoder.encode(scenes.images(part)), 3, start)
+        latents = autoencoder.encode(scenes.images(part, autoencoder.config.side))
+        noised = objective.draw(latents, 3, start)
         text = text_encoder(tokenizer([scene.caption for scene in part]).ids).last_hidden_state
         unet(noised.latents, noised.times, text, collector)
     random, queries, layers = torch.Generator().manual_seed(3), [], []

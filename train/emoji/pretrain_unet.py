@@ -173,7 +173,7 @@ class Source:
         missing = list(dict.fromkeys(scene for scene in scenes if scene not in self._kept))
         fresh: dict[Scene, Tensor] = {}
         if missing:
-            image = self.scenes.images(missing)
+            image = self.scenes.images(missing, self.autoencoder.config.side)
             fresh = dict(zip(missing, self.autoencoder.encode(image), strict=True))
         if not self.scenes.settings.jitter:
             # Cloned, since a row of a batch would keep the whole batch in memory.
@@ -242,9 +242,8 @@ def make_text_encoder(settings: UNetSettings) -> CLIPTextEncoder | RecurrentText
 
 
 def config(settings: UNetSettings, autoencoder: Autoencoder, text_width: int) -> UNetConfig:
-    assert isinstance(settings.data, DataSettings)
     return UNetConfig(
-        sample_size=settings.data.image_size // autoencoder.factor,
+        sample_size=autoencoder.config.side // autoencoder.factor,
         in_channels=autoencoder.latent_channels,
         out_channels=autoencoder.latent_channels,
         block_out_channels=tuple(settings.block_out_channels),
@@ -314,7 +313,7 @@ def sample_grid(run: Run, source: Source, step: int) -> None:
     for i, (image, scene) in enumerate(zip(painted, scenes, strict=True)):
         x, y = i % 8 * side, i // 8 * 2 * side
         grid.paste(image, (x, y))
-        grid.paste(Image.fromarray(source.scenes.picture(scene)), (x, y + side))
+        grid.paste(Image.fromarray(source.scenes.picture(scene, side)), (x, y + side))
     files = {
         "captions.txt": text_writer("\n".join(captions) + "\n"),
         f"step-{step:06d}.png": grid.save,

@@ -29,8 +29,8 @@ def check(shapes) -> str | None:
         return "turned"
     if answers == [_right(h, w, 1, factor) for h, w, _ in CASES]:
         return "one"
-    if answers == [_right(*case, 8) for case in CASES]:
-        return "eight"
+    if answers == [_right(*case, 4) for case in CASES]:
+        return "four"
     return "other"
 
 

@@ -115,6 +115,14 @@ def test_the_autoencoder_of_pictures_twice_as_large(data: DataSettings, tmp_path
     large, small = torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 64, 64)
     assert after.encode(large).shape == before.encode(small).shape
 
+    # A UNet that is trained in its latents is shown the scenes in its size, on the same grid.
+    (tmp_path / "unet_run").mkdir()
+    parts = write_networks(tmp_path) | {"autoencoder": str(tmp_path / "b" / "vae")}
+    unet = UNetSettings(data=data, **parts, run=loop(tmp_path / "unet_run", 1))
+    source = Source(unet, Scenes(data))
+    assert build(unet, source.autoencoder).unet.config.sample_size == 16
+    assert source.batch(0, 2).latents.shape[2:] == (16, 16)
+
 
 def test_crispness_is_one_of_the_picture_itself_and_less_of_a_soft_one() -> None:
     torch.manual_seed(0)

@@ -91,6 +91,18 @@ def test_held_out_pairs_are_as_many_as_asked_and_leave_each_concept_a_style(
     assert len({concept for _, concept in kept_back}) == len(kept_back)
 
 
+def test_a_scene_in_a_larger_picture_is_the_same_enlarged(
+    settings: DataSettings, many: list[Scene]
+) -> None:
+    scenes = Scenes(settings)
+    for scene in many[:8]:
+        small, large = scenes.picture(scene), scenes.picture(scene, 128)
+        assert small.shape == (64, 64, 3) and large.shape == (128, 128, 3)
+        halved = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
+        assert np.abs(halved - small).mean() < 3
+        assert np.array_equal(large[0, 0], small[0, 0])
+
+
 def test_held_out_pairs_do_not_depend_on_the_order_of_the_settings(settings: DataSettings) -> None:
     turned = settings.model_copy(
         update={

@@ -78,11 +78,10 @@ class Scenes:
         """
         return self._paint(scenes, side or self.settings.image_size) / 127.5 - 1
 
-    def picture(self, scene: Scene) -> np.ndarray:
-        """Scene -> RGB picture (image_size, image_size, 3), uint8."""
-        return (
-            self._paint([scene], self.settings.image_size)[0].permute(1, 2, 0).byte().cpu().numpy()
-        )
+    def picture(self, scene: Scene, side: int | None = None) -> np.ndarray:
+        """Scene -> RGB picture (side, side, 3), uint8; `side` as for `images`."""
+        painted = self._paint([scene], side or self.settings.image_size)[0]
+        return painted.permute(1, 2, 0).byte().cpu().numpy()
 
     def masks(self, scenes: Sequence[Scene]) -> Tensor:
         """What the objects of each name cover: (B, 2, H, W), 0 to 1; a missing one covers nothing.
