@@ -37,6 +37,6 @@ def contact_sheet(
         names = [reading.concept]
         if prompt.relation:
             names = [reading.halves[half] for half in halves(prompt.relation)]
-        color = "green" if all(verdict(prompt, reading, image.width).values()) else "red"
+        color = "green" if all(verdict(prompt, reading).values()) else "red"
         draw.text((x, y + picture + 52), textwrap.shorten(", ".join(names), 28), color, font)
     return sheet

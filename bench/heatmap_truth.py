@@ -231,11 +231,11 @@ def contact_sheet(cases: Sequence[Case], count: int = 24) -> Image:
 
     from sdcore.image.overlay import lay_over
 
-    side, chosen = 112, cases[: 2 * count]
+    side, chosen = 128, cases[: 2 * count]
     sheet = Image.new("RGB", (side * 12, side * -(-len(chosen) // 8)), "white")
     for i in range(0, len(chosen), 2):
         x, y = i // 2 % 4 * 3 * side, i // 2 // 4 * side
-        picture = chosen[i].picture.resize((side, side), Image.Resampling.NEAREST)
+        picture = chosen[i].picture.resize((side, side), Image.Resampling.LANCZOS)
         tiles = [picture]
         for case in chosen[i : i + 2]:
             heat = case.heatmaps.of(case.word, image=case.image, size=(side, side))

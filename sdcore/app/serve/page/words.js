@@ -11,7 +11,7 @@ function showPicture(url, prompt = "") {
 function shape() {
   const { naturalWidth: w, naturalHeight: h } = $("picture");
   if (!w) return;
-  for (const each of [$("picture"), $("other")]) each.classList.toggle("small", w <= 128);
+  for (const each of [$("picture"), $("other")]) each.classList.toggle("small", w <= 64);
   $("stage").style.aspectRatio = `${w * ($("stage").classList.contains("beside") ? 2 : 1)} / ${h}`;
 }
 
