@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # torch is imported when something is measured
 WINDOWS = 5  # parts of the run that are read separately
 TIMES = (900, 700, 500, 300, 100)  # to which real scenes are noised; a window each
 LEVELS = 50  # thresholds tried for the IoU, shares of the map's maximum
+EDGE = 1 / 32  # of a picture's side: its rim shows no object
 DIFFERENT = 30.0  # levels (of 255) by which a pixel of an object differs from the background
 
 
@@ -63,8 +64,10 @@ def object_mask(picture: Image, box: tuple[int, int, int, int]) -> Tensor:
     border = torch.cat([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     mask = (pixels - border.median(0).values).square().sum(-1).sqrt() > DIFFERENT
     left, top, right, bottom = box
+    edge = max(1, round(EDGE * picture.width))  # where a decoder may err, and no object reaches
     inside = torch.zeros_like(mask)
     inside[top:bottom, left:right] = mask[top:bottom, left:right]
+    inside[:edge], inside[-edge:], inside[:, :edge], inside[:, -edge:] = (False,) * 4
     return inside
 
 

@@ -75,6 +75,14 @@ def test_the_object_is_what_differs_from_the_background_in_its_half(picture: Ima
     assert torch.equal(mask, expected)
 
 
+def test_the_rim_of_a_picture_shows_no_object(picture: Image.Image) -> None:
+    spoilt = picture.copy()
+    spoilt.putpixel((0, 0), (0, 0, 0))
+    spoilt.putpixel((30, 63), (0, 0, 0))
+    half = (0, 0, 32, 64)
+    assert torch.equal(object_mask(spoilt, half), object_mask(picture, half))
+
+
 def test_pointing_and_overlap_of_right_and_wrong_maps(picture: Image.Image) -> None:
     mask = object_mask(picture, (0, 0, 32, 64))
     assert points_at(mask.float(), mask) and not points_at((~mask).float(), mask)
