@@ -194,11 +194,12 @@ class _CoarseAttend:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, **other: Tensor | None) -> Tensor:
         h, w = self.grid
         if k.shape[2] == h * w and other.get("mask", self.mask) is None:
-            k, v = (
-                x.unflatten(2, (h, w))[:, :, :: self.step, :: self.step].flatten(2, 3)
-                for x in (k, v)
-            )
+            k, v = self._some(k), self._some(v)
         return self.attend(q, k, v, **other)
+
+    def _some(self, x: Tensor) -> Tensor:
+        places = torch.unflatten(x, 2, self.grid)  # (B, H, h, w, d)
+        return places[:, :, :: self.step, :: self.step].flatten(2, 3)
 
 
 def _stack_added(conditionings: Sequence[Conditioning]) -> AddedConditions | None:
