@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from sdcore.app import paint
+from sdcore.app.flags import FAST, job_settings
 from sdcore.metadata.png import read_settings
 from sdcore.prompt.dialects import DIALECTS
 from sdcore.size import Size
@@ -141,6 +143,19 @@ def test_prompts_from_a_file(run, tmp_path) -> None:
     assert [(read_settings(p).job.prompt, read_settings(p).job.seed) for p in paths] == [
         *(("a cat", 3), ("a fox", 4), ("苹果", 5))
     ]
+
+
+def test_fast_stands_for_flags_where_these_are_not_given(run) -> None:
+    own = {"steps": 2, "deepcache": 2}
+    code, paths, _ = run("a cat", "--fast", "--deepcache", "2", "--seed", "1")
+    job = read_settings(paths[0]).job
+    assert code == 0 and {name: getattr(job, name) for name in own} == own
+    code, paths, _ = run("a cat", "--fast", "--steps", str(FAST["steps"]), "--seed", "1")
+    fast = read_settings(paths[0]).job
+    assert code == 0 and {name: getattr(fast, name) for name in FAST} == FAST
+    assert job_settings(paint.make_parser().parse_args(["a cat", "--fast"])) == FAST
+    again = run("--from", str(paths[0]))[1][0]
+    assert read_settings(again).job == replace(fast, steps=2)
 
 
 def test_an_explanation_paints_nothing(sd_folder, tmp_path, monkeypatch, capsys) -> None:
