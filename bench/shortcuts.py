@@ -46,6 +46,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "8 steps": {"steps": 8},
     "12 steps, guidance 0-0.5": {"steps": 12, "guidance_interval": (0.0, 0.5)},
     "12 steps, deepcache 2": {"steps": 12, "deepcache": 2},
+    "12 steps, deepcache 3": {"steps": 12, "deepcache": 3},
+    "8 steps, deepcache 2": {"steps": 8, "deepcache": 2},
     "16 steps, guidance 0-0.5": {"steps": 16, "guidance_interval": (0.0, 0.5)},
     "10 steps": {"steps": 10},
 }

@@ -38,6 +38,7 @@ from sdcore.image.data_url import data_url
 
 FOLDER = HERE / "live"
 VALUES = 16  # dimensions of a value that are shown
+SHOWN = 96  # pixels of a picture of a step
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def steps(language: str) -> Alive:
     for step, (latents, guess) in enumerate(zip(shown.latents, shown.guesses, strict=True)):
         part = step / STEPS, (step + 1) / STEPS
         maps = [shown.of(word, sites=fine, steps=part) for word in (left, right)]
-        pictures = [to_images(decode(each))[0] for each in (latents, guess)]
+        # Noise does not compress: smaller, so that the page stays light.
+        pictures = [to_images(decode(x))[0].resize((SHOWN, SHOWN)) for x in (latents, guess)]
         frames.append(
             {
                 "latents": data_url(pictures[0]),

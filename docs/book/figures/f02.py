@@ -21,7 +21,9 @@ def measure(language: str) -> Measured:
         sheet.text(x + side / 2, 12, name, "middle", 12, FAINT)
         latents, guess = shown.latents[index], shown.guesses[index]
         for row, each in enumerate((latents, guess, latents - guess)):
-            sheet.picture(to_images(decode(each))[0], x, top + row * (side + 8), side)
+            # Noise does not compress: smaller, so that the page stays light.
+            small = to_images(decode(each))[0].resize((64, 64))
+            sheet.picture(small, x, top + row * (side + 8), side)
     for row, name in enumerate(("latents", "expected", "difference")):
         y, words = top + row * (side + 8) + side / 2, term(f"figure.{name}", language)
         for number, part in enumerate(_lines(words)):
