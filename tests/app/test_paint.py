@@ -146,8 +146,8 @@ def test_prompts_from_a_file(run, tmp_path) -> None:
 
 
 def test_fast_stands_for_flags_where_these_are_not_given(run) -> None:
-    own = {"steps": 2, "deepcache": 2}
-    code, paths, _ = run("a cat", "--fast", "--deepcache", "2", "--seed", "1")
+    own = {"steps": 2, "deepcache": 3}
+    code, paths, _ = run("a cat", "--fast", "--deepcache", "3", "--seed", "1")
     job = read_settings(paths[0]).job
     assert code == 0 and {name: getattr(job, name) for name in own} == own
     code, paths, _ = run("a cat", "--fast", "--steps", str(FAST["steps"]), "--seed", "1")
