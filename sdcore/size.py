@@ -99,9 +99,9 @@ class Size:
         width, height = (max(unit, side - side % unit) for side in self.width_height)
         return Size(width, height)
 
-    def is_far_from(self, native: Size) -> bool:
-        """Whether a model of this own size paints things twice here, or none whole."""
-        return not 1 / FAR <= self.area / native.area <= FAR
+    def is_far_from(self, native: Size, times: float = FAR) -> bool:
+        """Whether this is more than so many times a model's own area, or less than that part."""
+        return not 1 / times <= self.area / native.area <= times
 
     def fitted_to(self, native: Size, unit: int = SIZE_UNIT) -> Size:
         """The same aspect ratio at a model's own area."""

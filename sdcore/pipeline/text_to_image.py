@@ -67,6 +67,7 @@ FEW_STEPS, LATE = 8, 0.9  # when a late begin is warned of: share of the largest
 EMBEDDED = Path(__file__).parents[1] / "models" / "emoji"
 
 
+PAINTS_TWICE = 3  # times a model's own area: from there on things come twice, or none whole
 # Fields of a job that a call takes beside its arguments, as they stand there.
 _OF_A_JOB = (
     "clip_skip",
@@ -286,7 +287,8 @@ class TextToImage(Model):
         job, factor = jobs[0], self.autoencoder.factor
         assert job.size is not None
         self._check_affordable(job, job.size, len(jobs))
-        if source.is_noise and source.noise is None and job.size.is_far_from(self.native_size):
+        fresh = source.is_noise and source.noise is None
+        if fresh and job.size.is_far_from(self.native_size, PAINTS_TWICE):
             warn(
                 f"{job.size} is far from the model's own size, {self.native_size}: things come "
                 "twice, or apart; a second pass makes larger pictures of good ones"

@@ -309,8 +309,8 @@ def test_sdxl_has_both_readers_as_parts(sdxl_folder) -> None:
 
 
 def test_a_size_far_from_the_models_is_warned_of(pipe) -> None:
-    with pytest.warns(UserWarning, match="144x144 is far"):
-        pipe("a cat", width=144, height=144, steps=1)
+    with pytest.warns(UserWarning, match="128x128 is far"):  # twice as wide and high
+        pipe("a cat", width=128, height=128, steps=1)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*far from")
         pipe("a cat", width=128, height=64, steps=1)
