@@ -179,7 +179,7 @@ def draw(path: Path, lines: Mapping[str, Line], title: str, x_label: str, y_labe
 
     points = [point for line in lines.values() for point in line]
     xs = sorted({x for x, _ in points})
-    low, high = max(min(y for _, y in points), 1e-3), max(y for _, y in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
     high = max(high, 1.2 * low)
     first, last = math.log(xs[0] or 0.5), math.log(xs[-1])
 
@@ -187,9 +187,7 @@ def draw(path: Path, lines: Mapping[str, Line], title: str, x_label: str, y_labe
         return LEFT + (WIDTH - LEFT - RIGHT) * (math.log(x or 0.5) - first) / (last - first)
 
     def up(y: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (
-            1 - math.log(max(y, low) / low) / math.log(high / low)
-        )
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - math.log(y / low) / math.log(high / low))
 
     def text(x: float, y: float, said: str, anchor: str = "middle", color: str = "#222") -> str:
         return (

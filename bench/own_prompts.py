@@ -230,19 +230,16 @@ def measure_own(
 
 
 def perfect(
-    settings: DataSettings, seed: int = 0, side: int | None = None
+    settings: DataSettings, seed: int = 0
 ) -> Callable[[Sequence[Asked]], list[Image.Image]]:
-    """Paints real drawings as each prompt asks, a little off their places: the ceiling.
-
-    side: of the pictures; by default that of the scenes.
-    """
+    """Paints real drawings as each prompt asks, a little off their places: the ceiling."""
     from train.emoji.data.scenes import Scenes
 
     scenes, random = Scenes(settings), np.random.default_rng(seed)
 
     def paint(asked: Sequence[Asked]) -> list[Image.Image]:
         painted = [_as_asked(one, settings, random) for one in asked]
-        return [Image.fromarray(scenes.picture(scene, side)) for scene in painted]
+        return [Image.fromarray(scenes.picture(scene)) for scene in painted]
 
     return paint
 

@@ -89,16 +89,12 @@ def run(
         if computes:
             _wait_less_busily()
             _import_without_compiler()
-            _keep_freed_memory()
+            from sdcore.machine import keep_freed_memory  # which imports torch
+
+            keep_freed_memory()
         work(options)
 
     return guarded(do, options, stopped)
-
-
-def _keep_freed_memory() -> None:
-    from sdcore.machine import keep_freed_memory
-
-    keep_freed_memory()
 
 
 def _wait_less_busily() -> None:

@@ -65,9 +65,9 @@ logger = logging.getLogger("sdcore")
 
 FEW_STEPS, LATE = 8, 0.9  # when a late begin is warned of: share of the largest noise level
 EMBEDDED = Path(__file__).parents[1] / "models" / "emoji"
+PAINTS_TWICE = 3  # beyond so many times a model's own area things come twice
 
 
-PAINTS_TWICE = 3  # times a model's own area: from there on things come twice, or none whole
 # Fields of a job that a call takes beside its arguments, as they stand there.
 _OF_A_JOB = (
     "clip_skip",

@@ -53,7 +53,7 @@ class RunCall:
         self._deep: dict[tuple[int, ...], _Deep] = {}
         self._attended: dict[Site, list[Tensor]] = {}  # for each group of rows (B, H, N, d)
         self._frozen: FrozenText | None = None
-        self._finest_level: int | None = None
+        self._finest = _finest_level(unet) if shortcuts.coarse_keys > 1 else 0
 
     def __call__(
         self,
@@ -74,7 +74,7 @@ class RunCall:
         text, added, deep = None, _stack_added(conditionings), None
         if step is not None:
             if self.shortcuts.coarse_keys > 1:
-                control = _CoarseKeys(self.shortcuts.coarse_keys, self._finest(), control)
+                control = _CoarseKeys(self.shortcuts.coarse_keys, self._finest, control)
             if self.shortcuts.gated(step):
                 text = self._frozen_text()
             elif self.shortcuts.reads_last(step):
@@ -114,13 +114,6 @@ class RunCall:
             self._deep[key] = known
         return known.features
 
-    def _finest(self) -> int:
-        """The level of the finest grid on which places read one another."""
-        if self._finest_level is None:
-            levels = [site.level for site in attention_sites(self.unet) if site.kind == "self"]
-            self._finest_level = min(levels, default=0)
-        return self._finest_level
-
     def _frozen_text(self) -> FrozenText:
         """The mean over all texts of what each layer read last."""
         if self._frozen is None:
@@ -151,10 +144,7 @@ class _Noting:
     def __call__(
         self, site: Site, grid: tuple[int, int], q: Tensor, k: Tensor, v: Tensor, attend: Attend
     ) -> Tensor:
-        if self.control is None:
-            out = attend(q, k, v)
-        else:
-            out = call_control(self.control, site, grid, q, k, v, attend)
+        out = _ask(self.control, site, grid, q, k, v, attend)
         if site.kind == "cross":
             self.attended.setdefault(site, []).extend(out.chunk(self.groups))
         return out
@@ -173,9 +163,7 @@ class _CoarseKeys:
     ) -> Tensor:
         if site.kind == "self" and site.level == self.level:
             attend = _CoarseAttend(attend, grid, self.step)
-        if self.control is None:
-            return attend(q, k, v)
-        return call_control(self.control, site, grid, q, k, v, attend)
+        return _ask(self.control, site, grid, q, k, v, attend)
 
 
 @dataclass(frozen=True)
@@ -200,6 +188,27 @@ class _CoarseAttend:
     def _some(self, x: Tensor) -> Tensor:
         places = torch.unflatten(x, 2, self.grid)  # (B, H, h, w, d)
         return places[:, :, :: self.step, :: self.step].flatten(2, 3)
+
+
+def _ask(
+    control: Control | None,
+    site: Site,
+    grid: tuple[int, int],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attend: Attend,
+) -> Tensor:
+    """What attention gives at a site, by way of the control where there is one."""
+    if control is None:
+        return attend(q, k, v)
+    return call_control(control, site, grid, q, k, v, attend)
+
+
+def _finest_level(unet: UNet) -> int:
+    """The level of the finest grid on which places read one another."""
+    levels = [site.level for site in attention_sites(unet) if site.kind == "self"]
+    return min(levels, default=0)
 
 
 def _stack_added(conditionings: Sequence[Conditioning]) -> AddedConditions | None:
