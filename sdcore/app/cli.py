@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     codes = [0]
-    failed = guarded(lambda: codes.append(_main(given)), Namespace())
+    debug = Namespace(debug="--debug" in given)
+    failed = guarded(lambda: codes.append(_main(given)), debug)
     return failed or codes[-1]
 
 

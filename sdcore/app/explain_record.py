@@ -189,8 +189,15 @@ def explain_job(
         paint: paints the job with a control; None is `pipe.paint`.
 
     Raises:
-        UsageError: the job cannot be painted, or a prompt changes with the steps.
+        UsageError: the job cannot be painted, a prompt changes with the steps, or shortcuts leave
+            layers or words out.
     """
+    if job.deepcache > 1 or job.tgate is not None:
+        raise UsageError(
+            "A run with deepcache or tgate cannot be explained.",
+            "Each layer is shown at each step, and these leave layers or the text out.",
+            "Leave out --fast, --deepcache and --tgate; fewer --steps can be explained.",
+        )
     scale = pipe.defaults.guidance_scale if job.guidance_scale is None else job.guidance_scale
     negative = job.negative_text if scale > 1 else None
     recording = Recording(pipe, job.text, negative, job.dialect, windows)

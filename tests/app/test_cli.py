@@ -87,3 +87,8 @@ def test_interrupted_while_it_loads(monkeypatch) -> None:
 def test_messages_are_sentences_with_flags(flags, said, capsys, tmp_path) -> None:
     assert cli.main(["paint", "a fox", *flags, "--output", str(tmp_path)]) in (2, 3)
     assert said in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_of_a_subcommand() -> None:
+    with pytest.raises(ValueError, match="--steps is 0"):
+        cli.main(["paint", "a cat", "--steps", "0", "--debug"])

@@ -403,6 +403,12 @@ def test_refusals_come_before_the_model_is_loaded(run, tmp_path, arguments, said
     assert not list(tmp_path.glob("**/*.html"))
 
 
+@pytest.mark.parametrize("flags", [["--fast"], ["--deepcache", "2"], ["--tgate", "1"]])
+def test_runs_that_leave_layers_or_words_out_are_refused(run, flags: list[str]) -> None:
+    code, _, err = run("a cat", *flags)
+    assert code == 2 and "cannot be explained" in err and "Leave out --fast" in err
+
+
 def test_prompts_that_change_with_the_steps_are_refused(run) -> None:
     code, paths, err = run("a [fox:cat:0.5]", "--dialect", "a1111")
     assert code == 2 and not paths and "changes with the steps" in err
