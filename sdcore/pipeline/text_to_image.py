@@ -289,10 +289,10 @@ class TextToImage(Model):
         self._check_affordable(job, job.size, len(jobs))
         fresh = source.is_noise and source.noise is None
         if fresh and job.size.is_far_from(self.native_size, PAINTS_TWICE):
-            warn(
-                f"{job.size} is far from the model's own size, {self.native_size}: things come "
-                "twice, or apart; a second pass makes larger pictures of good ones"
-            )
+            what = "things come twice, or apart; a second pass makes larger pictures of good ones"
+            if job.size.area < self.native_size.area:
+                what = "there is too little room for whole things"
+            warn(f"{job.size} is far from the model's own size, {self.native_size}: {what}")
         sampler = self._sampler(jobs, source)
         told = self.unet.config.time_cond_proj_dim is not None
         guidance = replace(job.guidance, plus=reads_unconditional(sampler.scheduler), told=told)
